@@ -1,7 +1,10 @@
 //! Subscribers that have joined a bus: their permits, their runs, and how one run is timed and logged.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -87,13 +90,31 @@ pub struct ActiveSubscriber {
     activity: Arc<Activity>,
     /// One permit for each run at once; made at the first run, when the limits are known.
     permits: OnceLock<Arc<Semaphore>>,
+    /// Set once its app has ended: the next subscriber of its name takes its place.
+    is_leaving: AtomicBool,
 }
 
 impl ActiveSubscriber {
     /// Lets a subscriber join `group`.
     #[must_use]
     pub fn new(group: Name, subscriber: Subscriber) -> Self {
-        Self { group, subscriber, activity: Arc::default(), permits: OnceLock::new() }
+        Self {
+            group,
+            subscriber,
+            activity: Arc::default(),
+            permits: OnceLock::new(),
+            is_leaving: AtomicBool::new(false),
+        }
+    }
+
+    /// Lets the next subscriber of its name take its place.
+    pub(super) fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Release);
+    }
+
+    /// Returns `true` if the next subscriber of its name takes its place.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
     }
 
     /// Returns its longest run, if that is long.

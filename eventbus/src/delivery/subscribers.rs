@@ -56,20 +56,25 @@ type GroupInFlight = (Name, Weak<dyn ConsumerReport>);
 
 impl Subscribers {
     /// Adds a subscriber to a group, from the next delivery on. If the group has a subscriber of that name, the new one
-    /// gets a number behind its name (`name#2`), as attempts record successes and failures by name.
+    /// gets a number behind its name (`name#2`), as attempts record successes and failures by name. If that subscriber is
+    /// of an app that has ended, the new one takes its place and its name; runs of the former one still end.
     pub fn add(&self, group: Name, subscriber: Subscriber) -> Subscription {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut entries = self.entries.write();
-        let is_taken = |name: &Name| entries.iter().any(|(_, other)| *other.group() == group && other.name() == name);
+        let is_named = |other: &ActiveSubscriber, name: &Name| *other.group() == group && other.name() == name;
+        let is_taken = |name: &Name| entries.iter().any(|(_, other)| is_named(other, name) && !other.is_leaving());
         let numbered = (2..).map(|number| subscriber.name().numbered(number));
         let free = iter::once(subscriber.name().clone()).chain(numbered).find(|name| !is_taken(name));
         let subscriber = subscriber.joining(free);
-        entries.push((id, Arc::new(ActiveSubscriber::new(group.clone(), subscriber))));
+        // at no time has the group no handler, nor do both get one delivery
+        entries.retain(|(_, other)| !is_named(other, subscriber.name()));
+        let subscriber = Arc::new(ActiveSubscriber::new(group.clone(), subscriber));
+        entries.push((id, Arc::clone(&subscriber)));
         // the lock is free before receivers of the change read the list
         drop(entries);
         self.changed.send_replace(());
         let subscribers = self.clone();
-        Subscription::new(group, move || subscribers.remove(id))
+        Subscription::new(group, move || subscribers.remove(id)).on_leave(move || subscriber.leave())
     }
 
     fn remove(&self, id: u64) -> bool {

@@ -143,7 +143,7 @@ pub trait EventBus: Send + Sync + 'static {
     }
 
     /// Adds a subscriber to a consumer group, from the next delivery on. If the group has a subscriber of that name,
-    /// the new one gets a number behind its name (`name#2`).
+    /// the new one gets a number behind its name (`name#2`); but it takes the place of a handler whose app has ended.
     fn add_subscriber(&self, group: Name, subscriber: Subscriber) -> Subscription;
 
     /// Returns the subscribers with the state of their runs, in the order in which they were added.

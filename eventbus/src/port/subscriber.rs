@@ -156,13 +156,27 @@ pub trait SubscriberStatus: Send + Sync {
 pub struct Subscription {
     group: Name,
     cancel: Box<dyn Fn() -> bool + Send + Sync>,
+    leave: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Subscription {
     /// Creates the subscription of a subscriber of `group`. `cancel` ends it, and returns `true` if the subscriber was
     /// still there.
     pub fn new(group: Name, cancel: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self { group, cancel: Box::new(cancel) }
+        Self { group, cancel: Box::new(cancel), leave: None }
+    }
+
+    /// Sets what [`leave`](Self::leave) does.
+    pub(crate) fn on_leave(self, leave: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { leave: Some(Box::new(leave)), ..self }
+    }
+
+    /// Gives the name of the subscriber to the next subscriber of that name, which takes its place. Until then it gets
+    /// deliveries as before.
+    pub(crate) fn leave(&self) {
+        if let Some(leave) = &self.leave {
+            leave();
+        }
     }
 
     /// Returns the consumer group that the subscriber belongs to.

@@ -11,7 +11,7 @@ use eventbus::{
     health::HealthThresholds,
     port::{Checkpoints, DeadLetterError, DeadLetterFilter, EventBus, ReadError, ReadFeed as _},
     prelude::*,
-    testkit::LossyBus,
+    testkit::{LossyBus, event_bus::SHORT_DELAYS},
 };
 use futures_util::TryStreamExt as _;
 use tokio::sync::Semaphore;
@@ -276,6 +276,45 @@ async fn a_bus_can_be_given_to_the_next_app() {
         let app = app.start().await.unwrap();
         assert_eq!(bus.subscriber_count(), 1);
         drop(app);
-        until("the handlers are unsubscribed", async || bus.subscriber_count() == 0).await;
     }
+    until("the handlers are unsubscribed", async || bus.subscriber_count() == 0).await;
+}
+
+/// Fails at the first attempt, once it may.
+#[handler(manual)]
+async fn fail_first(
+    _event: &OrderCreated,
+    State(gate): State<Gate>,
+    State(log): State<Log>,
+    attempt: Attempt,
+) -> Result<(), HandlerError> {
+    log.lock().unwrap().push(format!("attempt {attempt}"));
+    gate.0.acquire().await?.forget();
+    match attempt.0 {
+        1 => Err("not yet".into()),
+        _ => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn the_next_app_goes_on_under_the_names_of_the_former_one() {
+    let bus = InMemoryEventBus::builder().retry(SHORT_DELAYS).build();
+    let (log, gate) = (Log::default(), Gate(Arc::new(Semaphore::new(0))));
+    let start = async || {
+        let app = App::builder().bus(bus.clone()).state(log.clone()).state(gate.clone());
+        app.handler::<receipt>().handler::<fail_first>().start().await.unwrap()
+    };
+    let former = start().await;
+    let event = RecordedEvent::from_event(&created("ada", 1.0), AggregateId::new(), 1.into()).unwrap();
+    bus.publish(&[event]).await.unwrap();
+    until("the event is in flight", async || log.lock().unwrap().len() == 2).await;
+    drop(former);
+    let next = start().await;
+    let names = || bus.subscribers().iter().map(|other| other.subscriber().name().to_string()).collect::<Vec<_>>();
+    assert_eq!(names(), ["receipt", "fail_first"]);
+    gate.0.add_permits(2);
+    until("the next app retries", async || log.lock().unwrap().len() >= 3).await;
+    next.settled().await.unwrap();
+    assert_eq!(*log.lock().unwrap(), ["receipt ada v1", "attempt 1", "attempt 2"], "who succeeded does not run again");
+    assert_eq!(names(), ["receipt", "fail_first"]);
 }

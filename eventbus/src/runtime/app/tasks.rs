@@ -1,6 +1,11 @@
 //! The tasks of a running app.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
 use tokio::sync::{oneshot, watch};
@@ -43,6 +48,8 @@ pub(super) struct AppTasks {
     /// Store, states and lease settings of the projection runners.
     runner_context: RunnerContext,
     relay: Option<RelayView>,
+    /// The subscriptions of the handlers, while the consumer has them.
+    subscriptions: Weak<Subscriptions>,
     /// The groups whose backlog the filler cannot fill.
     unfilled: Unfilled,
 }
@@ -67,7 +74,7 @@ impl AppTasks {
             transactions: store.transactions(),
             ..HandlerContext::from(&context.state)
         };
-        let subscriptions = Subscriptions(add_handlers(&**bus, &plan.handlers, &handler_context));
+        let subscriptions = Arc::new(Subscriptions(add_handlers(&**bus, &plan.handlers, &handler_context)));
         repositories.meters.export_runs(&**bus);
         let mut tasks = Self {
             cancel,
@@ -76,6 +83,7 @@ impl AppTasks {
             tracker: TaskTracker::new(),
             runner_context: context,
             relay: None,
+            subscriptions: Arc::downgrade(&subscriptions),
             unfilled: Unfilled::default(),
         };
         // not restarted: without it each reader polls by itself
@@ -254,6 +262,10 @@ impl AppTasks {
 
 impl Drop for AppTasks {
     fn drop(&mut self) {
+        // before the consumer has ended: the next app may start meanwhile
+        if let Some(subscriptions) = self.subscriptions.upgrade() {
+            subscriptions.0.iter().for_each(Subscription::leave);
+        }
         self.cancel.cancel();
     }
 }
@@ -348,7 +360,7 @@ async fn log_when_consuming(bus: &dyn EventBus, clock: &SharedClock, outage: &mu
 /// over.
 async fn consume_until_cancelled(
     bus: Arc<dyn EventBus>,
-    _subscriptions: Subscriptions,
+    _subscriptions: Arc<Subscriptions>,
     clock: SharedClock,
     cancel: CancellationToken,
 ) {
