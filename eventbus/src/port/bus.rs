@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::{
     Announced, Backlogs, CheckpointError, ConnectError, ConsumeError, DeadLetters, EventStore, MessageId, PublishError,
     RelayTarget, ShutdownError, SkippedBefore, Subscriber, SubscriberStatus, Subscription,
+    feed_claim::{FeedClaim, FeedInUse},
     health::Health,
     stats::{BusStats, InFlightCounts, StreamInfo},
 };
@@ -122,12 +123,24 @@ pub trait EventBus: Send + Sync + 'static {
         true
     }
 
+    /// Claims a bus that keeps no progress of its own for one relay, until the claim is dropped: positions of the feed
+    /// are compared with the checkpoints of the groups, so that events of a second relay would be taken for handled
+    /// ones. An app claims the bus before it [resumes](Self::resume_from) there. The provided body claims nothing.
+    ///
+    /// # Errors
+    /// [`FeedInUse`] while a different app of this process feeds the bus; if that app has ended, only if its relay does
+    /// not end within five seconds.
+    async fn claim_feed(&self) -> Result<FeedClaim, FeedInUse> {
+        Ok(FeedClaim::default())
+    }
+
     /// Gives a bus that keeps no progress of its own the store whose feed it transports: there the bus keeps the
     /// checkpoints and [unfinished deliveries](super::UnfinishedDeliveries) of its groups. Returns the position after
     /// which the bus needs the feed again; `None` if it is durable or has no subscribers.
     ///
     /// # Errors
-    /// [`CheckpointError`] if the progress cannot be read.
+    /// [`CheckpointError`] if the progress cannot be read, or if an app feeds the bus under a
+    /// [claim](Self::claim_feed) already.
     async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
         drop(store);
         Ok(None)

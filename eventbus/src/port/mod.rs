@@ -15,6 +15,7 @@ mod checkpoint;
 mod dead_letter;
 pub(crate) mod delivery;
 mod event_types;
+pub mod feed_claim;
 pub mod feed_end;
 mod filter;
 mod floor;

@@ -6,6 +6,7 @@ use crate::{
     domain::{
         error::{BoxError, ErrorChain},
         event::{EventDescriptor, Source},
+        name::Name,
     },
     port::{ConnectError, SkippedBefore},
     runtime::relay::RelayError,
@@ -250,6 +251,19 @@ pub enum StartMistake {
     /// [without a relay](crate::app::AppBuilder::without_relay) starts.
     #[error(transparent)]
     OtherStore(RelayError),
+    /// A different app of this process, with a store and a relay, feeds the bus, which keeps no progress of its own. The
+    /// groups would skip events of one of the two feeds. Give each app with a store a bus of its own; of two apps on one
+    /// store, start one [without a relay](crate::app::AppBuilder::without_relay). Once the other app was dropped, a start
+    /// succeeds: it waits up to five seconds for the end of the other relay.
+    #[error(
+        "a different app of this process feeds the bus `{destination}` from its store, and handlers would miss events of \
+         two feeds: give this app a bus of its own, or end the other app first; if both apps have the same store, start \
+         one of them with `.without_relay()`"
+    )]
+    BusFedByOtherApp {
+        /// The bus.
+        destination: Name,
+    },
     /// The `set_up` of a projection failed: its tables are as they were, unless its text has a `COMMIT`.
     #[error("the set-up of the tables of projection `{name}` ({source_place}) failed")]
     SetUp {

@@ -400,6 +400,10 @@ macro_rules! __delegate {
                     $inner.default_group()
                 }
 
+                async fn claim_feed(&$self) -> Result<FeedClaim, FeedInUse> {
+                    $inner.claim_feed().await
+                }
+
                 async fn ensure_connected(&$self) -> Result<(), ConnectError> {
                     $inner.ensure_connected().await
                 }

@@ -36,6 +36,8 @@ pub struct Kept {
     pub broken: AtomicBool,
     /// Set if it saves progress, and ends dead letters, without an answer.
     pub mute: AtomicBool,
+    /// Saves of progress do not return while it is set.
+    pub holds_saves: watch::Sender<bool>,
     /// Ends of dead letters wait while it is set.
     pub holds_ends: watch::Sender<bool>,
     /// The number of calls that end a dead letter.
@@ -65,6 +67,7 @@ impl UnfinishedDeliveries for Kept {
             self.saved.fetch_add(1, Ordering::SeqCst);
             self.positions.lock().unwrap().insert(name.to_string(), *position);
         }
+        self.holds_saves.subscribe().wait_for(|holds| !holds).await.expect("the sender is here");
         match self.mute.load(Ordering::SeqCst) {
             true => Err(CheckpointError::new(group, "no answer")),
             false => Ok(()),

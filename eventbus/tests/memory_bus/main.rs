@@ -300,6 +300,26 @@ async fn a_bus_that_resumes_on_another_feed_forgets_the_former_one() {
     assert_eq!(kept.get("group:back"), None, "1 would be lost to it");
 }
 
+/// Fails if the group takes the checkpoint of the save for one of the second feed: it would skip the events up to there.
+#[tokio::test]
+async fn a_save_that_ends_after_the_bus_resumed_on_another_feed_counts_for_the_former_one() {
+    let (former, kept) = (Kept::with_events(100).await, Kept::with_events(3).await);
+    let (bus, worker) = (InMemoryEventBus::new(), Worker::new());
+    worker.join(&bus, "a");
+    bus.resume_from(former.clone()).await.unwrap();
+    let consumer = start(&bus).await;
+    former.holds_saves.send_replace(true);
+    feed(&bus, &events(1..=100)).await;
+    until("a save is in progress", async || former.saved.load(Ordering::SeqCst) > 0).await;
+    bus.resume_from(kept.clone()).await.unwrap();
+    former.holds_saves.send_replace(false);
+    feed(&bus, &kept.after(Position::START).await).await;
+    until("the second feed is handled", async || worker.got().ends_with(&[1, 2, 3])).await;
+    until("its progress is saved", async || kept.get("group:a") == Some(Position::new(3))).await;
+    bus.stop_consuming().await;
+    consumer.await.unwrap();
+}
+
 #[tokio::test]
 async fn of_a_second_writer_it_is_told_once_on_each_store() {
     let lines = lines::Lines::default();

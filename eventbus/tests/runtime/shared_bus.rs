@@ -4,10 +4,12 @@ use std::sync::{Arc, Mutex};
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Name, Position,
+    app::{AppBuilder, StartMistake},
     port::{Checkpoints, EventBus, PublishError},
     prelude::*,
     repository::Publication,
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     orders::{Order, OrderCreated, created},
@@ -21,15 +23,31 @@ async fn note_customer(event: &OrderCreated, State(log): State<Log>) {
     log.lock().unwrap().push(event.customer_id.clone());
 }
 
+#[handler(manual, group = "others")]
+async fn note_elsewhere(event: &OrderCreated, State(log): State<Log>) {
+    log.lock().unwrap().push(format!("{} elsewhere", event.customer_id));
+}
+
+#[derive(Clone)]
+struct Gate(Arc<Semaphore>);
+
+#[handler(manual)]
+async fn note_later(
+    event: &OrderCreated,
+    State(gate): State<Gate>,
+    State(log): State<Log>,
+) -> Result<(), HandlerError> {
+    drop(gate.0.acquire().await?);
+    log.lock().unwrap().push(event.customer_id.clone());
+    Ok(())
+}
+
+fn builder(bus: &InMemoryEventBus, store: &InMemoryEventStore, log: &Log) -> AppBuilder {
+    App::builder().bus(bus.clone()).store(store.clone()).state(log.clone()).handler::<note_customer>()
+}
+
 async fn app(bus: &InMemoryEventBus, store: &InMemoryEventStore, log: &Log) -> App {
-    App::builder()
-        .bus(bus.clone())
-        .store(store.clone())
-        .state(log.clone())
-        .handler::<note_customer>()
-        .start()
-        .await
-        .unwrap()
+    builder(bus, store, log).start().await.unwrap()
 }
 
 async fn save(orders: &AggregateRepository<Order>, customer: &str) -> Publication {
@@ -113,4 +131,77 @@ async fn consuming_can_be_stopped_and_started_by_hand() {
     bus.start_consuming_in_background();
     app.settled().await.unwrap();
     assert_eq!(*log.lock().unwrap(), ["a"]);
+}
+
+#[tokio::test]
+async fn one_app_at_a_time_feeds_the_bus_from_its_store() {
+    let (bus, log) = (InMemoryEventBus::new(), Log::default());
+    let (first, second) = (InMemoryEventStore::new(), InMemoryEventStore::new());
+    let of_first = app(&bus, &first, &log).await;
+    for store in [&first, &second] {
+        let error = builder(&bus, store, &log).start().await.unwrap_err();
+        assert!(
+            matches!(error.mistakes(), [StartMistake::BusFedByOtherApp { destination }] if destination == "memory"),
+            "{error}"
+        );
+        bus.resume_from(Arc::new(store.clone())).await.unwrap_err();
+    }
+    for customer in ["a", "b", "c"] {
+        save(&of_first.repository(), customer).await;
+    }
+    of_first.settled().await.unwrap();
+    assert_eq!(*log.lock().unwrap(), ["a", "b", "c"]);
+    drop(of_first);
+
+    let of_second = app(&bus, &second, &log).await;
+    save(&of_second.repository(), "d").await;
+    of_second.settled().await.unwrap();
+    assert_eq!(*log.lock().unwrap(), ["a", "b", "c", "d"]);
+}
+
+#[tokio::test]
+async fn apps_that_feed_nothing_share_the_bus_with_one_that_does() {
+    let (bus, store, log) = (InMemoryEventBus::new(), InMemoryEventStore::new(), Log::default());
+    let feeding = app(&bus, &store, &log).await;
+    let consuming = App::builder().bus(bus.clone()).state(log.clone()).handler::<note_elsewhere>();
+    let consuming = consuming.start().await.unwrap();
+    let saving = App::builder().bus(bus.clone()).store(store).without_relay().start().await.unwrap();
+    save(&saving.repository(), "a").await;
+    feeding.settled().await.unwrap();
+    until("both groups have handled it", async || log.lock().unwrap().len() == 2).await;
+    consuming.settled().await.unwrap();
+    let mut noted = log.lock().unwrap().clone();
+    noted.sort();
+    assert_eq!(noted, ["a", "a elsewhere"]);
+}
+
+#[tokio::test]
+async fn what_an_app_has_not_published_when_it_ends_is_none_of_the_next_app() {
+    let bus = InMemoryEventBus::builder().capacity(1).max_in_flight(1).build();
+    let (log, gate) = (Log::default(), Gate(Arc::new(Semaphore::new(0))));
+    let start = async |store: &InMemoryEventStore| {
+        let app = App::builder().bus(bus.clone()).store(store.clone()).state(log.clone()).state(gate.clone());
+        app.handler::<note_later>().start().await.unwrap()
+    };
+    let (first, second) = (InMemoryEventStore::new(), InMemoryEventStore::new());
+    let of_first = start(&first).await;
+    let orders = of_first.repository::<Order>();
+    let mut order = orders.create_new(AggregateId::new());
+    order.record(vec![created("a", 1.0); 50]);
+    orders.save(&mut order).await.unwrap();
+    until("the bus is full", async || bus.stats().events_published == 50).await;
+    save(&orders, "late").await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await; // the relay waits for room
+    }
+    assert_eq!(bus.stats().events_published, 50);
+    drop((orders, of_first));
+
+    let of_second = start(&second).await;
+    save(&of_second.repository(), "b").await;
+    gate.0.add_permits(1);
+    of_second.settled().await.unwrap();
+    let expected: Vec<&str> = [["a"; 50].as_slice(), &["b"]].concat();
+    assert_eq!(*log.lock().unwrap(), expected);
+    assert_eq!(bus.stats().events_published, 51);
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{
     announced_types::{self, DueEvents},
-    inner::BusInner,
+    inner::{BusInner, ResumePoint},
     log::EntryLog,
     store_access::{read_event_at, read_limit_name, skipped_by_operators},
     stored_progress::{StoredProgress, save_progress, save_types},
@@ -125,12 +125,12 @@ impl GroupConsumer {
             return false;
         }
         self.announce();
-        let Some(store) = self.inner.store() else {
+        let Some(resume) = self.inner.resume_point() else {
             return true;
         };
-        self.save_read_limit(&*store).await;
-        self.unreadable_checks.check(&self.inner, &*store, &self.group).await;
-        self.read_replayed_dead_letters(&*store).await && self.read_due_events(&*store).await
+        self.save_read_limit(&resume).await;
+        self.unreadable_checks.check(&self.inner, &*resume.store, &self.group).await;
+        self.read_replayed_dead_letters(&*resume.store).await && self.read_due_events(&resume).await
     }
 
     /// Restores the next replayed dead letters. Returns `false` if the store does not answer.
@@ -242,17 +242,24 @@ impl GroupConsumer {
 
     /// Saves a higher read limit once the group has come near the former one. A failed save does not hold the group up:
     /// if the process ends, an event in flight may then not run as a suspect.
-    async fn save_read_limit(&mut self, store: &dyn EventStore) {
+    async fn save_read_limit(&mut self, resume: &ResumePoint) {
         let ahead = self.in_flight.read_ahead().max(READ_LIMIT_AHEAD_MIN).saturating_mul(2) as u64;
-        let Some(read_limit) = self.inner.log().next_read_limit(&self.group, ahead) else {
+        let next = {
+            let log = self.inner.log();
+            log.next_read_limit(&self.group, ahead).filter(|_| log.is_fed_in(resume.feed_epoch))
+        };
+        let Some(read_limit) = next else {
             return;
         };
-        if let Err(error) = store.save_checkpoint(&read_limit_name(&self.group), read_limit).await
+        if let Err(error) = resume.store.save_checkpoint(&read_limit_name(&self.group), read_limit).await
             && self.save_outage.begins()
         {
             tracing::warn!(group = %self.group, %error, "read limit not saved, trying again");
         }
-        self.inner.log().cursor(&self.group).set_read_limit(read_limit);
+        let mut log = self.inner.log();
+        if log.is_fed_in(resume.feed_epoch) {
+            log.cursor(&self.group).set_read_limit(read_limit);
+        }
     }
 
     /// Saves that the group has no events in flight any more.
@@ -284,7 +291,7 @@ impl GroupConsumer {
 
     /// Restores the next events of a due range, each with a row from now on, before the group takes a new entry.
     /// Returns `false` if the store cannot read them or write their rows.
-    async fn read_due_events(&mut self, store: &dyn EventStore) -> bool {
+    async fn read_due_events(&mut self, resume: &ResumePoint) -> bool {
         let due = {
             let mut log = self.inner.log();
             let cursor = log.cursor(&self.group);
@@ -294,7 +301,7 @@ impl GroupConsumer {
             return true;
         };
         let (group, event_type) = (&self.group, &due.event_type);
-        match self.try_read_due_events(store, &due).await {
+        match self.try_read_due_events(resume, &due).await {
             Ok(()) => {
                 if let Some(lasted) = self.read_outage.ends() {
                     tracing::info!(%group, event_type, ?lasted, "skipped events are read again");
@@ -312,7 +319,8 @@ impl GroupConsumer {
         }
     }
 
-    async fn try_read_due_events(&self, store: &dyn EventStore, due: &DueRange) -> Result<(), BoxError> {
+    async fn try_read_due_events(&self, resume: &ResumePoint, due: &DueRange) -> Result<(), BoxError> {
+        let store = &*resume.store;
         let skipped = skipped_by_operators(store).await?;
         let DueEvents { mut events, through, mut unreadable } =
             announced_types::next_page(store, due, &skipped).await?;
@@ -327,6 +335,9 @@ impl GroupConsumer {
         let unfinished = events.iter().filter_map(RecordedEvent::position).chain(unreadable).map(row).collect();
         store.save_progress(&self.group, &ProgressUpdate { unfinished, ..ProgressUpdate::default() }).await?;
         let mut log = self.inner.log();
+        if !log.is_fed_in(resume.feed_epoch) {
+            return Ok(()); // the bus resumed from a store again meanwhile
+        }
         for event in &events {
             log.restore(&self.group, event, DeliveryAttempts::default());
         }
@@ -469,6 +480,9 @@ impl GroupConsumer {
         match StoredProgress::load(&*resume.store, group, inner.subscribers()).await {
             Ok(progress) => {
                 let mut log = inner.log();
+                if !log.is_fed_in(resume.feed_epoch) {
+                    return false; // the bus resumed from a store again meanwhile
+                }
                 let fed_from = resume.fed_from.max(log.highest_dropped().filter(|_| resume.fed_from.is_some()));
                 progress.apply_to(&mut log, fed_from);
                 drop(log);
@@ -504,26 +518,32 @@ impl GroupConsumer {
     async fn save(&mut self) {
         self.unsaved_count = 0;
         let (inner, group) = (&self.inner, &self.group);
-        let Some(store) = inner.store() else {
+        let Some(resume) = inner.resume_point() else {
             self.begin_suspects();
             return;
         };
-        if let Err(error) = save_types(inner, &*store, group).await {
+        if let Err(error) = save_types(inner, &resume, group).await {
             if self.save_outage.begins() {
                 tracing::warn!(%group, %error, "announced types and skipped ranges not saved, trying again");
             }
             return;
         }
-        let unsaved = inner.log().cursor(group).begin_save();
+        let unsaved = {
+            let mut log = inner.log();
+            // the store of a former feed gets no progress of this one
+            log.is_fed_in(resume.feed_epoch).then(|| log.cursor(group).begin_save()).flatten()
+        };
         let Some(unsaved) = unsaved else {
             self.begin_suspects();
             return;
         };
-        match save_progress(inner, &*store, group, &unsaved).await {
+        match save_progress(inner, &resume, group, &unsaved).await {
             Ok(()) => {
                 let groups = inner.subscribers().groups();
                 let mut log = inner.log();
-                log.cursor(group).mark_saved(unsaved);
+                if log.is_fed_in(resume.feed_epoch) {
+                    log.cursor(group).mark_saved(unsaved);
+                }
                 log.trim(&groups);
                 drop(log);
                 if let Some(lasted) = self.save_outage.ends() {

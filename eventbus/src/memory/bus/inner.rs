@@ -14,7 +14,7 @@ use super::{
 use crate::{
     delivery::{Consuming, GroupContext, RunLock, Subscribers, handler_span},
     domain::{name::Name, record::RecordedEvent, stream::Position},
-    port::{EventStore, MessageId, PublishError, stats::BusCounters},
+    port::{EventStore, MessageId, PublishError, feed_claim::Feed, stats::BusCounters},
     support::check_records,
 };
 
@@ -30,6 +30,8 @@ pub(super) struct BusInner {
     capacity_freed: watch::Sender<()>,
     /// The store of the app and where its relay resumes. Locked: the start of the app writes it, consumers read it.
     resume_point: Mutex<Option<ResumePoint>>,
+    /// The claim of the app whose relay feeds the bus.
+    feed: Feed,
     /// Makes a suspect run alone among the events of all groups.
     run_lock: RunLock,
     subscribers: Subscribers,
@@ -43,6 +45,8 @@ pub(super) struct BusInner {
 pub(super) struct ResumePoint {
     pub(super) store: Arc<dyn EventStore>,
     pub(super) fed_from: Option<Position>,
+    /// The epoch of the feed in the log: what was read or saved under an earlier one says nothing about this feed.
+    pub(super) feed_epoch: u64,
 }
 
 impl BusInner {
@@ -57,6 +61,7 @@ impl BusInner {
             published: watch::Sender::new(()),
             capacity_freed: watch::Sender::new(()),
             resume_point: Mutex::default(),
+            feed: Feed::default(),
             run_lock: RunLock::default(),
             subscribers: Subscribers::default(),
             counters: Arc::default(),
@@ -78,6 +83,10 @@ impl BusInner {
 
     pub(super) const fn consuming(&self) -> &Consuming {
         &self.consuming
+    }
+
+    pub(super) const fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     pub(super) fn log(&self) -> MutexGuard<'_, EntryLog> {

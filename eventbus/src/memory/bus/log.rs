@@ -50,6 +50,8 @@ pub(super) struct EntryLog {
     next: u64,
     last_entry_id: (u64, u64),
     groups: BTreeMap<Name, GroupCursor>,
+    /// Grows with each switch to a new feed.
+    feed_epoch: u64,
     /// The highest position of the dropped entries.
     highest_dropped: Option<Position>,
     /// The entries that the last scan left though the log is beyond its capacity, and how many of them the calls since
@@ -85,7 +87,9 @@ impl EntryLog {
     }
 
     /// Switches to a new feed, which checkpoints refer to from now on: no entry published before counts for them.
-    pub(super) fn reset_feed(&mut self) {
+    /// Returns the epoch of the new feed.
+    pub(super) fn reset_feed(&mut self) -> u64 {
+        self.feed_epoch += 1;
         self.highest_dropped = None;
         for entry in self.entries.values_mut() {
             entry.position = None;
@@ -93,6 +97,12 @@ impl EntryLog {
         for cursor in self.groups.values_mut() {
             cursor.reset_feed();
         }
+        self.feed_epoch
+    }
+
+    /// Returns `true` while the checkpoints refer to the feed of this epoch.
+    pub(super) const fn is_fed_in(&self, feed_epoch: u64) -> bool {
+        self.feed_epoch == feed_epoch
     }
 
     /// Returns `true` if one of these groups lags by the capacity.

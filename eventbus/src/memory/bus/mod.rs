@@ -36,6 +36,7 @@ use crate::{
     port::{
         Announced, CheckpointError, ConsumeError, DeadLetters, EventBus, EventStore, GroupProgress, MessageId,
         PublishError, ShutdownError, SkippedBefore, Subscriber, SubscriberStatus, Subscription,
+        feed_claim::{FeedClaim, FeedInUse},
         health::Health,
         health_of,
         stats::{BusStats, InFlightCounts, StreamInfo},
@@ -57,6 +58,10 @@ const DEAD_LETTERS_OF_HEALTH_MAX: u64 = 500;
 /// resumes after a restart where it was: the store's feed has the events, and the store keeps which of them wait for a
 /// retry, with their attempts, and which are dead letters. After a restart the bus delivers the unfinished events
 /// again, and a few hundred finished ones at most, whose progress it had no time to save.
+///
+/// One app with a store feeds the bus at a time: the start of a second one fails with
+/// [`StartMistake::BusFedByOtherApp`](crate::app::StartMistake::BusFedByOtherApp). Apps without a store, or without a
+/// relay, may share the bus with it, and the next one may start once it was dropped.
 ///
 /// A process that ends without stopping the bus may have been ended by an event that it had in flight. So after such an
 /// end, the events that may have been in flight run alone, one at a time, each after a delay that doubles from a second
@@ -188,20 +193,20 @@ impl InMemoryEventBus {
     /// # });
     /// ```
     pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool, CheckpointError> {
-        let (inner, store) = (&self.inner, self.inner.store());
+        let (inner, resume) = (&self.inner, self.inner.resume_point());
         let was_announced = {
             let mut log = inner.log();
             let cursor = log.cursor(group);
             // the types of a group that is not loaded are in the store only
-            (store.is_none() || cursor.is_loaded()).then(|| cursor.forget_type(event_type))
+            (resume.is_none() || cursor.is_loaded()).then(|| cursor.forget_type(event_type))
         };
         inner.notify_published();
-        match (was_announced, store) {
-            (Some(was_announced), Some(store)) => {
-                save_types(inner, &*store, group).await?;
+        match (was_announced, resume) {
+            (Some(was_announced), Some(resume)) => {
+                save_types(inner, &resume, group).await?;
                 Ok(was_announced)
             }
-            (None, Some(store)) => announced_types::forget(&*store, group, event_type).await,
+            (None, Some(resume)) => announced_types::forget(&*resume.store, group, event_type).await,
             (was_announced, None) => Ok(was_announced.unwrap_or_default()),
         }
     }
@@ -250,8 +255,14 @@ impl EventBus for InMemoryEventBus {
         false
     }
 
-    /// Call it before the bus consumes and before the feed is published.
+    async fn claim_feed(&self) -> Result<FeedClaim, FeedInUse> {
+        self.inner.feed().claim().await
+    }
+
+    /// Call it before the bus consumes and before the feed is published. It fails on a bus that an app with a store
+    /// feeds: the positions of a second feed would be compared with the checkpoints of the first one.
     async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
+        self.inner.feed().begin().map_err(|error| CheckpointError::new(&DESTINATION, error))?;
         let mut loaded = Vec::new();
         for group in self.inner.subscribers().groups() {
             self.inner.log().cursor(&group).begin_load();
@@ -259,12 +270,12 @@ impl EventBus for InMemoryEventBus {
         }
         let fed_from = loaded.iter().map(|progress| progress.checkpoint.unwrap_or(Position::START)).min();
         let mut log = self.inner.log();
-        log.reset_feed();
+        let feed_epoch = log.reset_feed();
         for progress in loaded {
             progress.apply_to(&mut log, fed_from);
         }
         drop(log);
-        self.inner.set_resume_point(ResumePoint { store, fed_from });
+        self.inner.set_resume_point(ResumePoint { store, fed_from, feed_epoch });
         Ok(fed_from)
     }
 

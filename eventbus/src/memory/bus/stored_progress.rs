@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, stream};
 use super::{
     announced_types,
     group_cursor::UnsavedProgress,
-    inner::BusInner,
+    inner::{BusInner, ResumePoint},
     log::EntryLog,
     store_access::{checkpoint_name, read_events_at, read_limit_name},
 };
@@ -143,15 +143,21 @@ fn log_oldest_start(group: &Name, has_events: bool) {
 }
 
 /// Saves the types and unhandled ranges of a group, if they changed; call it before the checkpoint passes their events.
-pub(super) async fn save_types(inner: &BusInner, store: &dyn EventStore, group: &Name) -> Result<(), CheckpointError> {
+///
+/// Saves nothing once the bus has resumed from a different store.
+pub(super) async fn save_types(inner: &BusInner, resume: &ResumePoint, group: &Name) -> Result<(), CheckpointError> {
     let unsaved = {
         let mut log = inner.log();
+        let is_current = log.is_fed_in(resume.feed_epoch);
         let cursor = log.cursor(group);
-        cursor.types().unsaved().filter(|_| cursor.is_loaded())
+        cursor.types().unsaved().filter(|_| is_current && cursor.is_loaded())
     };
     if let Some((types, change)) = unsaved {
-        announced_types::save(store, group, &types).await?;
-        inner.log().cursor(group).types_mut().mark_saved(change);
+        announced_types::save(&*resume.store, group, &types).await?;
+        let mut log = inner.log();
+        if log.is_fed_in(resume.feed_epoch) {
+            log.cursor(group).types_mut().mark_saved(change);
+        }
     }
     Ok(())
 }
@@ -159,14 +165,18 @@ pub(super) async fn save_types(inner: &BusInner, store: &dyn EventStore, group: 
 /// Saves the progress of a group.
 pub(super) async fn save_progress(
     inner: &BusInner,
-    store: &dyn EventStore,
+    ResumePoint { store, feed_epoch, .. }: &ResumePoint,
     group: &Name,
     unsaved: &UnsavedProgress,
 ) -> Result<(), CheckpointError> {
     let name = checkpoint_name(group);
     if let Some(checkpoint) = unsaved.checkpoint {
         let stored = store.load_checkpoint(&name).await?;
-        if inner.log().cursor(group).detect_other_writer(stored, checkpoint) {
+        let is_other_writer = {
+            let mut log = inner.log();
+            log.is_fed_in(*feed_epoch) && log.cursor(group).detect_other_writer(stored, checkpoint)
+        };
+        if is_other_writer {
             tracing::warn!(
                 %group,
                 "a second app consumes this store's events in process: each app handles all of them; run one app, or \

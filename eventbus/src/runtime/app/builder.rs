@@ -24,7 +24,7 @@ use crate::{
         stream::Position,
     },
     memory::{InMemoryEventBus, InMemoryEventStore},
-    port::{Announced, BoxFuture, ConnectError, EventBus, EventStore, state::StateMap},
+    port::{Announced, BoxFuture, ConnectError, EventBus, EventStore, feed_claim::FeedClaim, state::StateMap},
     runtime::{
         definition::{Handler, HandlerDefinition, Projection, ProjectionKind},
         held_lease::{LEASE_TTL_MIN, new_owner},
@@ -105,7 +105,7 @@ impl AppBuilder {
         Self { store: Some(Arc::new(store)), ..self }
     }
 
-    /// Publishes to, and consumes from, this bus.
+    /// Publishes to, and consumes from, this bus. One app with a store and a relay feeds an in-process bus at a time.
     pub fn bus(self, bus: impl EventBus) -> Self {
         Self { bus: Some(Arc::new(bus)), ..self }
     }
@@ -433,7 +433,8 @@ impl AppBuilder {
     /// `eventbus dashboard` hides their values.
     ///
     /// # Errors
-    /// [`StartError`] with all mistakes, each with its place in the source.
+    /// [`StartError`] with all mistakes, each with its place in the source; also if a different app of this process feeds
+    /// the same in-process bus from its store ([`StartMistake::BusFedByOtherApp`]).
     pub async fn start(self) -> Result<App, StartError> {
         self.start_boxed().await
     }
@@ -464,6 +465,16 @@ impl AppBuilder {
         if is_connected && relay_options.is_some_and(|options| !options.is_stream_shared) {
             relay::refuse_other_store(&*store, &*bus).await.map_err(StartMistake::OtherStore)?;
         }
+        // before tables, groups and types are written for an app that may not start
+        let relay = match relay_options {
+            None => None,
+            // a durable bus keeps its progress and the position of the feed itself
+            Some(options) if bus.is_durable() => Some((options, FeedClaim::default())),
+            Some(options) => {
+                let fed = |_| StartMistake::BusFedByOtherApp { destination: bus.destination().clone() };
+                Some((options, bus.claim_feed().await.map_err(fed)?))
+            }
+        };
         let dead_letters_at_start = bus.stats().messages_sent_to_dlq;
         // before other processes learn of the groups and types of an app that may not start
         set_up_tables(&*store, &plan.projections).await?;
@@ -477,7 +488,7 @@ impl AppBuilder {
         }
         note_first_head(&*store, &plan.projections).await;
         let context = RunnerContext::new(Arc::clone(&store), clock, state, new_owner(), self.projection_lease);
-        let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay_options, self.retention, &repositories);
+        let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay, self.retention, &repositories);
         let tasks = tasks.await.map_err(unavailable)?;
         plan.log_start((!consumes_only).then_some(&*store), &*bus, relay_options.is_some());
         let app = Arc::new(AppInner {

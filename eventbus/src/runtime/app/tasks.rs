@@ -20,6 +20,7 @@ use crate::{
     port::{
         ConnectError, ConsumeError, EventBus, EventStore, ShutdownError, Subscription,
         backoff::{Backoff, BackoffTimer},
+        feed_claim::FeedClaim,
     },
     runtime::{
         definition::HandlerDefinition,
@@ -48,6 +49,8 @@ pub(super) struct AppTasks {
     /// Store, states and lease settings of the projection runners.
     runner_context: RunnerContext,
     relay: Option<RelayView>,
+    /// The relay's claim on the feed of the bus, while the relay runs.
+    feed_claim: Weak<FeedClaim>,
     /// The subscriptions of the handlers, while the consumer has them.
     subscriptions: Weak<Subscriptions>,
     /// The groups whose backlog the filler cannot fill.
@@ -61,7 +64,7 @@ impl AppTasks {
         bus: &Arc<dyn EventBus>,
         is_connected: bool,
         plan: &CheckedPlan,
-        relay: Option<RelayOptions>,
+        relay: Option<(RelayOptions, FeedClaim)>,
         retention: Retention,
         repositories: &RepositorySource,
     ) -> Result<Self, BoxError> {
@@ -83,6 +86,7 @@ impl AppTasks {
             tracker: TaskTracker::new(),
             runner_context: context,
             relay: None,
+            feed_claim: Weak::new(),
             subscriptions: Arc::downgrade(&subscriptions),
             unfilled: Unfilled::default(),
         };
@@ -96,8 +100,10 @@ impl AppTasks {
                 connect(Arc::clone(bus), clock.clone(), connected, tasks.cancel.clone()),
             );
         }
-        if let Some(options) = relay {
-            let relay = Relay::prepare(feed_head, Arc::clone(bus), options).await?;
+        if let Some((options, claim)) = relay {
+            let claim = Arc::new(claim);
+            tasks.feed_claim = Arc::downgrade(&claim);
+            let relay = Relay::prepare(feed_head, Arc::clone(bus), options, claim).await?;
             tasks.relay = Some(relay.view());
             let (relay, is_connected) = (Arc::new(relay), is_connected.clone());
             tasks.spawn_restarted("the relay", move |cancel| {
@@ -262,9 +268,12 @@ impl AppTasks {
 
 impl Drop for AppTasks {
     fn drop(&mut self) {
-        // before the consumer has ended: the next app may start meanwhile
+        // before consumer and relay have ended: the next app may start meanwhile
         if let Some(subscriptions) = self.subscriptions.upgrade() {
             subscriptions.0.iter().for_each(Subscription::leave);
+        }
+        if let Some(claim) = self.feed_claim.upgrade() {
+            claim.leave();
         }
         self.cancel.cancel();
     }

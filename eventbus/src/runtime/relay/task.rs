@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{error::BoxError, name::Name, stream::Position},
-    port::{EventBus, EventStore, Lease, backoff::BackoffTimer},
+    port::{EventBus, EventStore, Lease, backoff::BackoffTimer, feed_claim::FeedClaim},
     runtime::{
         feed_head::{FAILURE_BACKOFF, FeedHead},
         held_lease::new_owner,
@@ -64,6 +64,9 @@ pub(crate) struct Relay {
     options: RelayOptions,
     status: RelayStatusCell,
     mode: RelayMode,
+    /// Dropped with the relay: then the next app may feed the bus.
+    #[allow(dead_code, reason = "it is held, not read")]
+    claim: Arc<FeedClaim>,
 }
 
 /// Which process relays.
@@ -77,11 +80,13 @@ enum RelayMode {
 impl Relay {
     /// Finds the position after which the bus needs the feed.
     ///
-    /// Call it after the handlers are subscribed: a bus that is not durable goes back to its slowest group.
+    /// Call it after the handlers are subscribed: a bus that is not durable goes back to its slowest group. The relay
+    /// holds the claim on the feed of the bus until it has ended.
     pub(crate) async fn prepare(
         feed_head: FeedHead,
         bus: Arc<dyn EventBus>,
         options: RelayOptions,
+        claim: Arc<FeedClaim>,
     ) -> Result<Self, BoxError> {
         let (store, clock) = (Arc::clone(feed_head.store()), feed_head.clock().clone());
         let resumed = bus.resume_from(Arc::clone(&store)).await?;
@@ -104,7 +109,7 @@ impl Relay {
             (RelayMode::Always, position)
         };
         let status = RelayStatusCell::new(bus.destination().clone(), position, clock);
-        Ok(Self { store, feed_head, bus, options, status, mode })
+        Ok(Self { store, feed_head, bus, options, status, mode, claim })
     }
 
     /// Returns the status of this relay as its app reads it.
@@ -117,7 +122,9 @@ impl Relay {
         let RelayMode::ByLease { role, owner } = &self.mode else {
             self.status.set_owner(true);
             let publisher = AtLeastOncePublisher::new(&*self.store, &*self.bus, &self.status);
-            publisher.run(&self.feed_head, self.options.gather, cancel).await;
+            // ends a step that waits for room: the bus may be the next app's by then. No position is saved, and an event
+            // that was not published is read again after the next start
+            cancel.run_until_cancelled(publisher.run(&self.feed_head, self.options.gather, cancel)).await;
             return;
         };
         let (mut failures, mut standby_count) = (BackoffTimer::new(FAILURE_BACKOFF), 0);
