@@ -11,7 +11,7 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 ///
 /// The page holds names of handlers, groups, projections and aggregates, and no ids, events or error texts. Each request
 /// polls store and bus: serve it to your Prometheus only. A process with several apps mounts each below a path of its
-/// own, with [`Router::nest`].
+/// own, with [`Router::nest`]; also apps that share a bus, as each page counts a part of its deliveries.
 ///
 /// # Examples
 /// ```

@@ -4,6 +4,7 @@
 //! methods name (at the root and in `event`, `handler`, `health` and `relay`), `support` and, for a bus, `delivery`, but
 //! no part of the runtime. It is correct when the suites of `eventbus::testkit` pass.
 
+pub(crate) mod app_number;
 pub(crate) mod append_batches;
 pub(crate) mod attempts;
 mod backlog;

@@ -23,6 +23,11 @@ macro_rules! counters {
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($field), self.$field)),+].into_iter()
             }
+
+            /// Adds what the counters have grown by from `before` to `now`.
+            pub(crate) fn add_growth(&mut self, before: &Self, now: &Self) {
+                $(self.$field += now.$field.saturating_sub(before.$field);)+
+            }
         }
 
         /// The counters behind [`BusStats`], for buses.

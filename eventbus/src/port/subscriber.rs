@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     BoxFuture,
+    app_number::AppNumber,
     delivery::{Delivery, HandlerError},
     run_meter::RunMeter,
 };
@@ -76,6 +77,8 @@ pub struct Subscriber {
     handle: Arc<HandleFn>,
     /// The counters of its runs since it joined its bus.
     meter: Arc<RunMeter>,
+    /// The app whose handler it runs; `None` if the program subscribed it without an app.
+    app: Option<AppNumber>,
 }
 
 impl Subscriber {
@@ -85,13 +88,23 @@ impl Subscriber {
         F: for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync + 'static,
     {
         let (options, meter) = Default::default();
-        Self { name, events, options, handle: Arc::new(handle), meter }
+        Self { name, events, options, handle: Arc::new(handle), meter, app: None }
     }
 
     /// Sets the options from the handler's attribute.
     #[must_use]
     pub fn with_options(self, options: HandlerOptions) -> Self {
         Self { options, ..self }
+    }
+
+    /// Sets the app whose handler it runs.
+    pub(crate) fn of_app(self, app: Option<AppNumber>) -> Self {
+        Self { app, ..self }
+    }
+
+    /// Returns the app whose handler it runs, if there is one.
+    pub(crate) const fn app(&self) -> Option<AppNumber> {
+        self.app
     }
 
     /// Returns the subscriber for a bus that it joins: with this name, if there is one, and with no run counted yet.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     domain::clock::SharedClock,
-    port::{EventStore, Transactions, state::StateMap},
+    port::{EventStore, Transactions, app_number::AppNumber, state::StateMap},
 };
 
 /// The states, and the store of the transactions, from which handlers take their parameters: made of `&state`, or of
@@ -31,6 +31,8 @@ pub struct HandlerContext {
     pub(crate) begin_within: Option<Duration>,
     /// The number of deliveries that were skipped, as they took effect before.
     pub(crate) skipped: Arc<AtomicU64>,
+    /// The app that runs the handlers, if there is one.
+    pub(crate) app: Option<AppNumber>,
 }
 
 impl From<&StateMap> for HandlerContext {
@@ -43,6 +45,7 @@ impl From<&StateMap> for HandlerContext {
             clock: SharedClock::SYSTEM,
             begin_within: None,
             skipped: Arc::default(),
+            app: None,
         }
     }
 }

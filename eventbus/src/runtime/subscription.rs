@@ -230,6 +230,7 @@ fn handler_subscriber(definition: HandlerDefinition, group: &Name, context: &Han
         }))
     })
     .with_options(definition.options)
+    .of_app(context.app)
 }
 
 /// Returns the subscriber of one handler, once the context is checked to hold what it takes.

@@ -9,4 +9,5 @@ mod outages;
 mod page;
 mod route;
 mod series;
+mod shared_bus;
 mod shop;

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use super::metrics_export;
 use super::{
     App,
+    bus_share::BusShare,
     inner::AppInner,
     no_store::NoStore,
     outage_starts::OutageStarts,
@@ -475,7 +476,8 @@ impl AppBuilder {
                 Some((options, bus.claim_feed().await.map_err(fed)?))
             }
         };
-        let dead_letters_at_start = bus.stats().messages_sent_to_dlq;
+        // before the app has subscribers on it
+        let stats_at_start = bus.stats();
         // before other processes learn of the groups and types of an app that may not start
         set_up_tables(&*store, &plan.projections).await?;
         let unavailable =
@@ -494,6 +496,7 @@ impl AppBuilder {
         let app = Arc::new(AppInner {
             store,
             bus,
+            bus_share: BusShare::new(tasks.number(), stats_at_start),
             has_store: !consumes_only,
             groups: plan.groups(),
             projections: plan.projections,
@@ -501,7 +504,7 @@ impl AppBuilder {
             repositories,
             wait_timeout: self.wait_timeout,
             shutdown_timeout: self.shutdown_timeout,
-            reported_dead_letters: dead_letters_at_start.into(),
+            reported_dead_letters: stats_at_start.messages_sent_to_dlq.into(),
             outage_starts: OutageStarts::default(),
         });
         #[cfg(feature = "opentelemetry")]

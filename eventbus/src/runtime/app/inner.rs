@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{outage_starts::OutageStarts, tasks::AppTasks};
+use super::{bus_share::BusShare, outage_starts::OutageStarts, tasks::AppTasks};
 use crate::{
     domain::{clock::SharedClock, name::Name, stream::Position},
     port::{EventBus, EventStore},
@@ -26,6 +26,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) struct AppInner {
     pub(super) store: Arc<dyn EventStore>,
     pub(super) bus: Arc<dyn EventBus>,
+    pub(super) bus_share: BusShare,
     pub(super) has_store: bool,
     pub(super) groups: Vec<Name>,
     pub(super) projections: Vec<AnyProjection>,

@@ -187,7 +187,7 @@ fn add_relay(families: &mut FamilyBuilder, app: &AppInner, polled: &PolledStatus
 }
 
 fn add_handlers(families: &mut FamilyBuilder, app: &AppInner) {
-    for status in app.bus.subscribers() {
+    for status in app.tasks.subscribers() {
         let (subscriber, group) = (status.subscriber(), status.group().as_str());
         let (meter, labels) = (subscriber.meter(), [group, subscriber.name().as_str()]);
         for outcome in RunOutcome::ALL {
@@ -203,7 +203,7 @@ fn add_handlers(families: &mut FamilyBuilder, app: &AppInner) {
 }
 
 fn add_bus(families: &mut FamilyBuilder, app: &AppInner, polled: &PolledStatus) {
-    let stats = app.bus.stats();
+    let stats = app.bus_share.report(&*app.bus);
     let outcomes = [
         ("succeeded", stats.events_processed_success),
         ("failed", stats.events_processed_failed),

@@ -3,6 +3,7 @@
 //! Invariant: no module outside of this one names the in-memory defaults of store and bus.
 
 mod builder;
+mod bus_share;
 mod error;
 mod exit;
 mod inner;

@@ -18,7 +18,8 @@ use crate::{
         error::{BoxError, ErrorLine, panic_text},
     },
     port::{
-        ConnectError, ConsumeError, EventBus, EventStore, ShutdownError, Subscription,
+        ConnectError, ConsumeError, EventBus, EventStore, ShutdownError, SubscriberStatus, Subscription,
+        app_number::AppNumber,
         backoff::{Backoff, BackoffTimer},
         feed_claim::FeedClaim,
     },
@@ -53,6 +54,9 @@ pub(super) struct AppTasks {
     feed_claim: Weak<FeedClaim>,
     /// The subscriptions of the handlers, while the consumer has them.
     subscriptions: Weak<Subscriptions>,
+    number: AppNumber,
+    /// The app's own subscribers, in the order of its handlers: several apps may share the bus.
+    subscribers: Vec<Arc<dyn SubscriberStatus>>,
     /// The groups whose backlog the filler cannot fill.
     unfilled: Unfilled,
 }
@@ -71,14 +75,18 @@ impl AppTasks {
         let (store, clock) = (Arc::clone(&context.store), context.clock.clone());
         let feed_head = context.feed_head.clone();
         let (cancel, abort) = (CancellationToken::new(), CancellationToken::new());
+        let number = AppNumber::next();
         let handler_context = HandlerContext {
+            app: Some(number),
             stop: cancel.clone(),
             clock: clock.clone(),
             transactions: store.transactions(),
             ..HandlerContext::from(&context.state)
         };
         let subscriptions = Arc::new(Subscriptions(add_handlers(&**bus, &plan.handlers, &handler_context)));
-        repositories.meters.export_runs(&**bus);
+        let mut subscribers = bus.subscribers();
+        subscribers.retain(|status| status.subscriber().app() == Some(number));
+        repositories.meters.export_runs(&subscribers);
         let mut tasks = Self {
             cancel,
             abort_store_tasks: CancellationToken::new(),
@@ -88,6 +96,8 @@ impl AppTasks {
             relay: None,
             feed_claim: Weak::new(),
             subscriptions: Arc::downgrade(&subscriptions),
+            number,
+            subscribers,
             unfilled: Unfilled::default(),
         };
         // not restarted: without it each reader polls by itself
@@ -201,6 +211,14 @@ impl AppTasks {
 
     pub(super) const fn relay(&self) -> Option<&RelayView> {
         self.relay.as_ref()
+    }
+
+    pub(super) const fn number(&self) -> AppNumber {
+        self.number
+    }
+
+    pub(super) fn subscribers(&self) -> &[Arc<dyn SubscriberStatus>] {
+        &self.subscribers
     }
 
     pub(super) const fn unfilled(&self) -> &Unfilled {

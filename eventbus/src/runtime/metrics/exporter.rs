@@ -12,7 +12,7 @@ use super::{
     families::Metrics,
     family::{Sample, SampleValue, raw_units},
 };
-use crate::port::{EventBus, EventStore, histogram::Histogram, run_meter::RunOutcome};
+use crate::port::{EventStore, SubscriberStatus, histogram::Histogram, run_meter::RunOutcome};
 
 /// The meter to which an app exports its metrics, if it has one.
 #[derive(Clone, Default)]
@@ -41,9 +41,9 @@ impl Exporter {
         self.export(&catalog::APPEND_EVENTS, &[], appends.events());
     }
 
-    /// Exports the durations of the handlers of a bus from now on.
-    pub(super) fn export_runs(&self, bus: &dyn EventBus) {
-        for status in bus.subscribers() {
+    /// Exports the durations of an app's handlers from now on.
+    pub(super) fn export_runs(&self, subscribers: &[Arc<dyn SubscriberStatus>]) {
+        for status in subscribers {
             let subscriber = status.subscriber();
             for outcome in RunOutcome::ALL {
                 let labels = [status.group().as_str(), subscriber.name().as_str(), outcome.label()];

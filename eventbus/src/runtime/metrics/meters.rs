@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     domain::{clock::SharedClock, record::RecordedEvent},
-    port::{AppendError, EventBus, EventStore, multi_stream_append::MultiStreamOutcome},
+    port::{AppendError, EventStore, SubscriberStatus, multi_stream_append::MultiStreamOutcome},
 };
 
 /// The counters of an app. Cloning shares them; a repository without an app has none, and counts nothing.
@@ -69,10 +69,10 @@ impl Meters {
         Self(Some(Arc::new(MetersInner { appends, aggregates, exporter })))
     }
 
-    /// Exports the durations of the handlers of a bus. Call it before the bus consumes, or the first runs are missing.
-    pub(crate) fn export_runs(&self, bus: &dyn EventBus) {
+    /// Exports the durations of the app's handlers. Call it before the bus consumes, or the first runs are missing.
+    pub(crate) fn export_runs(&self, subscribers: &[Arc<dyn SubscriberStatus>]) {
         if let Some(inner) = &self.0 {
-            inner.exporter.export_runs(bus);
+            inner.exporter.export_runs(subscribers);
         }
     }
 

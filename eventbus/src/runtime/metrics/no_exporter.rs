@@ -1,7 +1,9 @@
 //! Without the feature `opentelemetry` metrics are only read.
 
+use std::sync::Arc;
+
 use super::append_meter::AppendMeter;
-use crate::port::{EventBus, EventStore};
+use crate::port::{EventStore, SubscriberStatus};
 
 /// Exports no metrics.
 #[derive(Debug, Clone, Default)]
@@ -10,7 +12,7 @@ pub(crate) struct Exporter(());
 impl Exporter {
     pub(super) const fn export_appends(&self, _: &AppendMeter) {}
 
-    pub(super) const fn export_runs(&self, _: &dyn EventBus) {}
+    pub(super) const fn export_runs(&self, _: &[Arc<dyn SubscriberStatus>]) {}
 
     pub(super) const fn export_batches(&self, _: &dyn EventStore) {}
 }
