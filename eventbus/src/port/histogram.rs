@@ -36,7 +36,7 @@ pub(crate) const COUNT_BOUNDS: &[u64] = &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1_
 /// Receives each recorded value, to export it elsewhere.
 type ForwardFn = Box<dyn Fn(u64) + Send + Sync>;
 
-/// The distribution of a value since the start of the process: a count for each bucket, and the sum.
+/// The distribution of a value since it was created: a count for each bucket, and the sum.
 #[derive(derive_more::Debug)]
 #[debug("Histogram({:?})", self.snapshot())]
 pub(crate) struct Histogram {

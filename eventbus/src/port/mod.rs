@@ -29,6 +29,8 @@ mod message;
 mod missing_event;
 pub(crate) mod multi_stream_append;
 mod note;
+#[cfg(feature = "opentelemetry")]
+pub(crate) mod receivers;
 mod recent_appends;
 mod record_stream;
 pub(crate) mod relay;

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use eventbus::{
-    App, Never,
+    App, ExpectedVersion, InMemoryEventStore, Never, NewEvent, RecordedEvent, StreamId,
     metrics::{MetricKind, SampleValue},
-    testkit::TestApp,
+    store::{AppendBatches, AppendError, AppendEvents, EventStore},
+    testkit::{TestApp, delegate},
 };
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::metrics::{
@@ -156,4 +158,58 @@ async fn an_app_exports_numbers_from_its_first_poll_to_its_end() {
         tokio::task::yield_now().await;
     }
     assert!(!is_exported());
+}
+
+/// A store that commits each append alone. Cloning shares it.
+#[derive(Clone, Default)]
+struct CommittingStore {
+    store: InMemoryEventStore,
+    batches: Arc<AppendBatches>,
+}
+
+delegate!(CommittingStore, self => self.store; ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+
+#[async_trait]
+impl AppendEvents for CommittingStore {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        self.batches.record(1);
+        self.store.append(stream, expected, events).await
+    }
+}
+
+impl EventStore for CommittingStore {
+    fn append_batches(&self) -> Option<&AppendBatches> {
+        Some(&self.batches)
+    }
+}
+
+/// Each app exports to a meter of its own, as after a change of the provider.
+#[tokio::test]
+async fn the_commits_of_a_store_are_exported_by_the_app_that_runs() {
+    let store = CommittingStore::default();
+    let [first, second] = [(); 2].map(|()| InMemoryMetricExporter::default());
+    let provider_of = |exporter: &InMemoryMetricExporter| {
+        SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build()
+    };
+    let providers = [&first, &second].map(provider_of);
+    for (number, provider) in providers.iter().enumerate() {
+        let builder = App::builder().store(store.clone()).export_metrics(provider.meter("eventbus"));
+        let app = builder.start().await.unwrap();
+        for order in 0..=number {
+            let id = format!("o-{number}-{order}").parse().unwrap();
+            app.repository::<Order>().upsert(&id, |_| Ok::<_, Never>(Paid { cents: 1 })).await.unwrap();
+        }
+        app.shutdown(Duration::from_secs(60)).await.unwrap();
+    }
+    let commits = |provider: &SdkMeterProvider, exporter| {
+        provider.force_flush().unwrap();
+        exported(exporter).get("eventbus_commit_appends {}").cloned()
+    };
+    let counted = [commits(&providers[0], &first), commits(&providers[1], &second)];
+    assert_eq!(counted, [Some(vec![1.0, 1e6]), Some(vec![2.0, 2e6])]);
 }

@@ -256,7 +256,8 @@ impl AppBuilder {
     /// shut down. The meter's provider reads the numbers from the app whenever it collects, once the app has polled
     /// store and bus. Numbers from store and bus are at most 7 seconds old; the ages of events are always exact.
     ///
-    /// If several apps of a process share a bus or store, one app at a time exports its histograms. Give each app of a
+    /// If several apps of a process share a store, one app at a time exports the histogram of its commits: the one that
+    /// started first, and after its end the next one. Give each app of a
     /// process a meter with a different name: their series have the same names and labels, and a provider would merge
     /// them.
     ///
@@ -401,7 +402,7 @@ impl AppBuilder {
             snapshot_tasks: SnapshotTasks::default(),
             first_command: Arc::default(),
             tag_queues: Arc::default(),
-            meters: Meters::new(self.exporter.clone(), &*store),
+            meters: Meters::new(self.exporter.clone()),
         };
         let state = std::mem::take(&mut self.state);
         let state = if consumes_only { state } else { state.with(repositories.clone()) };
@@ -452,6 +453,8 @@ impl AppBuilder {
         #[cfg(feature = "opentelemetry")]
         let exporter = self.exporter.clone();
         let Parts { store, bus, clock, repositories, state, plan } = self.check()?;
+        #[cfg(feature = "opentelemetry")]
+        let exported_batches = exporter.export_batches(&*store);
         plan.log_routes();
         if has_no_backend {
             tracing::warn!("no store was given: events are lost when the process ends; give one by `.store(..)`");
@@ -508,7 +511,7 @@ impl AppBuilder {
             outage_starts: OutageStarts::default(),
         });
         #[cfg(feature = "opentelemetry")]
-        metrics_export::export(&app, &exporter);
+        metrics_export::export(&app, &exporter, exported_batches);
         Ok(App(app))
     }
 }

@@ -12,7 +12,10 @@ use super::{
     inner::AppInner,
     metrics::{PolledStatus, collect},
 };
-use crate::runtime::metrics::{Exporter, Metrics};
+use crate::{
+    port::receivers::Receiving,
+    runtime::metrics::{Exporter, Metrics},
+};
 
 /// Interval at which the task polls store and bus.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
@@ -25,8 +28,8 @@ struct Collection {
     observed: BTreeSet<&'static str>,
 }
 
-/// Exports the metrics of an app until it is dropped or stopped.
-pub(super) fn export(app: &Arc<AppInner>, exporter: &Exporter) {
+/// Exports the metrics of an app until it is dropped or stopped; then also the export of the store's batches ends.
+pub(super) fn export(app: &Arc<AppInner>, exporter: &Exporter, batches: Option<Receiving>) {
     if !exporter.has_meter() {
         return;
     }
@@ -46,6 +49,7 @@ pub(super) fn export(app: &Arc<AppInner>, exporter: &Exporter) {
     });
     let (weak, clock, stop) = (Arc::downgrade(app), app.clock().clone(), app.tasks.stop().clone());
     app.tasks.spawn_store_task(async move {
+        let _until_stopped = batches;
         let polling = async {
             while poll(&weak, &polled).await {
                 clock.sleep(POLL_INTERVAL).await;

@@ -12,7 +12,9 @@ use super::{
     families::Metrics,
     family::{Sample, SampleValue, raw_units},
 };
-use crate::port::{EventStore, SubscriberStatus, histogram::Histogram, run_meter::RunOutcome};
+use crate::port::{
+    EventStore, SubscriberStatus, histogram::Histogram, receivers::Receiving, run_meter::RunOutcome,
+};
 
 /// The meter to which an app exports its metrics, if it has one.
 #[derive(Clone, Default)]
@@ -52,22 +54,33 @@ impl Exporter {
         }
     }
 
-    /// Exports the sizes of the batches of a store from now on.
-    pub(super) fn export_batches(&self, store: &dyn EventStore) {
-        if let Some(batches) = store.append_batches() {
-            self.export(&catalog::COMMIT_APPENDS, &[], batches.histogram());
+    /// Exports the sizes of the batches of a store, until the returned value is dropped: the store may outlive the app.
+    pub(crate) fn export_batches(&self, store: &dyn EventStore) -> Option<Receiving> {
+        let batches = store.append_batches()?;
+        Some(batches.receivers().add(self.recorder(&catalog::COMMIT_APPENDS, &[], batches.histogram())?))
+    }
+
+    /// Exports the values of a histogram of the app from now on.
+    fn export(&self, metric: &'static Descriptor, labels: &[&str], histogram: &Histogram) {
+        if let Some(record) = self.recorder(metric, labels, histogram) {
+            histogram.forward_to(record);
         }
     }
 
-    /// Exports the values of a histogram from now on.
-    fn export(&self, metric: &'static Descriptor, labels: &[&str], histogram: &Histogram) {
-        let Some(meter) = &self.0 else { return };
+    /// Returns a function that records a value of a histogram at the meter.
+    fn recorder(
+        &self,
+        metric: &'static Descriptor,
+        labels: &[&str],
+        histogram: &Histogram,
+    ) -> Option<impl Fn(u64) + Send + Sync + use<>> {
+        let meter = self.0.as_ref()?;
         let units = raw_units(metric);
         let bounds = histogram.snapshot().bounds.iter().map(|bound| *bound as f64 / units).collect();
         let instrument = meter.f64_histogram(metric.name).with_description(metric.help).with_unit(metric.unit);
         let instrument = instrument.with_boundaries(bounds).build();
         let attributes: Vec<_> = metric.labels.iter().zip(labels).map(|(name, value)| attribute(name, value)).collect();
-        histogram.forward_to(move |value| instrument.record(value as f64 / units, &attributes));
+        Some(move |value| instrument.record(value as f64 / units, &attributes))
     }
 
     /// Exports all other metrics. A collection asks for each of them once, by `collect`, which returns what the app reports;

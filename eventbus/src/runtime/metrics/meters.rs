@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     domain::{clock::SharedClock, record::RecordedEvent},
-    port::{AppendError, EventStore, SubscriberStatus, multi_stream_append::MultiStreamOutcome},
+    port::{AppendError, SubscriberStatus, multi_stream_append::MultiStreamOutcome},
 };
 
 /// The counters of an app. Cloning shares them; a repository without an app has none, and counts nothing.
@@ -61,11 +61,10 @@ impl CountEvents for Option<Vec<RecordedEvent>> {
 }
 
 impl Meters {
-    /// Creates the counters of an app on this store.
-    pub(crate) fn new(exporter: Exporter, store: &dyn EventStore) -> Self {
+    /// Creates the counters of an app.
+    pub(crate) fn new(exporter: Exporter) -> Self {
         let (appends, aggregates) = (AppendMeter::default(), AggregateMeters::new());
         exporter.export_appends(&appends);
-        exporter.export_batches(store);
         Self(Some(Arc::new(MetersInner { appends, aggregates, exporter })))
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::append_meter::AppendMeter;
-use crate::port::{EventStore, SubscriberStatus};
+use crate::port::SubscriberStatus;
 
 /// Exports no metrics.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +13,4 @@ impl Exporter {
     pub(super) const fn export_appends(&self, _: &AppendMeter) {}
 
     pub(super) const fn export_runs(&self, _: &[Arc<dyn SubscriberStatus>]) {}
-
-    pub(super) const fn export_batches(&self, _: &dyn EventStore) {}
 }
