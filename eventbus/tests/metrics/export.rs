@@ -11,7 +11,7 @@ use eventbus::{
 };
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_sdk::metrics::{
-    InMemoryMetricExporter, SdkMeterProvider,
+    InMemoryMetricExporter, InMemoryMetricExporterBuilder, SdkMeterProvider, Temporality,
     data::{AggregatedMetrics, MetricData},
 };
 
@@ -28,7 +28,7 @@ fn key<'a>(name: &str, labels: impl Iterator<Item = (&'a str, String)>) -> Strin
 fn exported(exporter: &InMemoryMetricExporter) -> Series {
     let mut series = Series::new();
     let collected = exporter.get_finished_metrics().unwrap();
-    let last = collected.last().unwrap();
+    let Some(last) = collected.last() else { return series };
     for metric in last.scope_metrics().flat_map(|scope| scope.metrics()) {
         let name = metric.name();
         macro_rules! add {
@@ -134,14 +134,16 @@ impl Stopped {
 }
 
 #[tokio::test]
-async fn an_app_exports_numbers_from_its_first_poll_to_its_end() {
+async fn an_app_exports_its_status_from_its_first_poll_to_its_end() {
     let exporter = InMemoryMetricExporter::default();
     let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
     let app = App::builder().export_metrics(provider.meter("eventbus")).start().await.unwrap();
     let is_exported = || {
         exporter.reset();
         provider.force_flush().unwrap();
-        exporter.get_finished_metrics().unwrap().iter().any(|metrics| metrics.scope_metrics().count() > 0)
+        let finished = exporter.get_finished_metrics().unwrap();
+        let mut metrics = finished.iter().flat_map(|metrics| metrics.scope_metrics()).flat_map(|scope| scope.metrics());
+        metrics.any(|metric| metric.name() == "eventbus_store_up")
     };
     let first = async {
         while !is_exported() {
@@ -151,7 +153,7 @@ async fn an_app_exports_numbers_from_its_first_poll_to_its_end() {
     tokio::time::timeout(Duration::from_secs(60), first).await.unwrap();
     assert_eq!(exported(&exporter)["eventbus_store_up {}"], [1.0]);
     app.shutdown(Duration::from_secs(10)).await.unwrap();
-    assert!(!is_exported(), "nothing is known of it after its end");
+    assert!(!is_exported(), "its store and bus have no status after its end");
     let weak = Arc::downgrade(app.store());
     drop(app);
     while weak.strong_count() > 0 {
@@ -212,4 +214,53 @@ async fn the_commits_of_a_store_are_exported_by_the_app_that_runs() {
     };
     let counted = [commits(&providers[0], &first), commits(&providers[1], &second)];
     assert_eq!(counted, [Some(vec![1.0, 1e6]), Some(vec![2.0, 2e6])]);
+}
+
+/// The instruments of a meter outlive the app: they must not fall when the next one begins at 0.
+#[tokio::test]
+async fn counters_of_a_meter_go_on_when_the_app_is_started_again() {
+    let exporters = [Temporality::Delta, Temporality::Cumulative]
+        .map(|temporality| InMemoryMetricExporterBuilder::new().with_temporality(temporality).build());
+    let provider = exporters
+        .iter()
+        .fold(SdkMeterProvider::builder(), |provider, exporter| provider.with_periodic_exporter(exporter.clone()));
+    let provider = provider.build();
+    let mut seen = Vec::new();
+    // the first app is dropped, the second one shut down
+    for saves in [20, 1, 1] {
+        let app = App::builder().store(InMemoryEventStore::new()).export_metrics(provider.meter("eventbus"));
+        let app = app.start().await.unwrap();
+        let collect = || {
+            exporters.each_ref().map(|exporter| {
+                exporter.reset();
+                provider.force_flush().unwrap();
+                exported(exporter)
+            })
+        };
+        // once there is a status, a collection counts
+        let polled = async {
+            while !collect()[1].contains_key("eventbus_store_up {}") {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), polled).await.unwrap();
+        for number in 0..saves {
+            let id = format!("o-{number}").parse().unwrap();
+            app.repository::<Order>().upsert(&id, |_| Ok::<_, Never>(Paid { cents: 1 })).await.unwrap();
+        }
+        let relayed = async {
+            while app.metrics().await.number("eventbus_relay_published_total", &[]) != Some(f64::from(saves)) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), relayed).await.unwrap();
+        exporters.iter().for_each(InMemoryMetricExporter::reset);
+        if seen.len() == 1 {
+            app.shutdown(Duration::from_secs(60)).await.unwrap();
+        }
+        provider.force_flush().unwrap();
+        seen.push(exporters.each_ref().map(|exporter| exported(exporter)["eventbus_relay_published {}"][0]));
+        drop(app);
+    }
+    assert_eq!(seen, [[20.0, 20.0], [1.0, 21.0], [1.0, 22.0]]);
 }

@@ -56,8 +56,7 @@ async fn the_sum_over_two_apps_counts_each_delivery_of_their_bus_once() {
         page.distribution("eventbus_handler_seconds", &labels).map(|runs| runs.count)
     };
     for (page, counts) in pages.iter().zip([[Some(1), None], [None, Some(1)]]) {
-        let shown =
-            [runs(page, "invoices", "invoice", "succeeded"), runs(page, "parcels", "pack", "permanent")];
+        let shown = [runs(page, "invoices", "invoice", "succeeded"), runs(page, "parcels", "pack", "permanent")];
         assert_eq!(shown, counts, "each app shows its own handlers");
     }
     warehouse.shutdown(MINUTE).await.unwrap();

@@ -256,10 +256,12 @@ impl AppBuilder {
     /// shut down. The meter's provider reads the numbers from the app whenever it collects, once the app has polled
     /// store and bus. Numbers from store and bus are at most 7 seconds old; the ages of events are always exact.
     ///
+    /// Counters and histograms of the meter go on when a later app of the process exports to it. An app that is shut down
+    /// has added all that it counted; one that is only dropped loses what it counted since the last collection.
+    ///
     /// If several apps of a process share a store, one app at a time exports the histogram of its commits: the one that
-    /// started first, and after its end the next one. Give each app of a
-    /// process a meter with a different name: their series have the same names and labels, and a provider would merge
-    /// them.
+    /// started first, and after its end the next one. Give each app of a process a meter with a different name: their
+    /// series have the same names and labels, and a provider would merge them.
     ///
     /// # Examples
     /// ```standalone_crate
@@ -509,6 +511,8 @@ impl AppBuilder {
             shutdown_timeout: self.shutdown_timeout,
             reported_dead_letters: stats_at_start.messages_sent_to_dlq.into(),
             outage_starts: OutageStarts::default(),
+            #[cfg(feature = "opentelemetry")]
+            exported_counters: exporter.export_counters(),
         });
         #[cfg(feature = "opentelemetry")]
         metrics_export::export(&app, &exporter, exported_batches);

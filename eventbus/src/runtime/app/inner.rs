@@ -9,6 +9,8 @@ use std::{
 };
 
 use super::{bus_share::BusShare, outage_starts::OutageStarts, tasks::AppTasks};
+#[cfg(feature = "opentelemetry")]
+use crate::runtime::metrics::CounterExport;
 use crate::{
     domain::{clock::SharedClock, name::Name, stream::Position},
     port::{EventBus, EventStore},
@@ -38,6 +40,9 @@ pub(super) struct AppInner {
     pub(super) reported_dead_letters: AtomicU64,
     /// Start times of the outages of store and bus.
     pub(super) outage_starts: OutageStarts,
+    /// The counters at the meter, if the app exports to one.
+    #[cfg(feature = "opentelemetry")]
+    pub(super) exported_counters: Option<CounterExport>,
 }
 
 impl AppInner {

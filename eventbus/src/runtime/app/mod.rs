@@ -631,7 +631,10 @@ impl App {
     /// # Errors
     /// [`ShutdownError`] if a task was still busy at `timeout`; its events are redelivered after the next start.
     pub async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        self.0.tasks.shutdown(&*self.0.bus, timeout).await
+        let stopped = self.0.tasks.shutdown(&*self.0.bus, timeout).await;
+        #[cfg(feature = "opentelemetry")]
+        metrics_export::add_last_counts(&self.0);
+        stopped
     }
 }
 

@@ -189,7 +189,7 @@ impl AppTasks {
     }
 
     /// Spawns a task that uses the store, and restarts it after a panic.
-    fn spawn_restarted<F: Future<Output = ()> + Send + 'static>(
+    pub(super) fn spawn_restarted<F: Future<Output = ()> + Send + 'static>(
         &self,
         task: &'static str,
         begin: impl Fn(CancellationToken) -> F + Send + 'static,
@@ -198,7 +198,7 @@ impl AppTasks {
         self.spawn_store_task(async move { restart_after_panics(task, &clock, &cancel, begin).await });
     }
 
-    pub(super) fn spawn_store_task(&self, task: impl Future<Output = ()> + Send + 'static) {
+    fn spawn_store_task(&self, task: impl Future<Output = ()> + Send + 'static) {
         let abort = self.abort_store_tasks.clone();
         self.spawn_abortable(&self.abort, async move {
             abort.run_until_cancelled(task).await;

@@ -6,11 +6,11 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MetricKind {
-    /// A number that only grows, from 0 at the start of the process.
+    /// A number that only grows, from 0 at the start of the app.
     Counter,
     /// A number that rises and falls.
     Gauge,
-    /// The distribution of a value since the start of the process.
+    /// The distribution of a value since the start of the app, or since its store was created.
     Histogram,
 }
 

@@ -9,12 +9,11 @@ use opentelemetry::{KeyValue, metrics::Meter};
 use super::{
     append_meter::{AppendMeter, AppendOutcome},
     catalog::{self, Descriptor, MetricKind},
+    counter_export::{CounterExport, attribute},
     families::Metrics,
     family::{Sample, SampleValue, raw_units},
 };
-use crate::port::{
-    EventStore, SubscriberStatus, histogram::Histogram, receivers::Receiving, run_meter::RunOutcome,
-};
+use crate::port::{EventStore, SubscriberStatus, histogram::Histogram, receivers::Receiving, run_meter::RunOutcome};
 
 /// The meter to which an app exports its metrics, if it has one.
 #[derive(Clone, Default)]
@@ -83,37 +82,26 @@ impl Exporter {
         Some(move |value| instrument.record(value as f64 / units, &attributes))
     }
 
-    /// Exports all other metrics. A collection asks for each of them once, by `collect`, which returns what the app reports;
-    /// `None` once the app is gone.
+    /// Returns the counters of an app at the meter; `None` without one.
+    pub(crate) fn export_counters(&self) -> Option<CounterExport> {
+        self.0.as_ref().map(CounterExport::new)
+    }
+
+    /// Exports the numbers that rise and fall. A collection asks for each of them once, by `collect`, which returns what the
+    /// app reports; `None` once the app is gone.
     pub(crate) fn export_numbers(
         &self,
         collect: impl Fn(&'static Descriptor) -> Option<Arc<Metrics>> + Clone + Send + Sync + 'static,
     ) {
         let Some(meter) = &self.0 else { return };
-        for &metric in catalog::ALL {
+        for &metric in catalog::ALL.iter().filter(|metric| metric.kind == MetricKind::Gauge) {
             let collect = collect.clone();
-            let read = move || collect(metric).map(|metrics| numbers(&metrics, metric)).unwrap_or_default();
-            match metric.kind {
-                MetricKind::Counter => {
-                    // exporters for Prometheus append it
-                    let name = metric.name.strip_suffix("_total").unwrap_or(metric.name);
-                    let counter =
-                        meter.u64_observable_counter(name).with_description(metric.help).with_unit(metric.unit);
-                    let counter = counter.with_callback(move |observer| {
-                        read().iter().for_each(|(number, attributes)| observer.observe(*number as u64, attributes));
-                    });
-                    counter.build();
-                }
-                MetricKind::Gauge => {
-                    let gauge =
-                        meter.f64_observable_gauge(metric.name).with_description(metric.help).with_unit(metric.unit);
-                    let gauge = gauge.with_callback(move |observer| {
-                        read().iter().for_each(|(number, attributes)| observer.observe(*number, attributes));
-                    });
-                    gauge.build();
-                }
-                MetricKind::Histogram => {}
-            }
+            let gauge = meter.f64_observable_gauge(metric.name).with_description(metric.help).with_unit(metric.unit);
+            let gauge = gauge.with_callback(move |observer| {
+                let numbers = collect(metric).map(|metrics| numbers(&metrics, metric)).unwrap_or_default();
+                numbers.iter().for_each(|(number, attributes)| observer.observe(*number, attributes));
+            });
+            gauge.build();
         }
     }
 }
@@ -128,8 +116,4 @@ fn numbers(metrics: &Metrics, metric: &Descriptor) -> Vec<(f64, Vec<KeyValue>)> 
         SampleValue::Distribution(_) => None,
     };
     family.flat_map(|family| &family.samples).filter_map(number).collect()
-}
-
-fn attribute(name: &'static str, value: &str) -> KeyValue {
-    KeyValue::new(name, value.to_owned())
 }

@@ -10,6 +10,8 @@ mod aggregate_meters;
 mod append_meter;
 pub(crate) mod catalog;
 #[cfg(feature = "opentelemetry")]
+mod counter_export;
+#[cfg(feature = "opentelemetry")]
 mod exporter;
 #[cfg(not(feature = "opentelemetry"))]
 #[path = "no_exporter.rs"]
@@ -22,6 +24,8 @@ mod prometheus_text;
 pub(crate) use aggregate_meters::{AggregateMeter, LoadSource};
 pub(crate) use append_meter::AppendOutcome;
 pub use catalog::MetricKind;
+#[cfg(feature = "opentelemetry")]
+pub(crate) use counter_export::CounterExport;
 pub(crate) use exporter::Exporter;
 pub(crate) use families::FamilyBuilder;
 pub use families::Metrics;
