@@ -78,6 +78,9 @@ impl HeadPoll {
     }
 
     /// Returns the head, by the appends of this process, or else as the store answers.
+    ///
+    /// Not cancel-safe: the poll is noted before the answer, `last` after it. No caller drops a poll and uses the same
+    /// `HeadPoll` again.
     pub(super) async fn poll(&mut self) -> Result<Position, ReadError> {
         let is_unannounced = std::mem::take(&mut self.is_unannounced);
         if let (Some(head), Some(last)) = (self.head_by_own_appends(), &mut self.last) {

@@ -98,6 +98,8 @@ impl<P: Projection> ProjectionInner<P> {
         if self.definition().events.matches(delivery.record().event_type()) {
             self.handle_if(delivery, is_next).await?;
         }
+        // `handle_if` has raised the position of state in memory: only for rows elsewhere, whose rebuild reads it, does
+        // `events` count the event
         Ok(self.progress().advance(1, position, generation))
     }
 
