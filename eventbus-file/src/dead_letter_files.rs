@@ -50,6 +50,10 @@ struct DeadLetterFile {
     attempts: u32,
     /// The handlers that succeeded, and those that failed, how often and when.
     delivery_attempts: DeliveryAttempts,
+    /// The epoch in which the group began anew, as in its progress: a dead letter of before a retirement has a different
+    /// one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_epoch: Option<u64>,
     /// The event; `None` if the event's file is torn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     event: Option<WrittenRecord>,
@@ -117,6 +121,7 @@ impl DeadLetterFiles {
         &self,
         id: u64,
         group: &Name,
+        first_epoch: Option<u64>,
         record: Option<&RecordedEvent>,
         attempts: DeliveryAttempts,
     ) -> Result<()> {
@@ -129,6 +134,7 @@ impl DeadLetterFiles {
             handler: attempts.handlers(),
             error: attempts.errors(),
             attempts: attempts.most_attempts(),
+            first_epoch,
             event: record.map(|record| WrittenRecord::new(record, None)).transpose()?,
             delivery_attempts: attempts,
             replay: None,
@@ -213,8 +219,14 @@ impl DeadLetterFiles {
         self.disk.remove(&self.path(stem))
     }
 
-    pub(crate) fn has_dead_letter(&self, id: u64, group: &Name) -> Result<bool> {
-        disk::exists(&self.path(&file_stem(id, group)?))
+    /// Returns `true` if an event became a dead letter of the group that began in this epoch; `false` if its dead letter
+    /// is of before the group's retirement.
+    pub(crate) fn has_dead_letter(&self, id: u64, group: &Name, first_epoch: Option<u64>) -> Result<bool> {
+        match disk::read_json::<DeadLetterFile>(&self.path(&file_stem(id, group)?), "dead letter") {
+            // the file does not show of when it is: delivering the event once more loses none
+            Err(FileQueueError::Torn { .. }) => Ok(false),
+            file => Ok(file?.is_some_and(|file| file.first_epoch == first_epoch)),
+        }
     }
 
     fn replay_path(&self, stem: &str) -> PathBuf {

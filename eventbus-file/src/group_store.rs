@@ -62,6 +62,10 @@ pub(crate) struct Progress {
     /// The queue of these events: in a different queue, the group begins anew.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) queue_id: Option<Uuid>,
+    /// The epoch in which the group began anew, after an operator retired it or in a different queue; `None` if it never
+    /// did. A dead letter with a different one does not finish an event of this progress.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) first_epoch: Option<u64>,
 }
 
 impl Progress {
@@ -173,13 +177,18 @@ impl GroupStore {
         Ok((claim, progress))
     }
 
-    /// Returns the progress in a claim; none yet if it is of a different queue than the folder holds.
+    /// Returns the progress in a claim. If an operator retired the group, or the claim is of a different queue than the
+    /// folder holds, there is none yet: the group begins anew in the next epoch.
     fn decode_progress(&self, claim: Option<&Claim>) -> Result<Progress> {
         let queue_id = Some(self.folder.queue_id());
-        let stored = claim.map(Claim::data::<Progress>).transpose()?.unwrap_or_default();
-        Ok(match stored.queue_id.is_none() || stored.queue_id == queue_id {
+        let Some(claim) = claim else {
+            return Ok(Progress { queue_id, ..Progress::default() });
+        };
+        let stored = claim.data::<Progress>()?;
+        let is_of_queue = stored.queue_id.is_none() || stored.queue_id == queue_id;
+        Ok(match is_of_queue && !is_retired(claim) {
             true => Progress { queue_id, ..stored },
-            false => Progress { queue_id, ..Progress::default() },
+            false => Progress { queue_id, first_epoch: Some(claim.epoch + 1), ..Progress::default() },
         })
     }
 
@@ -195,8 +204,14 @@ impl GroupStore {
         if self.load_claim(group)?.is_some() {
             return Ok(());
         }
-        let progress = Progress { read, ..self.decode_progress(None)? };
-        if let Some(NewClaim { claim: now, .. }) = self.claims.create(group, progress.to_value()?, false)? {
+        let data = |before: Option<&Claim>| {
+            let progress = self.decode_progress(before)?;
+            match before.is_none_or(is_retired) {
+                true => Progress { read, ..progress }.to_value(),
+                false => progress.to_value(), // a worker has made the group meanwhile
+            }
+        };
+        if let Some(NewClaim { claim: now, .. }) = self.claims.create_with(group, false, data)? {
             self.claims.release(&now)?;
         }
         Ok(())
@@ -376,7 +391,7 @@ mod tests {
         for (group, dies_before_release) in [("a", true), ("b", false)] {
             let (group, stem) = (Name::from_static(group), format!("000000000001-{group}"));
             groups.make_group(&group, 0).unwrap();
-            dead_letters.write_dead_letter(1, &group, Some(&record), DeliveryAttempts::default()).unwrap();
+            dead_letters.write_dead_letter(1, &group, None, Some(&record), DeliveryAttempts::default()).unwrap();
             assert!(dead_letters.start_replay(&stem).unwrap());
             let used = DeliveryAttempts::from_json(r#"{"attempts":3,"done":["mail"]}"#).unwrap();
             dead_letters.save_replay_attempts(1, &group, used).unwrap();
@@ -390,13 +405,35 @@ mod tests {
             }
             assert!(names(&queue).is_empty());
             assert_eq!(retire(&queue, &group).unwrap(), RetiredGroup { pending: 1, unread: 0 });
-            assert!(dead_letters.has_dead_letter(1, &group).unwrap());
+            assert!(dead_letters.has_dead_letter(1, &group, None).unwrap());
             assert!(dead_letters.list_replays(&group).unwrap().is_empty());
             let again = retire(&queue, &group);
             assert!(matches!(again, Err(FileQueueError::GroupNotFound { .. })), "{again:?}");
             assert!(dead_letters.start_replay(&stem).unwrap());
             let anew = dead_letters.load_replay(1, &group).unwrap().unwrap();
             assert_eq!(anew.attempts, DeliveryAttempts::replayed(vec!["mail".into()]));
+        }
+    }
+
+    /// Fails if a group that begins anew takes dead letters of before its retirement for those of its new deliveries.
+    #[tokio::test]
+    async fn a_group_that_begins_anew_keeps_the_epoch_in_which_it_did() {
+        let root = tempfile::tempdir().unwrap();
+        let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
+        let groups = queue.inner().groups();
+        for (name, is_made_first) in [("a", false), ("b", true)] {
+            let name = Name::new("group", name).unwrap();
+            let acquire = || groups.acquire_group(&name, queue.inner().subscribers()).unwrap().unwrap();
+            let first_epoch = || acquire().progress.first_epoch;
+            assert_eq!((first_epoch(), first_epoch()), (None, None));
+            let owned = acquire();
+            groups.save_progress(&owned.claim, owned.progress.to_value().unwrap(), true).unwrap();
+            retire(&queue, &name).unwrap();
+            if is_made_first {
+                groups.make_group(&name, 0).unwrap();
+            }
+            let anew = Some(owned.claim.epoch + 2);
+            assert_eq!((first_epoch(), first_epoch()), (anew, anew), "{name}");
         }
     }
 

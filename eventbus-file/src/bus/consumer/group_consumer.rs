@@ -256,11 +256,12 @@ impl<'a> Consumer<'a> {
         if wanted.is_empty() {
             return Ok(());
         }
+        let first_epoch = self.progress.first_epoch;
         let read = move |queue: &QueueInner, group: &Name| {
             read_page(wanted, |id| {
                 let entry = queue.log().read(id)?;
                 let bytes = entry.payload_bytes();
-                Ok(((entry, queue.dead_letters().has_dead_letter(id, group)?), bytes))
+                Ok(((entry, queue.dead_letters().has_dead_letter(id, group, first_epoch)?), bytes))
             })
         };
         let read = self.blocking(read).await?;
@@ -353,10 +354,16 @@ impl<'a> Consumer<'a> {
     /// received.
     async fn receive_replays(&mut self) -> Result<bool> {
         let room = self.in_flight.room_beside(self.update.added.len()).min(RECEIVE_BATCH_MAX);
-        let (known, failed) = (self.replays.clone(), self.failed_replays.clone());
+        let (known, failed, read) = (self.replays.clone(), self.failed_replays.clone(), self.progress.read);
         let load = move |queue: &QueueInner, group: &Name| {
             let mut ids = queue.dead_letters().list_replays(group)?;
             ids.retain(|id| !known.contains(id));
+            if ids.iter().any(|id| *id > read) {
+                // dead letters of before the group's retirement: the group has yet to receive these events, for all
+                // its handlers
+                let head = queue.log().head()?;
+                ids.retain(|id| *id <= read || *id > head);
+            }
             ids.sort_by_key(|id| failed.contains(id)); // readable ones first: they get the room
             let count = ids.len();
             ids.truncate(room);
@@ -527,10 +534,10 @@ impl<'a> Consumer<'a> {
     }
 
     async fn move_to_dead_letters(&mut self, id: u64, one: &DisposedEntry, attempts: DeliveryAttempts) -> Result<()> {
-        let (record, claim) = (one.record.clone(), self.claim.clone());
+        let (record, claim, first_epoch) = (one.record.clone(), self.claim.clone(), self.progress.first_epoch);
         self.blocking(move |queue, group| {
             queue.groups().check_owned(&claim)?;
-            queue.dead_letters().write_dead_letter(id, group, record.as_ref(), attempts)
+            queue.dead_letters().write_dead_letter(id, group, first_epoch, record.as_ref(), attempts)
         })
         .await?;
         self.close(id);

@@ -45,7 +45,7 @@ fn replay(queue: &FileQueue, id: u64) {
 
 fn replay_of(queue: &FileQueue, id: u64, event: &RecordedEvent) {
     let letters = queue.inner().dead_letters();
-    letters.write_dead_letter(id, &GROUP, Some(event), DeliveryAttempts::default()).unwrap();
+    letters.write_dead_letter(id, &GROUP, None, Some(event), DeliveryAttempts::default()).unwrap();
     assert!(letters.start_replay(&format!("{id:012}-default")).unwrap());
 }
 
@@ -125,7 +125,7 @@ async fn a_replay_counts_the_end_of_its_process_however_late_the_next_owner_rece
 async fn a_replay_that_fails_for_good_is_never_beside_its_dead_letter() {
     let (root, queue) = fresh().await;
     let letters = queue.inner().dead_letters();
-    let give_up = || letters.write_dead_letter(1, &GROUP, Some(&event(1)), DeliveryAttempts::default());
+    let give_up = || letters.write_dead_letter(1, &GROUP, None, Some(&event(1)), DeliveryAttempts::default());
     replay(&queue, 1);
     let blocked = root.path().join("queue/dead_letters/000000000001-default.json");
     std::fs::create_dir(&blocked).unwrap(); // the file cannot be moved there, as if the process died before
@@ -134,11 +134,70 @@ async fn a_replay_that_fails_for_good_is_never_beside_its_dead_letter() {
     assert_eq!(letters.list_replays(&GROUP).unwrap(), [1]);
     assert!(letters.load_replay(1, &GROUP).unwrap().is_some(), "the next owner delivers it again");
     give_up().unwrap();
-    assert!(letters.has_dead_letter(1, &GROUP).unwrap());
+    assert!(letters.has_dead_letter(1, &GROUP, None).unwrap());
     assert!(letters.list_replays(&GROUP).unwrap().is_empty());
     let mut outage = outage(&queue);
     let mut consumer = acquire(&queue, &mut outage).await;
     assert!(receive_all(&mut consumer).await.is_empty());
+}
+
+/// Retires the group, which has not received an event.
+fn retire(queue: &FileQueue) {
+    let (groups, letters) = (queue.inner().groups(), queue.inner().dead_letters());
+    groups.make_group(&GROUP, 0).unwrap();
+    groups.retire_group(&GROUP, letters).unwrap();
+}
+
+/// Fails if a dead letter of before the group's retirement ends the retries of its event.
+#[tokio::test]
+async fn a_dead_letter_of_before_a_retirement_finishes_no_event() {
+    let (_root, queue) = fresh().await;
+    queue.publish_all(&[1, 2]).await.unwrap();
+    let letters = queue.inner().dead_letters();
+    let failed = || DeliveryAttempts::from_json(r#"{"attempts":3,"done":["a"]}"#).unwrap();
+    letters.write_dead_letter(1, &GROUP, None, Some(&event(1)), failed()).unwrap();
+    retire(&queue);
+    let (mut first, mut second, mut third) = (outage(&queue), outage(&queue), outage(&queue));
+    let mut consumer = acquire(&queue, &mut first).await;
+    consumer.run_cycle().await.unwrap();
+    let waits = DeliveryAttempts::from_json(r#"{"attempts":1,"next_at":1}"#).unwrap();
+    consumer.save_attempts(1, waits.clone()).await.unwrap();
+    consumer.finish().await.unwrap();
+    drop(consumer);
+
+    let mut consumer = acquire(&queue, &mut second).await;
+    consumer.receive_open().await.unwrap();
+    assert_eq!(received(&consumer), [(1, false), (2, false)]);
+    assert_eq!(consumer.update.added[0].attempts, waits);
+    let first_epoch = consumer.progress.first_epoch;
+    letters.write_dead_letter(1, &GROUP, first_epoch, Some(&event(1)), failed()).unwrap();
+    drop(consumer); // as by a process end, before the progress without the event is saved
+
+    let mut consumer = acquire(&queue, &mut third).await;
+    consumer.receive_open().await.unwrap();
+    assert_eq!(received(&consumer), [(2, true)]);
+    assert_eq!(consumer.progress.open.keys().collect::<Vec<_>>(), [&2]);
+}
+
+/// Fails if the replay of a dead letter of before the group's retirement replaces the delivery of its event: then the
+/// handlers that succeeded before the retirement never get the event again.
+#[tokio::test]
+async fn a_replay_of_before_a_retirement_waits_until_the_group_has_finished_its_event() {
+    let (_root, queue) = fresh().await;
+    queue.publish_all(&[1]).await.unwrap();
+    retire(&queue);
+    replay(&queue, 1);
+    let mut outage = outage(&queue);
+    let mut consumer = acquire(&queue, &mut outage).await;
+    consumer.run_cycle().await.unwrap();
+    assert_eq!((consumer.in_flight.len(), consumer.replays.len()), (1, 0));
+    assert!(consumer.progress.open.contains_key(&1), "it is the event, not its replay");
+    consumer.receive_replays().await.unwrap();
+    assert!(received(&consumer).is_empty(), "the event is in flight");
+    consumer.finish_event(1).await.unwrap();
+    consumer.receive_replays().await.unwrap();
+    assert_eq!(received(&consumer), [(1, false)]);
+    assert!(consumer.replays.contains(&1));
 }
 
 /// Fails if replays whose files cannot be read take the room of readable ones.
