@@ -273,7 +273,12 @@ impl GroupStore {
     }
 
     /// Acquires a group that no other worker consumes for; `None` if one does.
-    pub(crate) fn acquire_group(&self, group: &Name, subscribers: &Subscribers) -> Result<Option<OwnedGroup>> {
+    pub(crate) fn acquire_group(
+        &self,
+        group: &Name,
+        subscribers: &Subscribers,
+        dead_letters: &DeadLetterFiles,
+    ) -> Result<Option<OwnedGroup>> {
         let handlers = || {
             let subscribers = subscribers.of_group(group);
             subscribers.iter().map(|handler| handler.name().to_string()).collect()
@@ -294,7 +299,12 @@ impl GroupStore {
             tracing::warn!(%group, "an operator retired the group, but this worker consumes for it: it begins with the oldest event");
         }
         let was_abandoned = before.as_ref().is_some_and(|before| before.released_at.is_none());
-        let progress = of(before.as_ref())?;
+        let mut progress = of(before.as_ref())?;
+        if !progress.replays.is_empty() {
+            // the previous owner may have ended between removing a replay's file and saving the progress
+            let replays = dead_letters.list_replays(group)?;
+            progress.replays.retain(|id| replays.contains(id));
+        }
         self.claims.remove_epochs_before(&now)?;
         Ok(Some(OwnedGroup { claim: now, progress, was_abandoned }))
     }
@@ -355,6 +365,11 @@ mod tests {
         queue.inner().groups().load_groups().unwrap().map(|(group, _)| group).collect()
     }
 
+    fn acquire(queue: &FileQueue, group: &Name) -> OwnedGroup {
+        let queue = queue.inner();
+        queue.groups().acquire_group(group, queue.subscribers(), queue.dead_letters()).unwrap().unwrap()
+    }
+
     fn retire(queue: &FileQueue, group: &Name) -> Result<RetiredGroup> {
         queue.inner().groups().retire_group(group, queue.inner().dead_letters())
     }
@@ -365,7 +380,7 @@ mod tests {
         let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
         queue.publish_all(&[1, 2, 3]).await.unwrap();
         let (groups, name) = (queue.inner().groups(), Name::from_static("default"));
-        let acquire = || groups.acquire_group(&name, queue.inner().subscribers()).unwrap().unwrap();
+        let acquire = || acquire(&queue, &name);
         let owned = acquire();
         let open = BTreeMap::from([(1, DeliveryAttempts::default())]);
         let progress = Progress { read: 1, open, ..owned.progress }.to_value().unwrap();
@@ -423,7 +438,7 @@ mod tests {
         let groups = queue.inner().groups();
         for (name, is_made_first) in [("a", false), ("b", true)] {
             let name = Name::new("group", name).unwrap();
-            let acquire = || groups.acquire_group(&name, queue.inner().subscribers()).unwrap().unwrap();
+            let acquire = || acquire(&queue, &name);
             let first_epoch = || acquire().progress.first_epoch;
             assert_eq!((first_epoch(), first_epoch()), (None, None));
             let owned = acquire();
@@ -458,7 +473,7 @@ mod tests {
         let (folder, away) = (root.path().join("queue"), root.path().join("away"));
         let queue = FileQueue::open(FileQueueConfig::at(&folder)).await.unwrap();
         let (groups, name) = (queue.inner().groups(), Name::from_static("default"));
-        let acquire = || groups.acquire_group(&name, queue.inner().subscribers()).unwrap().unwrap().claim;
+        let acquire = || acquire(&queue, &name).claim;
         let (first, second) = (acquire(), acquire());
         std::fs::rename(&folder, &away).unwrap();
         assert!(groups.load_previous(&second).unwrap_err().is_folder_missing());

@@ -27,7 +27,9 @@ pub(super) async fn consume(queue: Arc<QueueInner>, group: Name, stop: StopSigna
     let (mut is_standby, mut outage) = (false, Outage::new(queue.config().clock.clone()));
     while !stop.is_stopped() {
         let key = group.clone();
-        let acquired = queue.blocking(move |queue| queue.groups().acquire_group(&key, queue.subscribers())).await;
+        let acquire =
+            move |queue: &QueueInner| queue.groups().acquire_group(&key, queue.subscribers(), queue.dead_letters());
+        let acquired = queue.blocking(acquire).await;
         if acquired.is_ok()
             && let Some(lasted) = outage.ends()
         {

@@ -23,7 +23,7 @@ fn outage(queue: &FileQueue) -> Outage {
 
 /// Acquires the group, as a worker that starts.
 async fn acquire<'a>(queue: &'a FileQueue, outage: &'a mut Outage) -> Consumer<'a> {
-    let acquire = |queue: &QueueInner| queue.groups().acquire_group(&GROUP, queue.subscribers());
+    let acquire = |queue: &QueueInner| queue.groups().acquire_group(&GROUP, queue.subscribers(), queue.dead_letters());
     let owned = queue.inner().blocking(acquire).await.unwrap().expect("no other worker has the group");
     Consumer::new(queue.inner(), &GROUP, owned, outage)
 }
@@ -117,6 +117,23 @@ async fn a_replay_counts_the_end_of_its_process_however_late_the_next_owner_rece
     let mut consumer = acquire(&queue, &mut third).await;
     let all = receive_all(&mut consumer).await;
     assert_eq!(all, [(5, false), (9, false), (12, false)], "the owner before ended orderly");
+}
+
+/// Fails if a process that dies after it removed the file of a finished replay makes a later replay count its end.
+#[tokio::test]
+async fn a_finished_replay_counts_no_process_end_for_a_later_replay() {
+    let (_root, queue) = fresh().await;
+    let (mut first, mut second) = (outage(&queue), outage(&queue));
+    let mut consumer = acquire(&queue, &mut first).await;
+    replay(&queue, 1);
+    replay(&queue, 2);
+    consumer.run_cycle().await.unwrap();
+    consumer.finish_event(1).await.unwrap();
+    drop(consumer); // as by a process end, before the progress without the replay is saved
+
+    let mut consumer = acquire(&queue, &mut second).await;
+    replay(&queue, 1);
+    assert_eq!(receive_all(&mut consumer).await, [(1, false), (2, true)]);
 }
 
 /// Fails if a process that dies between two steps leaves a dead letter beside its replay: the replay may succeed, and
