@@ -289,6 +289,9 @@ impl GroupStore {
         if subscribers.start_now(group) && self.load_claim(group)?.is_none() {
             self.make_group(group, self.log.head()?)?;
         }
+        // `before` may be stale: its owner may save progress until the new epoch begins. If this worker dies before its
+        // first save, the next owner gets that older progress. It is a consistent state: events are delivered again,
+        // and none is lost.
         let claimed = self.claims.create_with(group, true, |before| of(before)?.to_value())?;
         let Some(NewClaim { claim: now, .. }) = claimed else {
             return Ok(None);
