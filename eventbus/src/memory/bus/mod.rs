@@ -144,8 +144,11 @@ impl InMemoryEventBus {
     }
 
     /// Deletes from the store what it keeps of a group that no release has any more: its position, the deliveries that
-    /// wait, and the event types that it announced. Dead letters stay until they are discarded. Returns the number of
-    /// deliveries that waited; 0 without a store.
+    /// wait, and the event types that it announced. Returns the number of deliveries that waited; 0 without a store.
+    ///
+    /// Dead letters stay until they are discarded or replayed. A group of that name that begins again leaves out their
+    /// events, and a replay delivers them only to the handlers that had not succeeded: discard them before the group begins
+    /// if all its handlers are to get these events.
     ///
     /// Stop the processes that consume for the group first: the store does not know whether one runs, and a running one
     /// creates the group again. Call it on the bus that the app was given, or on one that
