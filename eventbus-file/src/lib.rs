@@ -31,6 +31,7 @@ mod relay_log;
 mod removal;
 mod results;
 mod search;
+mod staged_event;
 #[cfg(test)]
 mod statuses;
 mod subscriber_broadcast;

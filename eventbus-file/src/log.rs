@@ -28,7 +28,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    disk::{self, Disk, StagedFile},
+    disk::{self, Disk},
     error::{FileQueueError, Result},
     event::{self, EventFile, QueueEvent, WrittenRecord},
     folder::QueueFolder,
@@ -36,6 +36,7 @@ use crate::{
     metrics::Metrics,
     names,
     payload::PayloadFiles,
+    staged_event::StagedEvent,
 };
 
 /// Maximum number of missing ids that a worker waits for, and fills, at once.
@@ -442,15 +443,15 @@ impl EventLog {
         records: &[RecordedEvent],
         created_at: OffsetDateTime,
         store: Option<Uuid>,
-    ) -> Result<VecDeque<StagedFile>> {
-        let mut payload_files = Vec::new();
+    ) -> Result<VecDeque<StagedEvent>> {
+        let mut payload_paths = Vec::with_capacity(records.len());
         let mut content = |record: &RecordedEvent| {
             let (event_id, payload_bytes) = (Some(record.metadata().event_id()), record.payload().len() as u64);
             // before compression: a small compressed file can expand to more than the memory of its reader
             disk::check_size(payload_bytes, event_id)?;
             let payload_file = self.payloads.write(record)?;
             let bytes_elsewhere = if payload_file.is_some() { payload_bytes } else { 0 };
-            payload_files.extend(payload_file.clone());
+            payload_paths.push(payload_file.as_deref().map(|name| self.payloads.path(name)).transpose()?);
             let event = Some(WrittenRecord::new(record, payload_file)?);
             let worker_id = self.worker_id.clone();
             let file = EventFile { created_at, worker_id, store, gap: None, again: None, event };
@@ -462,32 +463,23 @@ impl EventLog {
         let staged = contents.and_then(|contents| self.disk.stage_all(&contents));
         match staged {
             Ok(staged) => {
-                self.metrics.payloads_compressed.add(payload_files.len() as u64);
-                Ok(staged.into())
+                self.metrics.payloads_compressed.add(payload_paths.iter().flatten().count() as u64);
+                let events = staged.into_iter().zip(payload_paths);
+                Ok(events.map(|(file, payload_path)| StagedEvent::new(file, payload_path)).collect())
             }
             Err(error) => {
-                for name in payload_files {
+                for path in payload_paths.into_iter().flatten() {
                     // if it stays, `check` reports it as unused
-                    let _ = self.payloads.remove(&name);
+                    let _ = self.disk.remove(&path);
                 }
                 Err(error)
             }
         }
     }
 
-    /// Removes staged files that got no id, and their payload files.
-    pub(crate) fn discard_staged(&self, staged: &mut VecDeque<StagedFile>) {
-        for staged in staged.drain(..).filter(StagedFile::has_no_name) {
-            if let Ok(Some(name)) = find_payload_file_at(&staged.path) {
-                // if it stays, `check` reports it as unused
-                let _ = self.payloads.remove(&name);
-            }
-        }
-    }
-
     /// Links staged events to the reserved ids that are free, or, without reserved ids, to the next ones after the
     /// newest file. Returns the linked ids in order; the events that remain in `staged` have none yet.
-    pub(crate) fn link(&self, staged: &mut VecDeque<StagedFile>, reserved: Option<Range<u64>>) -> Result<LinkOutcome> {
+    pub(crate) fn link(&self, staged: &mut VecDeque<StagedEvent>, reserved: Option<Range<u64>>) -> Result<LinkOutcome> {
         let ids = match reserved {
             Some(drawn) => drawn.start.max(self.removed_through()? + 1)..drawn.end,
             None => self.head()? + 1..u64::MAX,
@@ -496,13 +488,13 @@ impl EventLog {
     }
 
     /// Links staged events to the ids after one, up to the first id that is in use.
-    pub(crate) fn link_after(&self, staged: &mut VecDeque<StagedFile>, id: u64) -> Result<LinkOutcome> {
+    pub(crate) fn link_after(&self, staged: &mut VecDeque<StagedEvent>, id: u64) -> Result<LinkOutcome> {
         self.link_range(staged, id + 1..u64::MAX, OnTakenId::Stop)
     }
 
     fn link_range(
         &self,
-        staged: &mut VecDeque<StagedFile>,
+        staged: &mut VecDeque<StagedEvent>,
         mut ids: Range<u64>,
         on_taken_id: OnTakenId,
     ) -> Result<LinkOutcome> {
@@ -513,7 +505,7 @@ impl EventLog {
             match self.link_event(next, id) {
                 Ok(true) => {
                     linked.ids.push(id);
-                    staged.pop_front();
+                    staged.pop_front().into_iter().for_each(StagedEvent::finish);
                 }
                 Ok(false) => {
                     self.metrics.id_collisions.add(1);
@@ -536,9 +528,9 @@ impl EventLog {
     /// Links a staged event to an id. Returns `false` if a different event has the id, or had it until a removal. A
     /// removal leaves an event alone while it is staged: so an id that is removed right after the link belonged to a
     /// different event.
-    fn link_event(&self, staged: &StagedFile, id: u64) -> Result<bool> {
+    fn link_event(&self, staged: &StagedEvent, id: u64) -> Result<bool> {
         let path = self.path(id);
-        if !self.disk.link(staged, &path)? {
+        if !self.disk.link(staged.file(), &path)? {
             return Ok(false);
         }
         let is_ours = id > self.removed_through()?;

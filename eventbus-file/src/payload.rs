@@ -39,7 +39,8 @@ impl PayloadFiles {
         Self { disk, folder, compress_from }
     }
 
-    /// Writes the payload of an event into a file of its own if it is large; returns the name of the file.
+    /// Writes the payload of an event into a file of its own if it is large; returns the name of the file, which
+    /// [`path`](Self::path) finds.
     pub(crate) fn write(&self, record: &RecordedEvent) -> Result<Option<String>> {
         let length = record.payload().len();
         if self.compress_from.is_none_or(|from| length < from) {
@@ -75,7 +76,7 @@ impl PayloadFiles {
 
     /// Returns the path of a payload; refuses a name that no payload has, because an event may come from a foreign
     /// program.
-    fn path(&self, name: &str) -> Result<PathBuf> {
+    pub(crate) fn path(&self, name: &str) -> Result<PathBuf> {
         match is_payload_name(name) {
             true => Ok(self.folder.join(name)),
             false => {

@@ -82,7 +82,7 @@ async fn publish_batch(
             .blocking(move |queue| {
                 let linked = queue.log().link(&mut staged, reserved);
                 if !matches!(linked, Ok(LinkOutcome { error: None, .. })) {
-                    queue.log().discard_staged(&mut staged);
+                    staged.clear(); // on this thread, which may block
                 }
                 Ok((linked?, staged))
             })
@@ -145,4 +145,91 @@ pub(crate) async fn notify_published(queue: &QueueInner, ids: &[u64]) {
     queue.change_signal().send_replace(());
     let messages = ids.iter().map(|id| message_data("event_id", *id)).collect();
     queue.coordination().broadcast(message_kind::ADD_EVENT, messages).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::PathBuf, pin::pin};
+
+    use async_trait::async_trait;
+    use tempfile::TempDir;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::{
+        FileQueueConfig,
+        coordination::Coordinator,
+        disk::TMP_FOLDER,
+        folder_check::{self, FolderProblem},
+    };
+
+    /// Stops a publisher that has staged its events.
+    #[derive(Debug, Default)]
+    struct StopsPublisher {
+        was_reached: Notify,
+        /// A folder that it makes unreadable; without one, it never answers.
+        folder: Option<PathBuf>,
+    }
+
+    #[async_trait]
+    impl Coordinator for StopsPublisher {
+        async fn reserve_ids(&self, _count: u64, _floor: Option<u64>) -> IdReservation {
+            self.was_reached.notify_one();
+            #[cfg(unix)]
+            if let Some(folder) = &self.folder {
+                std::fs::remove_dir(folder).unwrap();
+                std::os::unix::fs::symlink(folder, folder).unwrap(); // it leads to itself
+                return IdReservation::CounterMissing;
+            }
+            std::future::pending().await
+        }
+    }
+
+    async fn open(root: &TempDir, coordinator: Arc<StopsPublisher>) -> Arc<QueueInner> {
+        let config = FileQueueConfig { compress_from: Some(1), ..FileQueueConfig::at(root.path().join("queue")) };
+        Arc::new(QueueInner::open(config, Arc::default(), coordinator).await.unwrap())
+    }
+
+    fn records() -> Vec<RecordedEvent> {
+        ["one", "two"].map(|payload| event::record_of_payload(payload).unwrap()).into()
+    }
+
+    async fn count_unused(queue: &Arc<QueueInner>) -> usize {
+        let problems = folder_check::check(queue).await.unwrap();
+        assert!(problems.iter().all(|problem| matches!(problem, FolderProblem::UnusedPayload { .. })), "{problems:?}");
+        problems.len()
+    }
+
+    fn count_staged(queue: &QueueInner) -> usize {
+        std::fs::read_dir(queue.disk().root().join(TMP_FOLDER)).unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn a_publisher_that_ends_before_its_events_have_ids_leaves_no_payloads() {
+        let (root, coordinator) = (tempfile::tempdir().unwrap(), Arc::<StopsPublisher>::default());
+        let queue = open(&root, Arc::clone(&coordinator)).await;
+        let records = records();
+        {
+            let mut publishing = pin!(publish_batches(&queue, &records));
+            tokio::select! {
+                published = &mut publishing => panic!("it got ids: {published:?}"),
+                () = coordinator.was_reached.notified() => {}
+            }
+            assert_eq!((count_unused(&queue).await, count_staged(&queue)), (2, 2));
+        }
+        assert_eq!((count_unused(&queue).await, count_staged(&queue)), (0, 0));
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_publisher_that_fails_before_its_events_have_ids_leaves_no_payloads() {
+        let root = tempfile::tempdir().unwrap();
+        let removed = root.path().join("queue").join(names::REMOVED);
+        let coordinator = StopsPublisher { folder: Some(removed.clone()), ..StopsPublisher::default() };
+        let queue = open(&root, Arc::new(coordinator)).await;
+        let stopped = publish_batches(&queue, &records()).await.unwrap_err();
+        assert!(!stopped.is_partial && matches!(stopped.error, FileQueueError::Io { .. }), "{stopped:?}");
+        std::fs::remove_file(&removed).unwrap();
+        assert_eq!((count_unused(&queue).await, count_staged(&queue)), (0, 0));
+    }
 }

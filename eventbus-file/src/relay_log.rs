@@ -21,12 +21,13 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    disk::{self, Disk, StagedFile},
+    disk::{self, Disk},
     error::{FileQueueError, Result},
     event::{self, EventFile, RepublishFrom, message_id},
     group_store::GroupStore,
     log::{EventLog, LinkOutcome},
     names,
+    staged_event::StagedEvent,
 };
 
 /// Number of ids after which a relay writes a new record.
@@ -113,7 +114,7 @@ pub(crate) struct PendingRange {
     pub(crate) through: u64,
     /// Position and id of each event that is not published yet.
     pub(crate) unpublished: VecDeque<(u64, EventId)>,
-    pub(crate) staged: VecDeque<StagedFile>,
+    pub(crate) staged: VecDeque<StagedEvent>,
     /// The ids of the events that were linked.
     pub(crate) ids: Vec<u64>,
 }
@@ -396,7 +397,8 @@ impl RelayLog {
         }
         let gap = EventFile::for_gap(&self.worker_id, "the relay of a store publishes again what it published before");
         let gap = EventFile { store: Some(store), again: Some(RepublishFrom { after: to, epoch }), ..gap };
-        let mut staged = VecDeque::from([self.disk.stage(&event::to_pretty_json("the gap", &gap)?)?]);
+        let mut staged =
+            VecDeque::from([StagedEvent::new(self.disk.stage(&event::to_pretty_json("the gap", &gap)?)?, None)]);
         let LinkOutcome { ids, error } = self.log.link_after(&mut staged, relayed.record.through)?;
         match error {
             Some(error) => Err(error),

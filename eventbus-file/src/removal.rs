@@ -119,7 +119,7 @@ mod tests {
         let mut staged = queue.inner().log().stage(&[event::record_of_payload("one").unwrap()], now(), None).unwrap();
         let staged = staged.pop_front().unwrap();
         let path = queue.inner().log().path(1);
-        queue.inner().disk().link(&staged, &path).unwrap();
+        queue.inner().disk().link(staged.file(), &path).unwrap();
         queue.claim_next().await.unwrap().succeed(&()).await.unwrap();
         assert_eq!(queue.remove_through(1, RemovalCondition::Result).await.unwrap().through, 0);
         drop(staged);
@@ -140,7 +140,7 @@ mod tests {
         queue.claim_next().await.unwrap().succeed(&()).await.unwrap();
         let remove = async || queue.remove_through(1, RemovalCondition::Result).await.unwrap();
         assert_eq!(remove().await, RemovalReport { events: 1, through: 1 });
-        queue.inner().disk().link(staged.front().unwrap(), &log.path(1)).unwrap();
+        queue.inner().disk().link(staged.front().unwrap().file(), &log.path(1)).unwrap();
         assert_eq!(remove().await, RemovalReport { events: 0, through: 1 }, "the publisher has yet to read the mark");
         assert!(log.link_after(&mut staged, 0).unwrap().ids.is_empty(), "it reads the mark");
         assert_eq!(log.link(&mut staged, None).unwrap().ids, [2]);

@@ -104,9 +104,9 @@ async fn publish_pending(queue: &Arc<QueueInner>, mut pending: PendingRange) -> 
     loop {
         let send = move |queue: &QueueInner| {
             let sent = queue.relays().try_publish(&mut pending);
-            // no further step links the staged events
+            // no further step links the staged events: removed on this thread, which may block
             if !matches!(sent, Ok(RelayStep::Retry | RelayStep::WaitForGap)) {
-                queue.log().discard_staged(&mut pending.staged);
+                pending.staged.clear();
             }
             Ok((sent, pending))
         };
