@@ -7,7 +7,7 @@ use eventbus::{
     BoxError, EventId, Name, Position, StreamId,
     port::{Append, AppendError, Lease, ServerFault, Shadow, Transaction, Transactions, TypeKey},
 };
-use sqlx::{AssertSqlSafe, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _};
 
 use crate::{
     error::PgTransactionError, identifier::Identifier, shadow::ShadowTables, statement_error, store::PgEventStore,
@@ -94,6 +94,16 @@ impl Transaction for PgTransaction {
             Some(column) => Ok(self.find_column_type(&table, &Identifier::new(column)?).await?.is_some()),
             None => Ok(self.find_table(&table).await?.is_some()),
         }
+    }
+
+    async fn has_rows(&mut self, table: &str) -> Result<bool, BoxError> {
+        let table = Identifier::new(table)?;
+        if self.find_table(&table).await?.is_none() {
+            return Ok(false);
+        }
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM {table})");
+        let rows = self.fetch_all(sqlx::query(AssertSqlSafe(sql).into_sql_str())).await?;
+        rows.first().map_or(Ok(false), |row| Ok(row.try_get(0)?))
     }
 
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {

@@ -368,6 +368,14 @@ impl Transaction for SqliteTransaction {
         Ok(found.unwrap_or(false))
     }
 
+    async fn has_rows(&mut self, table: &str) -> Result<bool, BoxError> {
+        if !self.has_table(table, None).await? {
+            return Ok(false);
+        }
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM \"{table}\")");
+        Ok(query_value(&*self.connection()?, &sql, ())?.unwrap_or(false))
+    }
+
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
         check_table(table)?;
         check_name(column)?;

@@ -60,7 +60,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["claim_store", "dead_letter_files", "folder", "id_shards", "log", "payload"],
             &["group_store", "relay_log", "results"],
             &["inner"],
-            &["coordinated_claims", "folder_check", "poll_backoff", "publish", "removal", "search"],
+            &["coordinated_claims", "folder_check", "poll_backoff", "publish", "removal", "search", "staged_event"],
             &["claimed_event", "redis_coordination", "subscriber_broadcast"],
             &["queue"],
             &["bus", "relay"],

@@ -133,6 +133,16 @@ pub trait Transaction: Send {
     /// The store's error, for example that `table` cannot be the name of a table.
     async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError>;
 
+    /// Returns `true` if `table` exists and has a row. A store that cannot tell this at once, however large the table is,
+    /// keeps this default, which returns `false`.
+    ///
+    /// # Errors
+    /// The store's error, for example that its user may not read the table.
+    async fn has_rows(&mut self, table: &str) -> Result<bool, BoxError> {
+        let _ = table;
+        Ok(false)
+    }
+
     /// Deletes the rows of `table` whose `column` is `value`.
     ///
     /// # Errors

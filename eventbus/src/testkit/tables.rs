@@ -259,6 +259,10 @@ impl Transaction for TableTransaction {
         Ok(column.is_none_or(|column| rows.is_empty() || rows.values().any(|row| row.contains_key(column))))
     }
 
+    async fn has_rows(&mut self, table: &str) -> Result<bool, BoxError> {
+        Ok(self.tables.0.get(table).is_some_and(|rows| !rows.is_empty()))
+    }
+
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
         // a table without rows may be missing
         if let Some(rows) = self.tables.0.get_mut(table) {

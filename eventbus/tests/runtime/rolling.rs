@@ -55,6 +55,24 @@ mod changed {
     }
 }
 
+/// The projection after a change of its name.
+mod with_new_name {
+    use eventbus::{prelude::*, testkit::Tables};
+
+    use crate::orders::OrderCreated;
+
+    #[derive(Default)]
+    pub struct Rows;
+
+    #[projection(name = "renamed-rows", tables("fresh_rows", "order_rows"))]
+    impl Rows {
+        fn created(&self, _event: &OrderCreated, meta: &Metadata, tables: &mut Tables) {
+            tables.row("fresh_rows", meta.aggregate_id().as_str());
+            tables.row("order_rows", meta.aggregate_id().as_str()).insert("name".into(), "new".into());
+        }
+    }
+}
+
 /// Both releases of a projection that names no tables.
 mod nameless {
     pub mod old {
@@ -192,6 +210,44 @@ async fn rows_that_a_former_version_made_are_a_warning_at_each_start_until_they_
     new.projected::<changed::Rows>(save(&store, 1).await).await.unwrap();
     stop(new).await;
     assert_eq!(warnings(), rebuilt, "{}", lines.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renamed_projection_warns_that_it_begins_anew_on_the_old_rows() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=warn");
+    let warnings = || {
+        let warning = "projection `renamed-rows` has no checkpoint, but its table `order_rows` has rows: it begins with \
+                       the first event and adds to them; if it was renamed, stop the process and give it its former name; \
+                       `rebuild renamed-rows` makes the rows anew";
+        lines.text().matches(warning).count()
+    };
+    let with_rows = async || {
+        let store = TableStore::new();
+        let old = run(&store, old::Rows).await;
+        old.projected::<old::Rows>(save(&store, 2).await).await.unwrap();
+        stop(old).await;
+        store
+    };
+    let store = with_rows().await;
+    assert_eq!(lines.text().matches("has no checkpoint").count(), 0, "there were no rows: {}", lines.text());
+    for _ in 1..=2 {
+        let new = run(&store, with_new_name::Rows).await;
+        new.projected::<with_new_name::Rows>(save(&store, 1).await).await.unwrap();
+        stop(new).await;
+        assert_eq!(warnings(), 1, "the second start has a checkpoint: {}", lines.text());
+    }
+    let store = with_rows().await;
+    let command = App::builder().store(store.clone()).projection(with_new_name::Rows).standalone().unwrap();
+    command.rebuild("renamed-rows", |_| {}).await.unwrap();
+    assert_eq!(warnings(), 1, "a rebuild replaces the rows: {}", lines.text());
+    // a table that both write
+    let store = with_rows().await;
+    let both = App::builder().store(store.clone()).projection(old::Rows).projection(with_new_name::Rows);
+    let both = both.without_relay().start().await.unwrap();
+    both.projected::<with_new_name::Rows>(save(&store, 1).await).await.unwrap();
+    stop(both).await;
+    assert_eq!(warnings(), 1, "{}", lines.text());
 }
 
 #[tokio::test(start_paused = true)]

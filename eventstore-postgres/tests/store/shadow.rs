@@ -287,6 +287,11 @@ async fn tables_and_columns_are_looked_for_where_statements_find_them() {
     sqlx::query("CREATE TABLE app.fresh (id text)").execute(connection).await.unwrap();
     assert!(transaction.has_table("fresh", Some("id")).await.unwrap(), "made in the same transaction");
     assert!(transaction.has_table("app.orders", None).await.is_err());
+    assert!(!transaction.has_rows("fresh").await.unwrap() && !transaction.has_rows("order").await.unwrap());
+    let connection = PgConnection::take(Some(transaction.as_any_mut())).unwrap();
+    sqlx::query("INSERT INTO app.fresh VALUES ('1')").execute(connection).await.unwrap();
+    assert!(transaction.has_rows("fresh").await.unwrap());
+    assert!(transaction.has_rows("app.orders").await.is_err());
 }
 
 #[tokio::test]

@@ -175,6 +175,10 @@ async fn tables_and_columns_are_looked_for_where_statements_find_them() {
         assert_eq!(found, [true, true, true, false, false]);
         sql(&mut *tx).execute("CREATE TABLE fresh (id TEXT)", ()).unwrap();
         assert!(tx.has_table("fresh", Some("id")).await.unwrap(), "made in the same transaction");
+        assert!(!tx.has_rows("fresh").await.unwrap() && !tx.has_rows("order").await.unwrap());
+        sql(&mut *tx).execute("INSERT INTO fresh VALUES ('1')", ()).unwrap();
+        assert!(tx.has_rows("Fresh").await.unwrap());
+        assert!(tx.has_rows("a.b").await.is_err());
         for (table, column) in [("eventbus_events", None), ("a.b", None), ("orders", Some("a b"))] {
             let error = reason(tx.has_table(table, column).await.unwrap_err());
             assert!(matches!(error, SqliteTransactionError::InvalidName { .. }), "{error:?}");

@@ -495,6 +495,8 @@ impl AppBuilder {
         }
         note_first_head(&*store, &plan.projections).await;
         let context = RunnerContext::new(Arc::clone(&store), clock, state, new_owner(), self.projection_lease);
+        let tables = plan.projections.iter().flat_map(|projection| projection.definition().tables.iter().copied());
+        let context = context.with_tables(tables);
         let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay, self.retention, &repositories);
         let tasks = tasks.await.map_err(unavailable)?;
         plan.log_start((!consumes_only).then_some(&*store), &*bus, relay_options.is_some());

@@ -1,6 +1,6 @@
 //! Resources for feeding and rebuilding projections.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::standby_roles::StandbyRoles;
 use crate::{
@@ -33,6 +33,8 @@ pub(crate) struct RunnerContext {
     pub(crate) lease_renewer: LeaseRenewer,
     /// The roles of the projections that another process feeds.
     pub(crate) standby_roles: StandbyRoles,
+    /// The tables that several projections of the app write.
+    pub(crate) shared_tables: Arc<[&'static str]>,
     pub(crate) clock: SharedClock,
 }
 
@@ -48,12 +50,20 @@ impl RunnerContext {
             feed_head: FeedHead::new(Arc::clone(&store), clock.clone()),
             lease_renewer: LeaseRenewer::new(Arc::clone(&store), clock.clone(), lease_ttl),
             standby_roles: StandbyRoles::new(Arc::clone(&store), clock.clone()),
+            shared_tables: Arc::default(),
             store,
             state,
             owner,
             lease_ttl,
             clock,
         }
+    }
+
+    /// Notes the tables of the projections of an app.
+    pub(crate) fn with_tables(self, tables: impl Iterator<Item = &'static str>) -> Self {
+        let (mut seen, mut shared_tables) = (HashSet::new(), Vec::new());
+        shared_tables.extend(tables.filter(|table| !seen.insert(*table)));
+        Self { shared_tables: shared_tables.into(), ..self }
     }
 
     /// Loads a checkpoint; the start of the feed if the store has none.

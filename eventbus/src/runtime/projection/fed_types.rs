@@ -18,6 +18,7 @@ use super::{
     context::{RunnerContext, projection_role},
     fed_projection::FedProjection,
     noted_stop::NotedStop,
+    rows_check::warn_of_rows_without_checkpoint,
 };
 use crate::{
     domain::{
@@ -249,6 +250,7 @@ pub(super) async fn check_types(
         record_rebuild(&definition, context, held_lease).await?;
         return Ok(TypeCheck::Complete);
     }
+    warn_of_rows_without_checkpoint(inner, context, role).await;
     let Some(former) = load_fed_types(context, role).await? else {
         save_fed_types(context, role, &own).await?;
         return Ok(TypeCheck::Complete);

@@ -19,6 +19,7 @@ mod progress;
 mod rebuild;
 mod rebuild_progress;
 mod registration;
+mod rows_check;
 mod runner;
 mod sequential_feeder;
 mod shadow_rebuild;

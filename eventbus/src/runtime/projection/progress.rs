@@ -99,13 +99,15 @@ pub(crate) struct ProgressCell {
     meter: Arc<ProjectionMeter>,
     /// Done once the log has that a different version of the methods made the rows.
     version_warning: Once,
+    /// Done once the log has that a table has rows although there is no checkpoint.
+    rows_warning: Once,
 }
 
 // lock order: methods read the clock before they change the watch, and log after that
 impl ProgressCell {
     pub(super) fn new(projection: &'static str) -> Self {
         let (progress, clock, meter) = Default::default();
-        Self { projection, progress, clock, meter, version_warning: Once::new() }
+        Self { projection, progress, clock, meter, version_warning: Once::new(), rows_warning: Once::new() }
     }
 
     pub(super) fn borrow(&self) -> watch::Ref<'_, ProjectionProgress> {
@@ -345,6 +347,19 @@ impl ProgressCell {
             tracing::warn!(
                 projection = name,
                 "rows of `{name}` were made by version {version}, this release has {own}: {rebuild} makes them anew"
+            );
+        });
+    }
+
+    /// Logs, once, that a table of the projection has rows although the projection has no checkpoint.
+    pub(super) fn warn_of_rows_without_checkpoint(&self, table: &str) {
+        let name = self.projection;
+        self.rows_warning.call_once(|| {
+            tracing::warn!(
+                projection = name,
+                "projection `{name}` has no checkpoint, but its table `{table}` has rows: it begins with the first event \
+                 and adds to them; if it was renamed, stop the process and give it its former name; `rebuild {name}` makes \
+                 the rows anew"
             );
         });
     }

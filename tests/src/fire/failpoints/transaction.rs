@@ -104,6 +104,10 @@ impl Transaction for FailPointTransaction {
         self.transaction.has_table(table, column).await
     }
 
+    async fn has_rows(&mut self, table: &str) -> Result<bool, BoxError> {
+        self.transaction.has_rows(table).await
+    }
+
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
         self.transaction.delete_rows(table, column, value).await
     }
