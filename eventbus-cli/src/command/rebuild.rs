@@ -92,21 +92,90 @@ pub(super) fn to_command_error(error: BoxError) -> CommandError {
     match error.downcast::<StartError>() {
         Ok(error) => match error.mistakes() {
             [mistake @ StartMistake::UnknownName { .. }] => CommandError::Usage(mistake.to_string()),
+            [StartMistake::Unavailable { source, .. }] if is_unreachable(&**source) => {
+                CommandError::unreachable(THE_STORE, error)
+            }
             _ => CommandError::fault(error),
         },
         Err(error) => CommandError::Fault(error),
     }
 }
 
-/// Returns `true` if an error of a store comes from its connection, and not from an answer of the store.
+/// Returns `true` if an error of a store comes from its connection, and not from an answer of the store to a statement: a
+/// server that starts, stops or has no connection left answers, too.
 fn is_unreachable(error: &(dyn std::error::Error + 'static)) -> bool {
     use sqlx::Error::{PoolClosed, PoolTimedOut, WorkerCrashed};
     let is_silence = |error: &(dyn std::error::Error + 'static)| {
         let of_pool = error.downcast_ref::<sqlx::Error>();
+        let code = of_pool.and_then(|error| error.as_database_error()?.code());
         of_pool.is_some_and(|error| matches!(error, PoolTimedOut | PoolClosed | WorkerCrashed))
+            || code.is_some_and(|code| code.starts_with("57P") || code == "53300")
             || error.is::<std::io::Error>()
             || error.is::<CheckpointError>()
             || error.is::<LeaseError>()
     };
     source_chain(error).any(is_silence)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{borrow::Cow, error::Error, fmt};
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    /// An answer of PostgreSQL with this SQLSTATE.
+    #[derive(Debug)]
+    struct Answer(&'static str);
+
+    impl fmt::Display for Answer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an answer")
+        }
+    }
+
+    impl Error for Answer {}
+
+    impl DatabaseError for Answer {
+        fn message(&self) -> &'static str {
+            "an answer"
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> BoxError {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    #[test]
+    fn a_postgres_that_starts_or_has_no_connection_left_is_away_and_one_that_refuses_is_not() {
+        let cannot = |source: BoxError| {
+            let what = "the tables of projection `totals`".to_owned();
+            StartError::from(StartMistake::Unavailable { what, source })
+        };
+        for (code, status) in
+            [("57P03", 3), ("57P01", 3), ("53300", 3), ("57014", 2), ("42501", 2), ("53100", 2), ("40001", 2)]
+        {
+            let answer = || BoxError::from(sqlx::Error::Database(Box::new(Answer(code))));
+            let rebuild = RebuildError::Store { name: "totals", source: answer() };
+            assert_eq!(to_command_error(rebuild.into()).status().code(), status, "rebuild: {code}");
+            assert_eq!(to_command_error(cannot(answer()).into()).status().code(), status, "set-up: {code}");
+        }
+    }
 }
