@@ -5,7 +5,10 @@ mod common;
 #[path = "../../eventbus-redis/tests/common/tls_server.rs"]
 mod tls_server;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use common::{OrderPlaced, OrderShipped, Ran, Running, assert_json, eventbus, projections::PgTotals, send};
 use eventbus::{
@@ -236,6 +239,168 @@ async fn a_dead_app_is_operated_on_its_servers() {
     assert_eq!(live.store.floors(&relay).await.unwrap().len(), 1, "it is asked first");
     assert_eq!(live.document(&["--yes", "groups", "retire", "mail"])["retired"], true);
     assert_eq!(live.store.floors(&relay).await.unwrap(), []);
+}
+
+/// The orders that the handler of a new group got.
+#[derive(Debug, Clone, Default)]
+struct Counted(Arc<Mutex<Vec<String>>>);
+
+#[handler(group = "reports", manual)]
+async fn count(_event: &OrderPlaced, meta: &Metadata, counted: State<Counted>) -> Result<(), HandlerError> {
+    counted.0.0.lock().unwrap().push(meta.aggregate_id().to_string());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_created_after_a_position_and_its_handlers_get_no_event_from_before() {
+    let live = LiveApp::start().await;
+    live.stop().await;
+    let create = |arguments: &[&str]| live.run(&[&["groups", "create"], arguments].concat());
+    let groups = || live.document(&["groups"])["groups"].as_array().unwrap().len();
+    let dry = create(&["reports", "--after", "2", "--dry-run"]);
+    let question = format!(
+        "create group `reports` of redis:{}:stream, which begins with the first event after position 2, and from now on holds \
+         trimming until its consumers have handled its events",
+        live.redis.prefix()
+    );
+    assert_eq!((dry.code, dry.err), (0, format!("dry run: {question}; nothing is changed\n")));
+    let refused = create(&["reports", "--after", "2"]);
+    assert!(refused.code == 4 && refused.err.starts_with(&format!("{question}?\n")), "{refused:?}");
+    for (arguments, code, says) in [
+        (&["", "--after", "2"][..], 64, "group"),
+        (&["reports"], 64, "--after <POSITION>"),
+        (&["reports", "--after", "2", "--now"], 64, "cannot be used with"),
+        (&["reports", "--after", "5"], 64, "error: the store ends at position 4\n"),
+        (&["mail", "--after", "2"], 1, "group `mail` exists already"),
+    ] {
+        let refused = create(&[arguments, &["--yes"]].concat());
+        assert!(
+            refused.code == code && refused.out.is_empty() && refused.err.contains(says),
+            "{arguments:?}: {refused:?}"
+        );
+    }
+    let bus = ["--bus", live.redis.url(), "--prefix", live.redis.prefix()];
+    let no_store = eventbus(&[&bus[..], &["--yes", "groups", "create", "reports", "--after", "2"]].concat());
+    assert!(no_store.code == 64 && no_store.err.contains("pass `--store URL`"), "{no_store:?}");
+    assert_eq!(groups(), 1, "none of these created a group");
+
+    let created = live.document(&["--yes", "groups", "create", "reports", "--after", "2"]);
+    assert_json(&created, &json!({ "version": 1, "as_of": "TIME", "group": "reports", "created": true, "after": "2" }));
+    let row = live.document(&["groups"])["groups"][1].clone();
+    assert_eq!((&row["group"], &row["unjoined"], &row["pending"]), (&json!("reports"), &json!(false), &json!(0)));
+    assert_eq!(create(&["reports", "--after", "3", "--yes"]).code, 1, "it exists by now");
+    let counted = Counted::default();
+    let bus = connect_bus(live.redis.url(), live.redis.prefix()).await;
+    let app = App::builder().store(live.store.clone()).bus(bus).state(counted.clone()).handler::<count>();
+    let app = app.start().await.unwrap();
+    app.settled().await.unwrap();
+    assert_eq!(*counted.0.lock().unwrap(), ["o-2"], "the first order is before the position");
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+
+    // an event that the relay has yet to publish
+    let placed = vec![NewEvent::from_event(&OrderPlaced { cents: 1 }).unwrap()];
+    live.store.append(&StreamId::parse("Order", "o-3").unwrap(), ExpectedVersion::NoStream, placed).await.unwrap();
+    let ahead = create(&["late", "--after", "5", "--yes"]);
+    assert!(ahead.code == 64 && ahead.err.contains("has published the events up to position 4"), "{ahead:?}");
+    let now = live.run(&["--yes", "groups", "create", "newsletter", "--now"]);
+    assert_eq!(
+        (now.code, now.out.as_str()),
+        (0, "created group `newsletter`, which begins with the next event that is published\n")
+    );
+    // an interrupted retirement: the store has the position of a group, which the bus does not have
+    let destination = Name::new("destination", format!("redis:{}:stream", live.redis.prefix())).unwrap();
+    let former = Floor { group: Name::from_static("former"), position: Position::new(1) };
+    live.store.save_floors(&destination, &[former]).await.unwrap();
+    let retired = create(&["former", "--after", "4", "--yes"]);
+    assert!(retired.code == 1 && retired.err.contains("the store has the position of group `former`"), "{retired:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_not_created_before_events_that_were_trimmed() {
+    let (database, redis) = (eventbus_test::postgres(), eventbus_test::redis());
+    let store = PgEventStore::connect(database.url()).await.unwrap();
+    let config = RedisEventBusConfig {
+        redis_url: redis.url().into(),
+        stream_prefix: redis.prefix().into(),
+        partitions: 2,
+        ..RedisEventBusConfig::default()
+    };
+    let bus = RedisEventBus::connect(config.clone()).await.unwrap();
+    let app = App::builder().store(store.clone()).bus(bus).start().await.unwrap();
+    let mut streams = Vec::new();
+    for number in 1..=8 {
+        let stream = StreamId::parse("Order", &format!("o-{number}")).unwrap();
+        let placed = vec![NewEvent::from_event(&OrderPlaced { cents: 1 }).unwrap()];
+        store.append(&stream, ExpectedVersion::NoStream, placed).await.unwrap();
+        streams.push(config.stream_of(&stream));
+    }
+    let arguments = ["--store", database.url(), "--bus", redis.url(), "--prefix", redis.prefix(), "--yes"];
+    let run = |more: &[&str]| eventbus(&[&arguments[..], more].concat());
+    let published = async {
+        while run(&["--json", "relay"]).documents()[0]["relays"][0]["position"] != "8" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), published).await.expect("all events are published");
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+    // the partition of the last event loses all before it, while the other one begins with the first event
+    let trimmed = streams.last().unwrap();
+    let mut connection = eventbus_test::internal::redis_connection(redis.url()).await;
+    redis::cmd("XTRIM").arg(trimmed).arg("MAXLEN").arg(1).query_async::<u64>(&mut connection).await.unwrap();
+    let last_missing = streams[..7].iter().rposition(|stream| stream == trimmed).unwrap() + 1;
+    let first_missing = streams.iter().position(|stream| stream == trimmed).unwrap() + 1;
+    let create = |after: usize| run(&["groups", "create", "reports", "--after", &after.to_string()]);
+    for (after, missing) in [(0, first_missing), (last_missing - 1, last_missing)] {
+        let refused = create(after);
+        let says = format!("does not have the event at position {missing} any more");
+        assert!(refused.code == 64 && refused.err.contains(&says), "{after}: {refused:?}");
+    }
+    assert_eq!(create(last_missing).code, 0, "the bus has all events after it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pending_events_of_a_type_that_a_group_forgets_are_skipped() {
+    let live = LiveApp::start().await;
+    let returned = vec![NewEvent::from_event(&OrderReturned {}).unwrap()];
+    live.store.append(&StreamId::parse("Order", "o-3").unwrap(), ExpectedVersion::NoStream, returned).await.unwrap();
+    let has_failed = |document: &Value| document["pending"][0]["failed_runs"].as_u64().is_some_and(|runs| runs > 0);
+    live.wait_for(&["groups", "show", "mail"], has_failed).await;
+    live.stop().await;
+    let forget = |arguments: &[&str]| live.run(&[&["groups", "forget-type"], arguments].concat());
+    let dry = forget(&["mail", "OrderReturned", "--dry-run"]);
+    let question =
+        "have group `mail` forget event type `OrderReturned`; its 1 pending entries of that type are skipped";
+    assert_eq!((dry.code, dry.err), (0, format!("dry run: {question}; nothing is changed\n")));
+    let other = forget(&["mail", "OrderPlaced", "--dry-run"]);
+    assert!(other.err.contains("its 0 pending entries of that type"), "{other:?}");
+    let all = forget(&["mail", "*", "--dry-run"]);
+    assert!(all.err.contains("of its 1 pending entries those of types that no handler names"), "{all:?}");
+    for (arguments, code, says) in [
+        (&["mail", "OrderReturned"][..], 4, question),
+        (&["post", "OrderReturned", "--yes"], 1, "there is no group `post`\n"),
+        (&["", "OrderReturned", "--yes"], 64, "group"),
+        (&["mail", "", "--yes"], 64, "event type"),
+        (&["mail", "OrderLost", "--yes"], 1, "group `mail` does not know event type `OrderLost`\n"),
+    ] {
+        let refused = forget(arguments);
+        assert!(
+            refused.code == code && refused.out.is_empty() && refused.err.contains(says),
+            "{arguments:?}: {refused:?}"
+        );
+    }
+
+    // a release without the handler leaves the entry to the others
+    let bus = connect_bus(live.redis.url(), live.redis.prefix()).await;
+    let app = App::builder().store(live.store.clone()).bus(bus).handler::<send>().start().await.unwrap();
+    let is_left = |document: &Value| document["pending"][0]["consumer"] == "absent";
+    live.wait_for(&["groups", "show", "mail"], is_left).await;
+    let forgotten = live.document(&["--yes", "groups", "forget-type", "mail", "OrderReturned"]);
+    let wanted =
+        json!({ "version": 1, "as_of": "TIME", "group": "mail", "event_type": "OrderReturned", "forgotten": true });
+    assert_json(&forgotten, &wanted);
+    live.wait_for(&["groups", "show", "mail"], |document| document["pending"] == json!([])).await;
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(live.document(&["groups"])["groups"][0]["dead_letters"], 2, "it is no dead letter");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -804,6 +804,14 @@ async fn readers_that_no_release_has_any_more_are_retired() {
         assert_eq!((none.code, none.err.as_str()), (1, says));
     }
 
+    for (command, says) in [
+        (&["groups", "create", "reports", "--after", "1"][..], "only groups on Redis are created; pass `--bus URL`"),
+        (&["groups", "forget-type", "mail", "OrderShipped"], "only groups on Redis are changed; pass `--bus URL`"),
+    ] {
+        let refused = app.run(&[command, &["--yes"]].concat());
+        assert!(refused.code == 64 && refused.err.contains(says), "{refused:?}");
+    }
+
     // a process has the role
     let minute = Duration::from_secs(60);
     for (role, retire) in [

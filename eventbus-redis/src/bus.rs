@@ -4,7 +4,7 @@ use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, Name, RecordedEvent,
+    BoxError, Name, Position, RecordedEvent,
     health::{BusStats, Health, InFlightCounts, StreamInfo},
     port::{
         Announced, Backlogs, ConnectError, ConsumeError, DeadLetters, EventBus, EventStore, GroupProgress, MessageId,
@@ -21,6 +21,7 @@ use crate::{
     error::{InvalidConfig, boxed},
     group, info,
     inner::BusInner,
+    oldest,
     partition::{layout, repartition},
     publish, trim, unfinished,
     url::address,
@@ -194,6 +195,26 @@ impl RedisEventBus {
     /// ```
     pub async fn create_group(&self, group: &Name, start: GroupStart) -> Result<bool, GroupError> {
         group::create_group(&self.inner, group, start).await
+    }
+
+    /// Returns the position of the oldest event of each stream, by the name of the stream, of which a bus with partitions
+    /// has several; `None` if the stream has no event with a position. A group that begins after an earlier position does
+    /// not get the events in between, which were trimmed.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// for (stream, oldest) in bus.oldest_positions().await? {
+    ///     println!("{stream} begins with the event at {oldest:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn oldest_positions(&self) -> Result<BTreeMap<String, Option<Position>>, RedisCommandError> {
+        oldest::oldest_positions(&self.inner).await
     }
 
     /// Forgets that a group ever announced an event type, in all versions, and returns `true` if it had. For operators,

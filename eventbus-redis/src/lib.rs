@@ -18,6 +18,7 @@ mod inner;
 #[doc(hidden)]
 pub mod keys;
 mod layout_state;
+mod oldest;
 #[cfg(feature = "opentelemetry")]
 mod otel;
 #[cfg(not(feature = "opentelemetry"))]

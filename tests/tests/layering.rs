@@ -75,7 +75,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["command", "trace_context"],
             &["blocking_read", "dead_letter_gate", "layout_state"],
             &["inner"],
-            &["group", "no_otel", "otel", "partition", "trace", "trim", "unfinished"],
+            &["group", "no_otel", "oldest", "otel", "partition", "trace", "trim", "unfinished"],
             &["backlog", "dead_letters", "info", "publish", "relay"],
             &["consumer", "dead_letter_copies", "history", "streams"],
             &["bus"],

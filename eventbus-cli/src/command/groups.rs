@@ -7,12 +7,15 @@ use eventbus::{Name, store::EventStore};
 use eventbus_redis::RetiredGroup;
 use serde::Serialize;
 
-use super::other_buses::note_other_buses;
+use super::{
+    group_creation::{StartArgs, exists, not_on_redis},
+    other_buses::note_other_buses,
+};
 use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
     output::{Align, Progress, Table, age, optional},
-    query::{DeadLetterTally, GroupDetail, GroupRow, GroupView, list_groups, load_group},
+    query::{DeadLetterTally, GroupDetail, GroupRow, GroupView, count_pending, list_groups, load_group},
     session::{Consent, Session},
 };
 
@@ -36,6 +39,30 @@ enum GroupAction {
         /// The number of pending deliveries, of each partition
         #[arg(long, value_name = "NUMBER", default_value = "20")]
         limit: usize,
+    },
+    /// Create a group on Redis that begins after a position of the store, or now
+    ///
+    /// For handlers that move to a group of their own: the first consumer of a new group would handle all events of the store
+    /// once more. Create the group before a process with its handlers starts. `eventbus groups` shows in FINISHED the position up
+    /// to which the former group has handled all events. A position needs `--store URL`.
+    Create {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        group: String,
+        #[command(flatten)]
+        start: StartArgs,
+    },
+    /// Have a group on Redis forget an event type that no handler of it takes any more; its pending entries are skipped
+    ///
+    /// Call it when no process of a release with such a handler runs any more: a consumer with one announces the type again. The
+    /// running consumers skip the entries, with partitions at the next heartbeat of their owner; or the next consumer does.
+    ForgetType {
+        /// The group
+        #[arg(value_name = "GROUP")]
+        group: String,
+        /// The event type, in all versions; `*` if the group had a handler of all types
+        #[arg(value_name = "EVENT TYPE")]
+        event_type: String,
     },
     /// Remove a group for good, so that it holds trimming no more; its unfinished entries are not delivered
     ///
@@ -65,6 +92,13 @@ struct Retired {
     unread: Option<u64>,
 }
 
+#[derive(Debug, Serialize)]
+struct ForgottenType<'t> {
+    group: &'t str,
+    event_type: &'t str,
+    forgotten: bool,
+}
+
 impl GroupArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         match &self.action {
@@ -78,6 +112,8 @@ impl GroupArgs {
                 Ok(ExitStatus::Done)
             }
             Some(GroupAction::Show { group, limit }) => show(session, group, *limit).await,
+            Some(GroupAction::Create { group, start }) => create(session, group, start).await,
+            Some(GroupAction::ForgetType { group, event_type }) => forget_type(session, group, event_type).await,
             Some(GroupAction::Retire { group }) => retire(session, group).await,
         }
     }
@@ -151,6 +187,67 @@ fn pending(view: &GroupView) -> Table {
     table
 }
 
+async fn create(session: &Session, group: &str, start: &StartArgs) -> Result<ExitStatus, CommandError> {
+    let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
+    let bus = session.bus().await?;
+    if !matches!(bus, OpenBus::Redis(_)) {
+        return Err(not_on_redis("created"));
+    }
+    let store = session.optional_store().await?;
+    let known = match read_groups(session).await?.groups.into_iter().find(|row| row.group == group) {
+        Some(GroupRow { is_lost: true, .. }) => Some(format!(
+            "the server has lost group `{group}`, which continues where it was: start a consumer of it, or retire it"
+        )),
+        Some(_) => Some(exists(&name)),
+        None => match store {
+            // an interrupted retirement, or a bus that has lost its data
+            Some(store) if has_floor(&*store, bus.as_bus().destination(), &name).await? => Some(format!(
+                "the store has the position of group `{group}`, which the bus does not have: retire it first"
+            )),
+            _ => None,
+        },
+    };
+    if let Some(known) = known {
+        session.printer().note(&known);
+        return Ok(ExitStatus::Finding);
+    }
+    start.create(session, &name).await
+}
+
+async fn forget_type(session: &Session, group: &str, event_type: &str) -> Result<ExitStatus, CommandError> {
+    let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
+    let is_all = event_type == "*";
+    if !is_all {
+        Name::new("event type", event_type).map_err(|error| CommandError::Usage(error.to_string()))?;
+    }
+    let OpenBus::Redis(bus) = session.bus().await? else { return Err(not_on_redis("changed")) };
+    if read_groups(session).await?.groups.iter().all(|row| row.group != group) {
+        session.printer().note(&format!("there is no group `{group}`"));
+        return Ok(ExitStatus::Finding);
+    }
+    let pending = Progress::while_reading(count_pending(bus, &name, (!is_all).then_some(event_type))).await?;
+    let question = match is_all {
+        true => format!(
+            "have group `{group}` forget that it had a handler of all event types; of its {pending} pending entries those of \
+             types that no handler names are skipped"
+        ),
+        false => format!(
+            "have group `{group}` forget event type `{event_type}`; its {pending} pending entries of that type are skipped"
+        ),
+    };
+    if !session.may_change(&question).await? {
+        return Ok(ExitStatus::Done);
+    }
+    let forgetting = async { Ok(bus.forget_event_type(&name, event_type).await?) };
+    if !Progress::during("forgetting", forgetting).await? {
+        session.printer().note(&format!("group `{group}` does not know event type `{event_type}`"));
+        return Ok(ExitStatus::Finding);
+    }
+    let body = ForgottenType { group, event_type, forgotten: true };
+    session.printer().show(&body, |_| format!("group `{group}` has forgotten event type `{event_type}`\n"))?;
+    Ok(ExitStatus::Done)
+}
+
 async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandError> {
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
     let bus = session.bus().await?;
@@ -211,10 +308,7 @@ async fn retire_from(
 /// Forgets a group that the bus does not know, if the store does: its retirement was interrupted, or the bus lost its data.
 async fn forget(session: &Session, destination: &Name, group: &Name) -> Result<ExitStatus, CommandError> {
     let known = match session.optional_store().await? {
-        Some(store) => {
-            let floors = store.floors(destination).await?;
-            floors.iter().any(|floor| floor.group == *group).then_some(store)
-        }
+        Some(store) => has_floor(&*store, destination, group).await?.then_some(store),
         None => None,
     };
     let Some(store) = known else {
@@ -229,6 +323,11 @@ async fn forget(session: &Session, destination: &Name, group: &Name) -> Result<E
     let body = Retired { group: group.to_string(), retired: consent == Consent::Given, pending: 0, unread: Some(0) };
     session.printer().show(&body, retired_text)?;
     Ok(ExitStatus::Done)
+}
+
+/// Returns `true` if the store has the position of a group.
+async fn has_floor(store: &dyn EventStore, destination: &Name, group: &Name) -> Result<bool, CommandError> {
+    Ok(store.floors(destination).await?.iter().any(|floor| floor.group == *group))
 }
 
 fn not_retired() -> CommandError {

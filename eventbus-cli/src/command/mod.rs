@@ -13,6 +13,7 @@ mod doctor;
 mod durations;
 mod export;
 mod follow;
+mod group_creation;
 mod groups;
 mod import;
 mod lag;

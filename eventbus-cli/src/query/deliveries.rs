@@ -221,6 +221,25 @@ async fn load_pending(bus: &RedisEventBus, group: &Name) -> Result<(Vec<PendingD
     }
 }
 
+/// Counts the pending deliveries of a group, of one event type or of all. Returns the number as text: "at least 1000" if the
+/// group may have more than were searched.
+///
+/// # Errors
+/// [`CommandError`] if the bus cannot be reached.
+pub(crate) async fn count_pending(
+    bus: &RedisEventBus,
+    group: &Name,
+    event_type: Option<&str>,
+) -> Result<String, CommandError> {
+    let (pending, may_have_more) = load_pending(bus, group).await?;
+    let is_of_type = |delivery: &&PendingDelivery| {
+        let of = delivery.record.as_ref().map(|record| record.event_type());
+        event_type.is_none_or(|wanted| of.is_some_and(|of| **of == *wanted))
+    };
+    let count = pending.iter().filter(is_of_type).count();
+    Ok(if may_have_more { format!("at least {count}") } else { count.to_string() })
+}
+
 impl WaitingDeliveryRow {
     fn new(group: &str, consumer: Option<String>, attempts: DeliveryAttempts) -> Self {
         Self { group: group.to_owned(), consumer, attempts: attempts.into() }
