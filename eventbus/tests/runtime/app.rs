@@ -280,9 +280,9 @@ async fn a_bus_can_be_given_to_the_next_app() {
     until("the handlers are unsubscribed", async || bus.subscriber_count() == 0).await;
 }
 
-/// Fails at the first attempt, once it may.
+/// Fails at the first attempt, once it may. Handlers of one event run in the order of their names: after `receipt`.
 #[handler(manual)]
-async fn fail_first(
+async fn refuse_first(
     _event: &OrderCreated,
     State(gate): State<Gate>,
     State(log): State<Log>,
@@ -302,7 +302,7 @@ async fn the_next_app_goes_on_under_the_names_of_the_former_one() {
     let (log, gate) = (Log::default(), Gate(Arc::new(Semaphore::new(0))));
     let start = async || {
         let app = App::builder().bus(bus.clone()).state(log.clone()).state(gate.clone());
-        app.handler::<receipt>().handler::<fail_first>().start().await.unwrap()
+        app.handler::<receipt>().handler::<refuse_first>().start().await.unwrap()
     };
     let former = start().await;
     let event = RecordedEvent::from_event(&created("ada", 1.0), AggregateId::new(), 1.into()).unwrap();
@@ -311,10 +311,10 @@ async fn the_next_app_goes_on_under_the_names_of_the_former_one() {
     drop(former);
     let next = start().await;
     let names = || bus.subscribers().iter().map(|other| other.subscriber().name().to_string()).collect::<Vec<_>>();
-    assert_eq!(names(), ["receipt", "fail_first"]);
+    assert_eq!(names(), ["receipt", "refuse_first"]);
     gate.0.add_permits(2);
     until("the next app retries", async || log.lock().unwrap().len() >= 3).await;
     next.settled().await.unwrap();
     assert_eq!(*log.lock().unwrap(), ["receipt ada v1", "attempt 1", "attempt 2"], "who succeeded does not run again");
-    assert_eq!(names(), ["receipt", "fail_first"]);
+    assert_eq!(names(), ["receipt", "refuse_first"]);
 }
