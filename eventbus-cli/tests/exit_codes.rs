@@ -284,7 +284,7 @@ fn the_documented_commands_exist() {
     assert!(checked > 50, "{checked}");
 }
 
-/// The table of the README has each command, and no others; its subcommands and options exist.
+/// The table of the README has each command, and only these; its subcommands and options exist.
 #[test]
 fn the_readme_lists_each_command() {
     let help = eventbus(&["--help"]).out;

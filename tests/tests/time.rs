@@ -51,6 +51,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventbus/src/delivery/consuming.rs", 1, "the last word of a store that may be gone"),
     ("eventbus/src/delivery/watchdog.rs", 1, "threads that handlers block"),
     ("eventbus/src/memory/bus/dead_letters.rs", 1, "the reply of a store to a reader of metrics or health"),
+    ("eventbus/src/port/feed_claim.rs", 1, "the end of a task that may hold the clock of a test"),
     ("eventbus/src/runtime/app/builder.rs", 1, "the reply of a bus"),
     ("eventbus/src/runtime/app/exit.rs", 1, "the end of a process whose threads are blocked"),
     ("eventbus/src/runtime/app/inner.rs", 1, "the reply of a store"),
