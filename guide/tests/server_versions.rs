@@ -56,7 +56,7 @@ fn the_releases_of_the_python_library_are_those_of_the_tests() {
         let path = file.unwrap().path();
         let is_list = path.extension().is_some_and(|extension| extension == "txt");
         let text = if is_list { fs::read_to_string(path).unwrap() } else { continue };
-        let pinned = text.lines().find_map(|line| line.strip_prefix("eventsource-py[redis]=="));
+        let pinned = text.lines().find_map(|line| line.strip_prefix("eventsource-py[postgresql,redis]=="));
         releases.extend(pinned.map(str::to_owned));
     }
     let mut shown: Vec<_> = row("eventsource-py on the same streams")[0].split(", ").map(str::to_owned).collect();
