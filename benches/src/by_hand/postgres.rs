@@ -111,7 +111,7 @@ pub async fn sum_totals(executor: impl PgExecutor<'_>) -> Result<(u64, Order)> {
     Ok((orders.cast_unsigned(), Order { items: items.cast_unsigned(), cents: cents.cast_unsigned() }))
 }
 
-/// Decodes a `json` column from its bytes, which the server sends as they were written.
+/// Decodes a `json` column from its text, which the server sends as it was written.
 pub fn decode_json<T: DeserializeOwned>(row: &PgRow, column: usize) -> Result<T> {
     Ok(serde_json::from_str(std::str::from_utf8(row.try_get_raw(column)?.as_bytes()?)?)?)
 }

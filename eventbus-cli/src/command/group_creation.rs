@@ -71,7 +71,8 @@ impl StartArgs {
             return Ok(ExitStatus::Done);
         }
         let position = start.as_ref().map_or(GroupStart::Now, |start| GroupStart::Position(start.after));
-        if !Progress::during("creating", create(bus, group, position)).await? {
+        let creating = async { Ok(bus.create_group(group, position).await?) };
+        if !Progress::during("creating", creating).await? {
             session.printer().note(&exists(group));
             return Ok(ExitStatus::Finding);
         }
@@ -88,10 +89,6 @@ impl StartArgs {
         })?;
         Ok(ExitStatus::Done)
     }
-}
-
-async fn create(bus: &RedisEventBus, group: &Name, start: GroupStart) -> Result<bool, CommandError> {
-    Ok(bus.create_group(group, start).await?)
 }
 
 /// Returns the note about a group that cannot be created.

@@ -70,10 +70,7 @@ impl ImportArgs {
             }
         }
         compare(&*store, reader.checksum(), Progress::new("verifying the store", "positions")?).await?;
-        session.printer().note(BEGIN_ANEW);
-        let body = Imported { events: count, verified: true };
-        session.printer().show(&body, |body| format!("imported {} events, verified\n", body.events))?;
-        Ok(ExitStatus::Done)
+        show_imported(session, count)
     }
 
     /// Imports the events of another program.
@@ -105,9 +102,13 @@ impl ImportArgs {
                 progress.set(reader.lines(), lines);
             }
         }
-        session.printer().note(BEGIN_ANEW);
-        let body = Imported { events, verified: true };
-        session.printer().show(&body, |body| format!("imported {} events, verified\n", body.events))?;
-        Ok(ExitStatus::Done)
+        show_imported(session, events)
     }
+}
+
+fn show_imported(session: &Session, events: u64) -> Result<ExitStatus, CommandError> {
+    session.printer().note(BEGIN_ANEW);
+    let body = Imported { events, verified: true };
+    session.printer().show(&body, |body| format!("imported {} events, verified\n", body.events))?;
+    Ok(ExitStatus::Done)
 }

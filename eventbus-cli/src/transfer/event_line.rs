@@ -12,28 +12,28 @@ use crate::error::CommandError;
 /// An event with all its stored data, except its position.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct EventLine {
-    event_id: Uuid,
-    aggregate_type: String,
-    aggregate_id: String,
+    pub(super) event_id: Uuid,
+    pub(super) aggregate_type: String,
+    pub(super) aggregate_id: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    tenant: Option<Uuid>,
-    version: u64,
-    event_type: String,
-    schema_version: u32,
+    pub(super) tenant: Option<Uuid>,
+    pub(super) version: u64,
+    pub(super) event_type: String,
+    pub(super) schema_version: u32,
     #[serde(with = "time::serde::rfc3339")]
-    occurred_at: OffsetDateTime,
+    pub(super) occurred_at: OffsetDateTime,
     /// When its first store recorded it.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none", default)]
-    recorded_at: Option<OffsetDateTime>,
-    correlation_id: Uuid,
+    pub(super) recorded_at: Option<OffsetDateTime>,
+    pub(super) correlation_id: Uuid,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    causation_id: Option<Uuid>,
+    pub(super) causation_id: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    actor_id: Option<String>,
+    pub(super) actor_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    attributes: Option<Box<RawValue>>,
+    pub(super) attributes: Option<Box<RawValue>>,
     /// The fields: a JSON object as it is stored, or a text that holds it if it has several lines.
-    fields: Box<RawValue>,
+    pub(super) fields: Box<RawValue>,
 }
 
 /// Returns a JSON text as a part of one line: itself, or in a JSON string if it has several lines.

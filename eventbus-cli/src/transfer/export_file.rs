@@ -106,17 +106,10 @@ impl std::fmt::Debug for ExportReader {
 impl ExportReader {
     /// Opens a file, and reads its header.
     pub(crate) fn open(path: &Path) -> Result<Self, CommandError> {
-        let shown = path.display().to_string();
-        let unreachable = |error| CommandError::unreachable(&format!("the file `{shown}`"), error);
-        if !path.metadata().map_err(unreachable)?.is_file() {
-            let text = format!("`{shown}` is no regular file: an export is read twice, first to compare its checksums");
-            return Err(CommandError::Usage(text));
-        }
-        let file = File::open(path).map_err(unreachable)?;
         let mut reader = Self {
-            file: BufReader::new(file),
+            file: BufReader::new(open_regular(path, "to compare its checksums")?),
             is_compressed: is_compressed(path),
-            path: shown,
+            path: path.display().to_string(),
             store: Uuid::nil(),
             whole: WholeChunks::none(),
             has_ended: false,
@@ -488,6 +481,16 @@ fn lock(file: &File, path: &Path) -> Result<(), CommandError> {
         // a file system without locks
         Err(TryLockError::Error(_)) => Ok(()),
     }
+}
+
+/// Opens a file that is read twice, first for this reason.
+pub(super) fn open_regular(path: &Path, first: &str) -> Result<File, CommandError> {
+    let shown = path.display();
+    let unreachable = |error| CommandError::unreachable(&format!("the file `{shown}`"), error);
+    if !path.metadata().map_err(unreachable)?.is_file() {
+        return Err(CommandError::Usage(format!("`{shown}` is no regular file: it is read twice, first {first}")));
+    }
+    File::open(path).map_err(unreachable)
 }
 
 pub(super) fn is_compressed(path: &Path) -> bool {

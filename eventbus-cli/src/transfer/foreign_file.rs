@@ -4,14 +4,12 @@
 //! version, so that a later file of the same events has the same ids.
 
 use std::{
-    fs::File,
     io::{BufRead, BufReader},
     path::Path,
 };
 
 use eventbus::{
-    EventContext, EventId, ExpectedVersion, Name, NewEvent, StreamId, Uuid, Version,
-    event::Attributes,
+    ExpectedVersion, NewEvent, StreamId, Uuid, Version,
     port::{Append, AppendError},
     store::EventStore,
 };
@@ -19,7 +17,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use super::{chunk, event_line::EventLine, export_file::is_compressed, importer::append_error};
+use super::{
+    chunk,
+    event_line::EventLine,
+    export_file::{is_compressed, open_regular},
+    importer::append_error,
+};
 use crate::error::CommandError;
 
 /// An event as another program wrote it.
@@ -78,18 +81,12 @@ impl std::fmt::Debug for ForeignReader {
 
 impl ForeignReader {
     pub(crate) fn open(path: &Path) -> Result<Self, CommandError> {
-        let shown = path.display().to_string();
-        let unreachable = |error| CommandError::unreachable(&format!("the file `{shown}`"), error);
-        if !path.metadata().map_err(unreachable)?.is_file() {
-            let text = format!("`{shown}` is no regular file: it is read twice, first to find mistakes");
-            return Err(CommandError::Usage(text));
-        }
-        let file = File::open(path).map_err(unreachable)?;
+        let file = open_regular(path, "to find mistakes")?;
         let lines: Box<dyn BufRead + Send + Sync> = match is_compressed(path) {
-            true => Box::new(BufReader::new(zstd::Decoder::new(file).map_err(unreachable)?)),
+            true => Box::new(BufReader::new(zstd::Decoder::new(file)?)),
             false => Box::new(BufReader::new(file)),
         };
-        Ok(Self { lines, path: shown, line: 0, bytes: 0 })
+        Ok(Self { lines, path: path.display().to_string(), line: 0, bytes: 0 })
     }
 
     /// The number of lines that were read: events, and empty lines.
@@ -162,25 +159,32 @@ impl ForeignEvent {
 
 fn parse(text: &str, line: u64) -> eventbus::Result<ForeignEvent> {
     let foreign: ForeignLine = serde_json::from_str(text).map_err(|error| in_column(&error))?;
-    let stream = StreamId::parse(&foreign.aggregate_type, &foreign.aggregate_id)?;
     let before = foreign.version.checked_sub(1).ok_or("the versions of a stream begin with 1")?;
-    let event_id = foreign.event_id.unwrap_or_else(|| id_of(&foreign));
-    let attributes = foreign.attributes.map(|attributes| Attributes::parse(attributes.get())).transpose()?;
-    let context = EventContext {
-        correlation_id: foreign.correlation_id,
-        causation_id: foreign.causation_id,
-        tenant_id: foreign.tenant,
-        actor_id: foreign.actor_id,
-        attributes: attributes.unwrap_or_default(),
-    };
-    let event_type = Name::new("event type", foreign.event_type)?;
-    let event = NewEvent::new(event_type, foreign.schema_version.unwrap_or(1), foreign.fields.get())
-        .with_event_id(EventId::from(event_id))
-        .with_occurred_at(foreign.occurred_at)
-        .with_original_recorded_at(foreign.recorded_at.unwrap_or(foreign.occurred_at))
-        .with_context(context);
+    let (stream, _, event) = EventLine::from(foreign).to_event()?;
     event.check()?;
-    Ok(ForeignEvent { line, stream: stream.with_tenant_id(foreign.tenant), before: Version::new(before), event })
+    Ok(ForeignEvent { line, stream, before: Version::new(before), event })
+}
+
+impl From<ForeignLine> for EventLine {
+    fn from(line: ForeignLine) -> Self {
+        let event_id = line.event_id.unwrap_or_else(|| id_of(&line));
+        Self {
+            event_id,
+            aggregate_type: line.aggregate_type,
+            aggregate_id: line.aggregate_id,
+            tenant: line.tenant,
+            version: line.version,
+            event_type: line.event_type,
+            schema_version: line.schema_version.unwrap_or(1),
+            occurred_at: line.occurred_at,
+            recorded_at: Some(line.recorded_at.unwrap_or(line.occurred_at)),
+            correlation_id: line.correlation_id.unwrap_or(event_id),
+            causation_id: line.causation_id,
+            actor_id: line.actor_id,
+            attributes: line.attributes,
+            fields: line.fields,
+        }
+    }
 }
 
 /// Describes an error in a line of its own, of which serde says that it is the first line.

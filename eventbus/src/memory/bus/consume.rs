@@ -244,10 +244,7 @@ impl GroupConsumer {
     /// if the process ends, an event in flight may then not run as a suspect.
     async fn save_read_limit(&mut self, resume: &ResumePoint) {
         let ahead = self.in_flight.read_ahead().max(READ_LIMIT_AHEAD_MIN).saturating_mul(2) as u64;
-        let next = {
-            let log = self.inner.log();
-            log.next_read_limit(&self.group, ahead).filter(|_| log.is_fed_in(resume.feed_epoch))
-        };
+        let next = self.inner.log_of(resume).and_then(|log| log.next_read_limit(&self.group, ahead));
         let Some(read_limit) = next else {
             return;
         };
@@ -256,8 +253,7 @@ impl GroupConsumer {
         {
             tracing::warn!(group = %self.group, %error, "read limit not saved, trying again");
         }
-        let mut log = self.inner.log();
-        if log.is_fed_in(resume.feed_epoch) {
+        if let Some(mut log) = self.inner.log_of(resume) {
             log.cursor(&self.group).set_read_limit(read_limit);
         }
     }
@@ -334,10 +330,7 @@ impl GroupConsumer {
         let row = |position| UnfinishedDelivery { position, attempts: DeliveryAttempts::default(), dead_since: None };
         let unfinished = events.iter().filter_map(RecordedEvent::position).chain(unreadable).map(row).collect();
         store.save_progress(&self.group, &ProgressUpdate { unfinished, ..ProgressUpdate::default() }).await?;
-        let mut log = self.inner.log();
-        if !log.is_fed_in(resume.feed_epoch) {
-            return Ok(()); // the bus resumed from a store again meanwhile
-        }
+        let Some(mut log) = self.inner.log_of(resume) else { return Ok(()) };
         for event in &events {
             log.restore(&self.group, event, DeliveryAttempts::default());
         }
@@ -479,10 +472,7 @@ impl GroupConsumer {
         inner.log().cursor(group).begin_load();
         match StoredProgress::load(&*resume.store, group, inner.subscribers()).await {
             Ok(progress) => {
-                let mut log = inner.log();
-                if !log.is_fed_in(resume.feed_epoch) {
-                    return false; // the bus resumed from a store again meanwhile
-                }
+                let Some(mut log) = inner.log_of(&resume) else { return false };
                 let fed_from = resume.fed_from.max(log.highest_dropped().filter(|_| resume.fed_from.is_some()));
                 progress.apply_to(&mut log, fed_from);
                 drop(log);
@@ -528,11 +518,8 @@ impl GroupConsumer {
             }
             return;
         }
-        let unsaved = {
-            let mut log = inner.log();
-            // the store of a former feed gets no progress of this one
-            log.is_fed_in(resume.feed_epoch).then(|| log.cursor(group).begin_save()).flatten()
-        };
+        // the store of a former feed gets no progress of this one
+        let unsaved = inner.log_of(&resume).and_then(|mut log| log.cursor(group).begin_save());
         let Some(unsaved) = unsaved else {
             self.begin_suspects();
             return;
@@ -540,12 +527,10 @@ impl GroupConsumer {
         match save_progress(inner, &resume, group, &unsaved).await {
             Ok(()) => {
                 let groups = inner.subscribers().groups();
-                let mut log = inner.log();
-                if log.is_fed_in(resume.feed_epoch) {
+                if let Some(mut log) = inner.log_of(&resume) {
                     log.cursor(group).mark_saved(unsaved);
+                    log.trim(&groups);
                 }
-                log.trim(&groups);
-                drop(log);
                 if let Some(lasted) = self.save_outage.ends() {
                     tracing::info!(%group, ?lasted, "progress is saved again");
                 }

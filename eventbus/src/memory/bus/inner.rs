@@ -93,6 +93,12 @@ impl BusInner {
         self.log.lock()
     }
 
+    /// Returns the log while its feed is the one of this resume point; `None` once the bus has resumed again: then what
+    /// was read or saved says nothing about the log.
+    pub(super) fn log_of(&self, resume: &ResumePoint) -> Option<MutexGuard<'_, EntryLog>> {
+        Some(self.log()).filter(|log| log.is_fed_in(resume.feed_epoch))
+    }
+
     pub(super) fn resume_point(&self) -> Option<ResumePoint> {
         self.resume_point.lock().clone()
     }

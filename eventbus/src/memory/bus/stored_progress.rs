@@ -146,16 +146,13 @@ fn log_oldest_start(group: &Name, has_events: bool) {
 ///
 /// Saves nothing once the bus has resumed from a different store.
 pub(super) async fn save_types(inner: &BusInner, resume: &ResumePoint, group: &Name) -> Result<(), CheckpointError> {
-    let unsaved = {
-        let mut log = inner.log();
-        let is_current = log.is_fed_in(resume.feed_epoch);
+    let unsaved = inner.log_of(resume).and_then(|mut log| {
         let cursor = log.cursor(group);
-        cursor.types().unsaved().filter(|_| is_current && cursor.is_loaded())
-    };
+        cursor.types().unsaved().filter(|_| cursor.is_loaded())
+    });
     if let Some((types, change)) = unsaved {
         announced_types::save(&*resume.store, group, &types).await?;
-        let mut log = inner.log();
-        if log.is_fed_in(resume.feed_epoch) {
+        if let Some(mut log) = inner.log_of(resume) {
             log.cursor(group).types_mut().mark_saved(change);
         }
     }
@@ -165,17 +162,15 @@ pub(super) async fn save_types(inner: &BusInner, resume: &ResumePoint, group: &N
 /// Saves the progress of a group.
 pub(super) async fn save_progress(
     inner: &BusInner,
-    ResumePoint { store, feed_epoch, .. }: &ResumePoint,
+    resume: &ResumePoint,
     group: &Name,
     unsaved: &UnsavedProgress,
 ) -> Result<(), CheckpointError> {
-    let name = checkpoint_name(group);
+    let (store, name) = (&resume.store, checkpoint_name(group));
     if let Some(checkpoint) = unsaved.checkpoint {
         let stored = store.load_checkpoint(&name).await?;
-        let is_other_writer = {
-            let mut log = inner.log();
-            log.is_fed_in(*feed_epoch) && log.cursor(group).detect_other_writer(stored, checkpoint)
-        };
+        let is_other_writer =
+            inner.log_of(resume).is_some_and(|mut log| log.cursor(group).detect_other_writer(stored, checkpoint));
         if is_other_writer {
             tracing::warn!(
                 %group,
