@@ -25,7 +25,7 @@ use crate::{
         stream::Position,
     },
     memory::{InMemoryEventBus, InMemoryEventStore},
-    port::{Announced, BoxFuture, ConnectError, EventBus, EventStore, state::StateMap},
+    port::{Announced, BoxFuture, ConnectError, EventBus, EventStore, feed_claim::FeedClaim, state::StateMap},
     runtime::{
         definition::{Handler, HandlerDefinition, Projection, ProjectionKind},
         held_lease::{LEASE_TTL_MIN, new_owner},
@@ -474,6 +474,8 @@ impl AppBuilder {
         // before tables, groups and types are written for an app that may not start
         let relay = match relay_options {
             None => None,
+            // a durable bus keeps its progress and the position of the feed itself
+            Some(options) if bus.is_durable() => Some((options, FeedClaim::default())),
             Some(options) => {
                 let fed = |_| StartMistake::BusFedByOtherApp { destination: bus.destination().clone() };
                 Some((options, bus.claim_feed().await.map_err(fed)?))
