@@ -585,6 +585,37 @@ async fn a_relay_that_stopped_at_a_restored_store_publishes_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_relay_begins_after_a_position() {
+    let live = LiveApp::start().await;
+    live.stop().await;
+    let prefix = eventbus_test::unique_name("begin");
+    let (stream, destination) = (format!("{prefix}:stream"), format!("redis:{prefix}:stream"));
+    let mut redis = eventbus_test::internal::redis_connection(live.redis.url()).await;
+    // as a service in Python creates it
+    let () =
+        redis::cmd("XGROUP").arg(&["CREATE", &stream, "mail", "0", "MKSTREAM"]).query_async(&mut redis).await.unwrap();
+    let arguments = ["--store", live.database.url(), "--bus", live.redis.url(), "--prefix", &prefix];
+    let run = |order: &[&str]| eventbus(&[&arguments[..], order].concat());
+    let dry = run(&["--dry-run", "relay", "begin", "--after", "3"]);
+    let question = format!(
+        "have the relay to {destination} begin after position 3, and never publish the events up to there; the store ends at \
+         position 4"
+    );
+    assert_eq!((dry.code, dry.err), (0, format!("dry run: {question}; nothing is changed\n")));
+    assert_eq!(run(&["relay", "begin", "--after", "3"]).code, 4);
+    let beyond = run(&["--yes", "relay", "begin", "--after", "5"]);
+    assert_eq!((beyond.code, beyond.err.as_str()), (64, "error: the store ends at position 4\n"));
+    let begun = run(&["--yes", "relay", "begin", "--after", "3"]);
+    assert_eq!((begun.code, begun.out), (0, format!("the relay to {destination} begins after position 3\n")));
+    let again = run(&["--yes", "relay", "begin", "--after", "2"]);
+    let wanted = format!("error: the relay to {destination} has begun already, and goes on after position 3\n");
+    assert_eq!((again.code, again.err), (64, wanted.replace(&destination, &format!("`{destination}`"))));
+
+    let published = live.run(&["--yes", "relay", "begin", "--after", "3"]);
+    assert!(published.code == 64 && published.err.ends_with("goes on after position 4\n"), "{published:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_became_of_an_event_is_shown_as_far_as_anything_knows_it() {
     let live = LiveApp::start().await;
     let charged = HandledDelivery {

@@ -252,7 +252,7 @@ pub mod relay {
             GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome,
             ResyncRequest,
         },
-        runtime::relay::{RelayError, RelayStatus, RepublishError, republish},
+        runtime::relay::{BeginError, RelayError, RelayStatus, RepublishError, begin_after, republish},
     };
 }
 

@@ -1,4 +1,4 @@
-//! `relay`: who publishes the events of a store, and how far; publishing again, and skipping an event.
+//! `relay`: who publishes the events of a store, and how far; where it begins, publishing again, and skipping an event.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use eventbus::{
     Position,
     bus::EventBus,
-    relay::{RepublishError, republish},
+    relay::{BeginError, RepublishError, begin_after, republish},
     store::EventStore,
     support::ReaderKind,
 };
@@ -32,6 +32,15 @@ pub(crate) struct RelayArgs {
 
 #[derive(Debug, Subcommand)]
 enum RelayAction {
+    /// Have a relay that has published nothing begin after a position, as imported events need that others have handled
+    ///
+    /// The events up to there never get to the stream, so software that shares it does not get them. New groups of this
+    /// library on Redis get them nevertheless, from the store. Stop the applications first.
+    Begin {
+        /// The last event that is not published, such as the last imported one
+        #[arg(long, value_name = "POSITION")]
+        after: u64,
+    },
     /// Publish all events after a position again, as a store needs that was restored
     ///
     /// Every group gets them again, with the same ids. The relay of the application does it, in whichever process it runs, and
@@ -64,8 +73,9 @@ struct Relays {
     other_skips: Vec<ReaderSkips>,
 }
 
+/// The position from which a relay publishes, once it is set.
 #[derive(Debug, Serialize)]
-struct Republished<'d> {
+struct PositionSet<'d> {
     destination: &'d str,
     /// The relay publishes the events after it.
     #[serde(serialize_with = "serialize_position")]
@@ -84,6 +94,10 @@ impl RelayArgs {
             RelayAction::Unskip(order) => {
                 let reader = reader(session, &*store).await?;
                 order.run(session, store, &reader).await
+            }
+            RelayAction::Begin { after } => {
+                let bus = session.bus().await?.as_bus();
+                begin(session, &*store, bus, Position::new(*after)).await
             }
             RelayAction::Republish { after } => {
                 let published = reader(session, &*store).await?.position.unwrap_or_default();
@@ -157,6 +171,26 @@ async fn reader(session: &Session, store: &dyn EventStore) -> Result<Reader, Com
     })
 }
 
+async fn begin(
+    session: &Session,
+    store: &dyn EventStore,
+    bus: &dyn EventBus,
+    after: Position,
+) -> Result<ExitStatus, CommandError> {
+    let (destination, head) = (bus.destination(), store.head().await?);
+    let question = format!(
+        "have the relay to {destination} begin after position {after}, and never publish the events up to there; the \
+         store ends at position {head}"
+    );
+    if session.may_change(&question).await? {
+        begin_after(store, bus, after).await?;
+        session.printer().show(&PositionSet { destination, position: after }, |_| {
+            format!("the relay to {destination} begins after position {after}\n")
+        })?;
+    }
+    Ok(ExitStatus::Done)
+}
+
 async fn republish_after(
     session: &Session,
     store: &dyn EventStore,
@@ -171,7 +205,7 @@ async fn republish_after(
         format!("publish all events after position {after} again to {destination}, which has those up to {published}");
     if session.may_change(&question).await? {
         let position = republish(store, bus, after).await?;
-        session.printer().show(&Republished { destination, position }, |_| {
+        session.printer().show(&PositionSet { destination, position }, |_| {
             format!("the relay to {destination} publishes all events after position {position} again\n")
         })?;
     }
@@ -184,6 +218,15 @@ impl From<RepublishError> for CommandError {
             RepublishError::NoPosition { .. } => Self::Usage(error.to_string()),
             RepublishError::Unavailable { source, .. } => Self::of_servers(source),
             error => Self::fault(error),
+        }
+    }
+}
+
+impl From<BeginError> for CommandError {
+    fn from(error: BeginError) -> Self {
+        match error {
+            BeginError::Unavailable { source, .. } => Self::of_servers(source),
+            error => Self::Usage(error.to_string()),
         }
     }
 }

@@ -20,6 +20,7 @@ use eventbus::{
     handler::{HandlerOptions, HandlerStart},
     port::{Announced, BacklogFill, EventBus, FeedFilter, FillOutcome, ReadFeed},
     prelude::*,
+    relay,
 };
 use eventbus_redis::{GroupError, GroupStart, RedisEventBus, RedisEventBusConfig, Trim};
 use futures_util::TryStreamExt;
@@ -223,6 +224,41 @@ async fn a_new_group_whose_handlers_start_now_gets_what_comes() {
         new.shutdown(Duration::from_secs(10)).await.unwrap();
         app.shutdown(Duration::from_secs(10)).await.unwrap();
     }
+}
+
+/// A group of other software has no backlog: nothing would read it.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_before_the_relay_begins_are_given_to_new_groups_alone() {
+    let (bus, store) = (connect(&quick()).await, InMemoryEventStore::new());
+    let stream = bus.config().stream_name();
+    let () = command(&bus, "XGROUP", &["CREATE", &stream, "foreign", "0", "MKSTREAM"]).await;
+    let read = async || -> redis::Value {
+        let arguments = ["GROUP", "foreign", "reader", "COUNT", "1000", "NOACK", "STREAMS", &*stream, ">"];
+        command(&bus, "XREADGROUP", &arguments).await
+    };
+    assert_eq!(read().await, redis::Value::Nil);
+    let imported = App::builder().store(store.clone()).start().await.unwrap();
+    save(&imported, 0..50).await;
+    imported.shutdown(Duration::from_secs(10)).await.unwrap();
+    let head = store.head().await.unwrap();
+    relay::begin_after(&store, &bus, head).await.unwrap();
+
+    let (app, seen) = app_with(&bus, &store).await;
+    save(&app, 51..60).await;
+    app.settled().await.unwrap();
+    assert_all_in_order(&numbers(&seen.0), (0..50).chain(51..60));
+    let published: usize = command(&bus, "XLEN", &[&stream]).await;
+    assert_eq!(published, 9);
+    let backlogs: Vec<String> = command(&bus, "HKEYS", &[&format!("{{{stream}}}:fills")]).await;
+    assert!(!backlogs.iter().any(|name| name.contains("foreign")), "{backlogs:?}");
+    read().await;
+    until("the store has the floor of the foreign group", async || {
+        let floors = eventbus::port::Floors::floors(&store, bus.destination()).await.unwrap();
+        let head = store.head().await.unwrap();
+        floors.iter().any(|floor| &*floor.group == "foreign" && floor.position == head)
+    })
+    .await;
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
 }
 
 fn shipped(id: &str) -> RecordedEvent {

@@ -26,6 +26,7 @@ mod reactions;
 mod readable;
 mod rebuild;
 mod relay;
+mod relay_begin;
 mod relay_chaos;
 mod relay_kit;
 mod relay_stopped;

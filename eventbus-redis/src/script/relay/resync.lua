@@ -2,7 +2,8 @@
 --
 -- Creates the known groups that are missing, at their low-water mark or at the oldest entry, and lists all groups in
 -- the floors, so that trimming keeps the entries that they have yet to read. Puts the events before the position into
--- the backlog of groups that have finished no entry, and of groups that consumers joined and the relay does not know.
+-- the backlog of groups that have finished no entry, and of groups that consumers of this library joined and the relay
+-- does not know.
 --
 -- KEYS  stream, relay, floors
 -- ARGV  store, epoch, position, '1' if other stores may publish to the stream, for each known group its name and '1' if
@@ -26,9 +27,7 @@ end
 
 local groups, newest, first = groups_of(stream), newest_of(stream), first_of(stream)
 local made, at, fresh = {}, {}, {}
-for group, info in pairs(groups) do
-  fresh[group] = info.consumers > 0 or listed[group] ~= nil or nil
-end
+for group in pairs(groups) do fresh[group] = listed[group] and true end
 for i = 5, #ARGV, 2 do
   local group = ARGV[i]
   fresh[group] = ARGV[i + 1] == '1' or nil

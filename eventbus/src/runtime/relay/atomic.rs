@@ -237,7 +237,7 @@ impl<'a> AtomicPublisher<'a> {
             }
             ResyncOutcome::At(position) => tracing::warn!(
                 %destination, %position, groups = groups.len(),
-                "the bus does not hold the last published events of this store: the relay publishes again from here"
+                "the bus holds no event that the relay has published up to here: the relay publishes the events after it"
             ),
             _ => {}
         }

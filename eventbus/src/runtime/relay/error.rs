@@ -1,4 +1,4 @@
-//! Errors of the relay that only an operator can resolve, and of setting a position back.
+//! Errors of the relay that only an operator can resolve, of setting a position back, and of beginning after one.
 
 use uuid::Uuid;
 
@@ -198,7 +198,47 @@ pub enum RepublishError {
     },
 }
 
-/// An error that keeps a position from being set back, until a retry succeeds.
+/// Error of having the relay begin after a position.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BeginError {
+    /// The bus is in the process: its groups keep their own progress.
+    #[error("`{destination}` keeps no position after which its relay could begin")]
+    NoPosition {
+        /// The bus.
+        destination: Name,
+    },
+    /// A process relays to the bus; stop it first.
+    #[error("a process relays to `{destination}`: stop it, then try again")]
+    Relaying {
+        /// The bus.
+        destination: Name,
+    },
+    /// The relay has begun.
+    #[error("the relay to `{destination}` has begun already, and goes on after position {position}")]
+    HasBegun {
+        /// The bus.
+        destination: Name,
+        /// The position after which it goes on.
+        position: Position,
+    },
+    /// The store ends before the position.
+    #[error("the store ends at position {newest}")]
+    BeyondEnd {
+        /// The end of the store.
+        newest: Position,
+    },
+    /// The store or the bus could not be reached; retry. The position may be saved all the same.
+    #[error("where the relay to `{destination}` begins cannot be saved now")]
+    Unavailable {
+        /// The bus.
+        destination: Name,
+        /// The error of the store or the bus.
+        source: BoxError,
+    },
+}
+
+/// An error that keeps a position from being set, until a retry succeeds.
 pub(super) trait TransientError: Into<BoxError> {}
 
 impl TransientError for ReadError {}
@@ -207,6 +247,13 @@ impl TransientError for CheckpointError {}
 impl TransientError for PublishError {}
 
 impl RepublishError {
+    pub(super) fn unavailable<E: TransientError>(destination: &Name) -> impl Fn(E) -> Self {
+        let destination = destination.clone();
+        move |source| Self::Unavailable { destination: destination.clone(), source: source.into() }
+    }
+}
+
+impl BeginError {
     pub(super) fn unavailable<E: TransientError>(destination: &Name) -> impl Fn(E) -> Self {
         let destination = destination.clone();
         move |source| Self::Unavailable { destination: destination.clone(), source: source.into() }

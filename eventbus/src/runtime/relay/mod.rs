@@ -10,6 +10,7 @@
 mod at_least_once;
 mod atomic;
 mod backlog_filler;
+mod begin;
 mod checkpoint_names;
 mod error;
 mod group_floors;
@@ -29,7 +30,8 @@ pub(crate) use self::{
     task::{Relay, RelayOptions},
 };
 pub use self::{
-    error::{RelayError, RepublishError},
+    begin::begin_after,
+    error::{BeginError, RelayError, RepublishError},
     republish::republish,
     status::RelayStatus,
 };

@@ -7,9 +7,9 @@ use super::{
     checkpoint_names::{halt_checkpoint_name, load_halt},
 };
 use crate::{
-    domain::stream::Position,
+    domain::{name::Name, stream::Position},
     port::{
-        EventBus, EventStore, RelayTarget,
+        CheckpointError, EventBus, EventStore, RelayTarget,
         relay::{Publisher, ResyncOutcome},
     },
     runtime::held_lease::new_owner,
@@ -45,13 +45,32 @@ pub async fn republish(store: &dyn EventStore, bus: &dyn EventBus, from: Positio
     };
     // not ahead of the store: there the relay would stop again
     let newest = store.head().await.map_err(RepublishError::unavailable(destination))?;
-    let position = rewind(store, bus, target, from.min(newest)).await?;
+    let from = from.min(newest);
+    lower_saved_positions(store, destination, from).await.map_err(RepublishError::unavailable(destination))?;
+    let position = rewind(store, bus, target, from).await?;
     if load_halt(store, destination).await.map_err(RepublishError::unavailable(destination))?.is_some() {
         let resolved = store.save_checkpoint(&halt_checkpoint_name(destination), Position::START).await;
         resolved.map_err(RepublishError::unavailable(destination))?;
     }
     tracing::info!(%destination, %position, "the relay publishes again from here");
     Ok(position)
+}
+
+/// Lowers the positions from which the relay publishes if the bus has lost its own one.
+async fn lower_saved_positions(
+    store: &dyn EventStore,
+    destination: &Name,
+    to: Position,
+) -> Result<(), CheckpointError> {
+    let mut floors = store.floors(destination).await?;
+    floors.retain(|floor| floor.position > to);
+    floors.iter_mut().for_each(|floor| floor.position = to);
+    store.save_floors(destination, &floors).await?;
+    let role = relay_to(destination);
+    match store.load_checkpoint(&role).await? {
+        Some(saved) if saved > to => store.save_checkpoint(&role, to).await,
+        _ => Ok(()),
+    }
 }
 
 async fn rewind(

@@ -1,0 +1,82 @@
+//! Beginning to publish a store after a position, at an operator's command.
+
+use std::time::Duration;
+
+use super::error::BeginError;
+use crate::{
+    domain::stream::Position,
+    port::{EventBus, EventStore, relay::Publisher},
+    runtime::held_lease::new_owner,
+    support::relay_to,
+};
+
+/// Duration of the lease that keeps relays away meanwhile; they wait no longer if this process dies in between.
+const BEGIN_LEASE_TTL: Duration = Duration::from_secs(5);
+
+/// Has the relay of a store begin after a position: it never publishes the events up to there to this bus. Call it
+/// before the first app with this store and this bus starts, such as after an import whose events other software on the
+/// stream has handled.
+///
+/// A group that begins later still gets all events of the store on a bus with [`Backlogs`](crate::port::Backlogs).
+///
+/// # Errors
+/// [`BeginError`] if the bus is in the process, a process relays to it, the relay has begun, the store ends before the
+/// position, or store or bus cannot be reached.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+/// use eventbus::{InMemoryEventBus, InMemoryEventStore, Position, relay};
+/// let (store, bus) = (InMemoryEventStore::new(), InMemoryEventBus::new());
+/// let error = relay::begin_after(&store, &bus, Position::START).await.unwrap_err();
+/// assert_eq!(error.to_string(), "`memory` keeps no position after which its relay could begin");
+/// # Ok(()) }
+/// ```
+pub async fn begin_after(store: &dyn EventStore, bus: &dyn EventBus, after: Position) -> Result<(), BeginError> {
+    let destination = bus.destination();
+    if !bus.is_durable() {
+        return Err(BeginError::NoPosition { destination: destination.clone() });
+    }
+    let lease = store.acquire_lease(&relay_to(destination), &new_owner(), BEGIN_LEASE_TTL).await;
+    let lease = lease.map_err(BeginError::unavailable(destination))?;
+    let Some(lease) = lease else {
+        return Err(BeginError::Relaying { destination: destination.clone() });
+    };
+    let begun = begin(store, bus, after).await;
+    // a lease that is not released expires by itself
+    let _ = store.release_lease(&lease).await;
+    begun
+}
+
+async fn begin(store: &dyn EventStore, bus: &dyn EventBus, after: Position) -> Result<(), BeginError> {
+    let destination = bus.destination();
+    let newest = store.head().await.map_err(BeginError::unavailable(destination))?;
+    if after > newest {
+        return Err(BeginError::BeyondEnd { newest });
+    }
+    if let Some(position) = load_position(store, bus).await? {
+        return Err(BeginError::HasBegun { destination: destination.clone(), position });
+    }
+    store.save_checkpoint(&relay_to(destination), after).await.map_err(BeginError::unavailable(destination))?;
+    tracing::info!(%destination, %after, "the relay begins after this position");
+    Ok(())
+}
+
+/// Returns the position after which the relay goes on; `None` if neither bus nor store shows that it has begun.
+async fn load_position(store: &dyn EventStore, bus: &dyn EventBus) -> Result<Option<Position>, BeginError> {
+    let destination = bus.destination();
+    if let Some(target) = bus.relay_target() {
+        let own = store.store_id().await.map_err(BeginError::unavailable(destination))?;
+        let published_positions = target.published_positions(Publisher { store: own, epoch: 0 }).await;
+        let published_positions = published_positions.map_err(BeginError::unavailable(destination))?;
+        if let Some(lowest) = published_positions.iter().map(|published| published.position).min() {
+            return Ok(Some(lowest));
+        }
+    }
+    let saved = store.load_checkpoint(&relay_to(destination)).await.map_err(BeginError::unavailable(destination))?;
+    let floors = store.floors(destination).await.map_err(BeginError::unavailable(destination))?;
+    // an app that has started without publishing has saved the start; only backlogs make up for such a floor
+    let floors = floors.iter().map(|floor| floor.position);
+    let floor = floors.filter(|floor| *floor > Position::START || bus.backlogs().is_none()).min();
+    Ok(saved.filter(|saved| *saved > Position::START).or(floor))
+}

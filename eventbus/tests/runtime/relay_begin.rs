@@ -1,0 +1,82 @@
+//! A relay that begins after a position, or publishes again from one, at an operator's command.
+
+use eventbus::{
+    InMemoryEventBus, InMemoryEventStore, Position,
+    port::{Checkpoints, Leases},
+    relay::{BeginError, begin_after, republish},
+    testkit::LossyBus,
+};
+
+use crate::relay_kit::*;
+
+#[tokio::test(start_paused = true)]
+async fn the_relay_begins_after_the_position_also_if_the_bus_loses_its_data() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    append(&store, 3).await;
+    begin_after(&store, &bus, Position::new(3)).await.unwrap();
+    let app = builder(&store, &bus).handler::<audit>().start().await.unwrap();
+    append(&store, 2).await;
+    until_at(&store, &bus, 5).await;
+    assert_eq!(bus.history(), [4, 5]);
+    assert_eq!(floor(&store, &AUDIT).await, Some(3));
+
+    bus.flush();
+    append(&store, 1).await;
+    until_at(&store, &bus, 6).await;
+    assert_eq!(bus.history(), [4, 5, 4, 5, 6], "from the floor of the group");
+    app.shutdown(LEASE).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_begins_once() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    append(&store, 3).await;
+    let error = begin_after(&store, &bus, Position::new(4)).await.unwrap_err();
+    assert!(matches!(error, BeginError::BeyondEnd { newest } if newest == 3), "{error}");
+    begin_after(&store, &bus, Position::new(2)).await.unwrap();
+    let refused = async |after: u64| match begin_after(&store, &bus, after.into()).await.unwrap_err() {
+        BeginError::HasBegun { position, .. } => position.get(),
+        error => panic!("{error}"),
+    };
+    assert_eq!(refused(3).await, 2, "by its checkpoint");
+
+    store.delete_checkpoint(&ROLE).await.unwrap();
+    adopt(&store, &bus, 0).await;
+    publish(&store, &bus, 0, 0, 1).await;
+    assert_eq!(refused(3).await, 1, "by the bus");
+    bus.flush();
+    save_floor(&store, &AUDIT, 0).await;
+    assert_eq!(refused(3).await, 0, "by a group that waits for the first event, on a bus without backlogs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_does_not_begin_while_a_process_relays() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let other = store.acquire_lease(&ROLE, &MAILS, LEASE).await.unwrap().unwrap();
+    let error = begin_after(&store, &bus, Position::START).await.unwrap_err();
+    assert_eq!(error.to_string(), "a process relays to `memory`: stop it, then try again");
+    store.release_lease(&other).await.unwrap();
+    begin_after(&store, &bus, Position::START).await.unwrap();
+    let again = store.acquire_lease(&ROLE, &MAILS, LEASE).await.unwrap();
+    assert!(again.is_some(), "it has released the lease");
+
+    let error = begin_after(&store, &InMemoryEventBus::new(), Position::START).await.unwrap_err();
+    assert!(matches!(error, BeginError::NoPosition { .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_are_published_again_though_the_bus_has_lost_its_position() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    append(&store, 5).await;
+    let first = builder(&store, &bus).handler::<audit>().start().await.unwrap();
+    until_at(&store, &bus, 5).await;
+    first.shutdown(LEASE).await.unwrap();
+    save_floor(&store, &AUDIT, 5).await;
+
+    bus.flush();
+    assert_eq!(republish(&store, &bus, Position::new(2)).await.unwrap(), 2);
+    let second = builder(&store, &bus).handler::<audit>().start().await.unwrap();
+    until_at(&store, &bus, 5).await;
+    assert_eq!(bus.history(), [1, 2, 3, 4, 5, 3, 4, 5]);
+    second.shutdown(LEASE).await.unwrap();
+}
