@@ -76,8 +76,8 @@ pub struct HandlerFailure {
     pub attempts: u32,
     /// The error of the last attempt.
     pub error: String,
-    /// Since when the handler fails, by the clock of the consumer that ran it then. While its database has a fault this
-    /// time moves forward, so that the fault uses up none of [`RetryPolicy::retry_for`].
+    /// Since when the handler fails, by the clock of the consumer that ran it then. While its database has a fault, or
+    /// nothing runs it, this time moves forward, so that neither uses up [`RetryPolicy::retry_for`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
     /// Set if the handler is not retried.
@@ -96,6 +96,25 @@ impl HandlerFailure {
         let most = retries.or(policy.max_retries);
         most.is_some_and(|most| self.attempts > most) || now.saturating_sub(since) >= millis(policy.retry_for)
     }
+
+    /// Leaves `time` (ms) out of the time for retries.
+    fn do_not_count(&mut self, time: u64, now: u64) {
+        self.since = self.since.map(|since| since.saturating_add(time).min(now));
+    }
+}
+
+/// The time since the previous failure, in ms.
+#[derive(Clone, Copy)]
+struct Elapsed {
+    passed: u64,
+    /// The part in which nothing could run the handlers: no process ran, or the clock was set forward.
+    idle: u64,
+}
+
+/// Returns the most time between two failures, beyond the planned delay, that counts as time for retries (ms). So an
+/// event that waits while no process runs still has several attempts.
+fn longest_pause(policy: &RetryPolicy) -> u64 {
+    millis(policy.retry_for) / 4
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
@@ -232,29 +251,32 @@ impl DeliveryAttempts {
         self.attempts = self.attempts.saturating_add(1);
         self.reset_process_ends();
         self.first_failed_at = self.first_failed_at.or(Some(now));
-        let passed = now.saturating_sub(self.last_failed_at.replace(now).unwrap_or(now));
+        let last = self.last_failed_at.replace(now).unwrap_or(now);
+        let passed = now.saturating_sub(last);
+        let planned = self.next_at.map_or(0, |next| next.saturating_sub(last));
+        let elapsed = Elapsed { passed, idle: passed.saturating_sub(planned.saturating_add(longest_pause(policy))) };
         self.succeeded(succeeded);
-        let delay = failures.iter().filter_map(|failure| self.fail_one(failure, policy, now, passed)).max();
+        let delay = failures.iter().filter_map(|failure| self.fail_one(failure, policy, now, elapsed)).max();
         self.next_at = delay.map(|delay| now.saturating_add(millis(delay)));
         delay
     }
 
-    /// Records the failure of one handler. Returns its delay; `None` if it gives up. `passed` is the time since the
-    /// previous failure.
-    fn fail_one(&mut self, failure: &Failure, policy: &RetryPolicy, now: u64, passed: u64) -> Option<Duration> {
+    /// Records the failure of one handler. Returns its delay; `None` if it gives up.
+    fn fail_one(&mut self, failure: &Failure, policy: &RetryPolicy, now: u64, elapsed: Elapsed) -> Option<Duration> {
         let before = self.elsewhere;
         let fresh = || HandlerFailure { attempts: before, ..HandlerFailure::default() };
         let failed = self.failed.entry(failure.handler.to_string()).or_insert_with(fresh);
         failed.error = truncate_error(failure.error.to_string());
         if failure.error.kind() == HandlerErrorKind::ServerFault {
             failed.server_faults = failed.server_faults.saturating_add(1);
-            failed.since = failed.since.map(|since| since.saturating_add(passed).min(now));
+            failed.do_not_count(elapsed.passed, now);
             return Some(SERVER_FAULT_BACKOFF.jittered(failed.server_faults));
         }
         failed.server_faults = 0;
         if failure.error.kind() == HandlerErrorKind::NotBegun {
-            failed.since = failed.since.map(|since| since.saturating_add(passed).min(now));
+            failed.do_not_count(elapsed.passed, now);
         } else {
+            failed.do_not_count(elapsed.idle, now);
             failed.attempts = failed.attempts.saturating_add(1);
             failed.gave_up = failure.error.is_permanent() || failed.has_used_up(failure.retries, policy, now);
         }

@@ -20,7 +20,8 @@ use crate::domain::clock::SharedClock;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// For how long to retry, from the first failure on.
+    /// For how long to retry, from the first failure on. For deliveries, a pause in which no process handles the event
+    /// counts for a quarter of this time at most.
     pub retry_for: Duration,
     /// The most retries; if `None`, only the time limits them.
     pub max_retries: Option<u32>,

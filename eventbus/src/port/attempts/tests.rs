@@ -224,6 +224,19 @@ mod for_a_time {
     }
 
     #[test]
+    fn of_a_time_without_a_process_a_quarter_of_the_time_counts() {
+        let (manual, clock) = clock();
+        let mut attempts = DeliveryAttempts::default();
+        attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock);
+        // the planned delay of an hour, and half an hour of the night
+        manual.advance(12 * HOUR);
+        assert!(attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock).is_some());
+        assert!(!attempts.is_finished_for("a"));
+        manual.advance(HOUR);
+        assert_eq!(attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), None);
+    }
+
+    #[test]
     fn faults_of_the_database_are_tried_again_after_100_ms_and_after_5_minutes_at_most() {
         let (manual, clock) = clock();
         let (mut attempts, mut delays) = (DeliveryAttempts::default(), Vec::new());
