@@ -533,6 +533,7 @@ async fn events_of_another_program_are_imported_once_and_later_ones_are_added() 
     assert_eq!(feed_of(&target).await, [""; 0]);
     let imported = eventbus(&["--store", &target, "--yes", "import", "--foreign", &file]);
     assert_eq!((imported.code, imported.out.as_str()), (0, "imported 1000 events, verified\n"), "{imported:?}");
+    assert!(!imported.err.contains("earlier lines"), "{imported:?}");
     let first = feed_of(&target).await;
 
     // the rest, in an order in which no line has the number that it had
@@ -540,7 +541,11 @@ async fn events_of_another_program_are_imported_once_and_later_ones_are_added() 
     sorted.sort_unstable();
     let packed = folder.path().join("foreign.jsonl.zst");
     fs::write(&packed, zstd::encode_all(text(&sorted).as_bytes(), 1).unwrap()).unwrap();
-    done(&eventbus(&["--store", &target, "--yes", "import", "--foreign", &packed.display().to_string()]));
+    let imported = eventbus(&["--store", &target, "--yes", "import", "--foreign", &packed.display().to_string()]);
+    done(&imported);
+    // ada's later events are new, and behind bob's first 500
+    let said = "the feed has 500 events before events of earlier lines, first that of line 701: ";
+    assert!(imported.err.contains(said), "{imported:?}");
     let all = feed_of(&target).await;
     assert_eq!(all.len(), lines.len());
     assert!(all.starts_with(&first));

@@ -11,7 +11,7 @@ use crate::{
     error::{CommandError, ExitStatus},
     output::Progress,
     session::Session,
-    transfer::{ExportReader, ForeignReader, Importer, compare},
+    transfer::{EarlyEvents, ExportReader, ForeignReader, Importer, compare},
 };
 
 /// Append the events of a file that `export` wrote to the store, which must be empty
@@ -101,6 +101,12 @@ impl ImportArgs {
                 reader.append(store, &chunk).await?;
                 progress.set(reader.lines(), lines);
             }
+        }
+        if let Some(EarlyEvents { line, count }) = reader.early() {
+            session.printer().note(&format!(
+                "the feed has {count} events before events of earlier lines, first that of line {line}: for the order of the \
+                 file, import it into an empty store"
+            ));
         }
         show_imported(session, events)
     }

@@ -207,7 +207,7 @@ async fn check_absent_members(target: &BusTarget, config: &DoctorConfig) -> Resu
             );
             let consequence = "these events are not handled, and the stream keeps them";
             let repair = "start the service or release that handles them; if none will any more: \
-                          `bus.forget_event_type(&group, type)`";
+                          `eventbus groups forget-type GROUP TYPE`";
             let observed = json!({
                 "stream": stream.key, "group": group.name, "entries": entries.len(), "oldest_seconds": age,
             });

@@ -72,14 +72,18 @@ async fn check_server(target: &RedisTarget) -> Result<Outcome, CheckError> {
     let mut outcome = Outcome::healthy();
     if major.is_some_and(|major| major < MAJOR_VERSION_MIN) {
         let found = format!("the server is Redis {version}");
-        let fault = Finding::fault(found, "commands of the bus fail there", "upgrade the server to Redis 7.0 or newer");
+        let fault =
+            Finding::fault(found, "commands of bus and store fail there", "upgrade the server to Redis 7.0 or newer");
         outcome.add(fault.observed(json!({ "version": version })));
     }
     if replication.get("role").is_some_and(|role| role == "slave") {
         let primary = replication.get("master_host").cloned().unwrap_or_default();
         let link = replication.get("master_link_status").cloned().unwrap_or_default();
         let found = format!("the server is a replica of {primary} (link {link})");
-        let consequence = "it refuses every write: nothing is published, and no entry is acknowledged";
+        let consequence = match target.keeps_events() {
+            true => "it refuses every write: no save succeeds",
+            false => "it refuses every write: nothing is published, and no entry is acknowledged",
+        };
         let fault = Finding::fault(found, consequence, "connect to the primary; after a failover, to the new one");
         outcome.add(fault.observed(json!({ "primary": primary, "link": link })));
     }
@@ -107,9 +111,19 @@ async fn check_eviction(target: &RedisTarget) -> Result<Outcome, CheckError> {
     }
     if let Some(evicted) = number(&stats, "evicted_keys").filter(|evicted| *evicted > 0) {
         let found = format!("the server has evicted {evicted} keys since it started");
-        let consequence = "streams of the bus may be among them; the relay publishes its events again, others are lost";
-        let repair = "compare dead letters and groups with what you expect; give the server more memory";
-        outcome.add(Finding::warning(found, consequence, repair).observed(json!({ "evicted_keys": evicted })));
+        let finding = match target.keeps_events() {
+            true => Finding::fault(
+                found,
+                "stored events may be among them, and nothing brings these back",
+                "search with `eventbus doctor --only redis-store-missing-events-all`; give the server more memory",
+            ),
+            false => Finding::warning(
+                found,
+                "streams of the bus may be among them; the relay publishes its events again, others are lost",
+                "compare dead letters and groups with what you expect; give the server more memory",
+            ),
+        };
+        outcome.add(finding.observed(json!({ "evicted_keys": evicted })));
     }
     Ok(outcome)
 }
@@ -124,11 +138,21 @@ async fn check_memory(target: &RedisTarget, config: &DoctorConfig) -> Result<Out
             "the system ends the server when the machine's memory is full, instead of refusing writes",
             "CONFIG SET maxmemory to about three quarters of the machine's memory, with `noeviction`",
         ),
-        Some(most) if share(used, most) > config.redis_memory_share => Finding::warning(
-            format!("{} of {} MiB of memory are in use", used >> 20, most >> 20),
-            "when memory is full the server refuses to publish: the relay stops, and handlers get no event",
-            "trim the streams (`trim_max_length`), retire groups that hold them, or raise `maxmemory`",
-        ),
+        Some(most) if share(used, most) > config.redis_memory_share => {
+            let found = format!("{} of {} MiB of memory are in use", used >> 20, most >> 20);
+            match target.keeps_events() {
+                true => Finding::warning(
+                    found,
+                    "when memory is full the server refuses every save",
+                    "raise `maxmemory`; nothing may trim the streams of a store",
+                ),
+                false => Finding::warning(
+                    found,
+                    "when memory is full the server refuses to publish: the relay stops, and handlers get no event",
+                    "trim the streams (`trim_max_length`), retire groups that hold them, or raise `maxmemory`",
+                ),
+            }
+        }
         Some(_) => return Ok(Outcome::healthy()),
     };
     Ok(Some(finding.observed(json!({ "used_bytes": used, "maxmemory_bytes": most }))).into())
@@ -207,18 +231,26 @@ async fn check_replicas(target: &RedisTarget) -> Result<Outcome, CheckError> {
     let observed = json!({ "connected": connected, "good": good, "min_replicas_to_write": wanted });
     if let Some(wanted) = wanted.filter(|wanted| *wanted > good) {
         let found = format!("`min-replicas-to-write` is {wanted}, and {good} replicas are connected and up to date");
-        let consequence = "the server refuses every write with NOREPLICAS: nothing is published";
+        let consequence = match target.keeps_events() {
+            true => "the server refuses every write with NOREPLICAS: no save succeeds",
+            false => "the server refuses every write with NOREPLICAS: nothing is published",
+        };
         let repair = "start the replicas, or lower `min-replicas-to-write`";
         outcome.add(Finding::fault(found, consequence, repair).observed(observed));
     } else if connected == 0 {
-        let consequence = "if the machine or its disk is lost, so are groups, retries and dead letters";
+        let consequence = match target.keeps_events() {
+            true => "if the machine or its disk is lost, so is every event since the last backup",
+            false => "if the machine or its disk is lost, so are groups, retries and dead letters",
+        };
         let repair = "run a replica (`replicaof`), with a failover that clients follow";
         outcome.add(Finding::note("the server has no replica", consequence, repair).observed(observed));
     } else if wanted == Some(0) {
         let consequence = "a failover loses acknowledged writes that no replica had";
         let repair = "CONFIG SET min-replicas-to-write 1, and the same in redis.conf";
         let found = "writes are acknowledged before a replica has them";
-        outcome.add(Finding::note(found, consequence, repair).observed(observed));
+        // a bus gets the events again from its relay
+        let severity = if target.keeps_events() { Severity::Warning } else { Severity::Note };
+        outcome.add(Finding::new(severity, found, consequence, repair).observed(observed));
     }
     for (name, replica) in info.iter().filter(|(name, _)| is_replica(name)) {
         if !replica.contains("state=online") {

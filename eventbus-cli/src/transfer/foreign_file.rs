@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, NewEvent, StreamId, Uuid, Version,
+    ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version,
     port::{Append, AppendError},
     store::EventStore,
 };
@@ -24,6 +24,11 @@ use super::{
     importer::append_error,
 };
 use crate::error::CommandError;
+
+/// Limits of the events of one call of a store, which then makes one step of them: of several steps a later one may
+/// succeed after a failed one, and the feed would not have the order of the lines.
+const CALL_EVENTS_MAX: usize = 256;
+const CALL_BYTES_MAX: usize = 1024 * 1024;
 
 /// An event as another program wrote it.
 #[derive(Debug, Deserialize)]
@@ -71,6 +76,17 @@ pub(crate) struct ForeignReader {
     path: String,
     line: u64,
     bytes: u64,
+    /// The highest position so far.
+    highest: Position,
+    early: Option<EarlyEvents>,
+}
+
+/// Events that the feed has before events of earlier lines.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EarlyEvents {
+    /// The line of the first one.
+    pub(crate) line: u64,
+    pub(crate) count: u64,
 }
 
 impl std::fmt::Debug for ForeignReader {
@@ -86,7 +102,14 @@ impl ForeignReader {
             true => Box::new(BufReader::new(zstd::Decoder::new(file)?)),
             false => Box::new(BufReader::new(file)),
         };
-        Ok(Self { lines, path: path.display().to_string(), line: 0, bytes: 0 })
+        let (highest, early) = (Position::START, None);
+        Ok(Self { lines, path: path.display().to_string(), line: 0, bytes: 0, highest, early })
+    }
+
+    /// Returns the appended events that the feed has before events of earlier lines: an earlier import stored these
+    /// later, or another program wrote.
+    pub(crate) const fn early(&self) -> Option<EarlyEvents> {
+        self.early
     }
 
     /// The number of lines that were read: events, and empty lines.
@@ -120,7 +143,14 @@ impl ForeignReader {
     ///
     /// # Errors
     /// Names the line of the first event that the store refuses, or has with other data.
-    pub(crate) async fn append(&self, store: &dyn EventStore, events: &[ForeignEvent]) -> Result<(), CommandError> {
+    pub(crate) async fn append(&mut self, store: &dyn EventStore, events: &[ForeignEvent]) -> Result<(), CommandError> {
+        for call in calls(events) {
+            self.append_call(store, call).await?;
+        }
+        Ok(())
+    }
+
+    async fn append_call(&mut self, store: &dyn EventStore, events: &[ForeignEvent]) -> Result<(), CommandError> {
         let results = store.append_many(events.iter().map(ForeignEvent::to_append).collect()).await;
         for (foreign, result) in events.iter().zip(results) {
             let stored = result.map_err(|error| match error {
@@ -138,6 +168,12 @@ impl ForeignReader {
                 );
                 return Err(self.fault(foreign.line, text));
             }
+            let position = stored.first().and_then(RecordedEvent::position).unwrap_or_default();
+            if position < self.highest {
+                let early = self.early.get_or_insert(EarlyEvents { line: foreign.line, count: 0 });
+                early.count += 1;
+            }
+            self.highest = self.highest.max(position);
         }
         Ok(())
     }
@@ -145,6 +181,19 @@ impl ForeignReader {
     fn fault(&self, line: u64, reason: impl std::fmt::Display) -> CommandError {
         CommandError::fault(format!("`{}`, line {line}: {reason}", self.path))
     }
+}
+
+/// Splits events for the calls of a store, each within the limits or of one event.
+fn calls(events: &[ForeignEvent]) -> impl Iterator<Item = &[ForeignEvent]> {
+    let (mut count, mut bytes) = (0, 0);
+    events.chunk_by(move |event, next| {
+        (count, bytes) = (count + 1, bytes + event.event.payload().len());
+        let fits = count < CALL_EVENTS_MAX && bytes + next.event.payload().len() <= CALL_BYTES_MAX;
+        if !fits {
+            (count, bytes) = (0, 0);
+        }
+        fits
+    })
 }
 
 impl ForeignEvent {
@@ -199,4 +248,28 @@ fn id_of(event: &ForeignLine) -> Uuid {
     let ForeignLine { aggregate_type, aggregate_id, version, tenant, .. } = event;
     let tenant = tenant.map(|tenant| tenant.to_string()).unwrap_or_default();
     Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("{tenant}/{aggregate_type}/{aggregate_id}#{version}").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_events_of_one_call_are_few_and_small_or_a_single_one() {
+        let line = |version: usize, bytes: usize| {
+            let fields = format!("{{\"text\":\"{}\"}}", "x".repeat(bytes));
+            let line = format!(
+                "{{\"aggregate_type\":\"Note\",\"aggregate_id\":\"n\",\"version\":{version},\"event_type\":\"Noted\",\
+                 \"occurred_at\":\"2019-05-17T08:30:00Z\",\"fields\":{fields}}}"
+            );
+            parse(&line, version as u64).unwrap()
+        };
+        let sizes = [vec![1; 600], vec![400_000; 5], vec![2_000_000, 1, 1]].concat();
+        let events: Vec<_> = sizes.iter().enumerate().map(|(index, bytes)| line(index + 1, *bytes)).collect();
+        let lengths: Vec<_> = calls(&events).map(<[_]>::len).collect();
+        // the last 88 small ones go with two of 400 kB
+        assert_eq!(lengths, [256, 256, 90, 2, 1, 1, 2]);
+        let lines = calls(&events).flatten().map(|event| event.line);
+        assert!(lines.eq(1..=sizes.len() as u64), "in order");
+    }
 }

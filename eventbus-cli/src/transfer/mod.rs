@@ -20,6 +20,6 @@ pub(crate) use self::{
     checksum::{checksum, compare},
     chunk::read_chunk,
     export_file::{ExportReader, ExportWriter, check_new},
-    foreign_file::ForeignReader,
+    foreign_file::{EarlyEvents, ForeignReader},
     importer::{Importer, MOVE_PREFIX},
 };

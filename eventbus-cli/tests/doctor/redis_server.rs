@@ -22,6 +22,9 @@ async fn a_replica_one_that_loads_its_data_and_one_that_lags_are_found() {
     let (of_primary, of_server) = (doctor(&primary).await, doctor(&server).await);
     expect_healthy(&of_server, "redis-server").await;
     expect_finding(&of_primary, "redis-replica", Note, "no replica").await;
+    let of_store = of_primary.clone().redis_store("shop");
+    let found = expect_finding(&of_store, "redis-replica", Note, "no replica").await;
+    assert!(found.finding.consequence.ends_with("every event since the last backup"), "{found:?}");
     let admin = redis(primary.url()).await;
     let until_replica = async |state: &str| {
         until("the primary knows that state of its replica", async || {
@@ -42,6 +45,7 @@ async fn a_replica_one_that_loads_its_data_and_one_that_lags_are_found() {
     send(&admin, "CONFIG SET repl-diskless-sync-delay 0").await;
     until_replica("online").await;
     expect_finding(&of_primary, "redis-replica", Note, "before a replica has them").await;
+    expect_finding(&of_store, "redis-replica", Warning, "before a replica has them").await;
     send(&admin, "CONFIG SET min-replicas-to-write 1").await;
     until("the replica counts", async || {
         let report = of_primary.clone().only(["redis-replica"]).unwrap().run().await;
@@ -84,6 +88,8 @@ async fn a_policy_that_evicts_streams_and_evicted_keys_are_found() {
     send(&admin, "CONFIG SET maxmemory 0").await;
     send(&admin, "CONFIG SET maxmemory-policy noeviction").await;
     expect_finding(&doctor, "redis-eviction", Warning, "keys since it started").await;
+    let found = expect_finding(&doctor.redis_store("shop"), "redis-eviction", Fault, "keys since it started").await;
+    assert!(found.finding.consequence.starts_with("stored events may be among them"), "{found:?}");
 }
 
 #[tokio::test]
@@ -94,7 +100,10 @@ async fn memory_that_is_nearly_full_is_found() {
     send(&admin, "CONFIG SET maxmemory 1gb").await;
     expect_healthy(&doctor, "redis-memory").await;
     send(&admin, "CONFIG SET maxmemory 1mb").await;
-    expect_finding(&doctor, "redis-memory", Warning, "of 1 MiB of memory").await;
+    let of_bus = expect_finding(&doctor, "redis-memory", Warning, "of 1 MiB of memory").await;
+    assert!(of_bus.finding.repair.starts_with("trim the streams"), "{of_bus:?}");
+    let of_store = expect_finding(&doctor.redis_store("shop"), "redis-memory", Warning, "of 1 MiB of memory").await;
+    assert!(of_store.finding.repair.starts_with("raise `maxmemory`"), "{of_store:?}");
 }
 
 #[tokio::test]

@@ -51,9 +51,6 @@ impl PlannedAppends {
         if let Some(first) = first_result(&stream, &ids, planned)? {
             return Ok((first, true));
         }
-        if let Some(first) = find_stored(inner, &stream, &events).await? {
-            return Ok((first, false));
-        }
         let of_stream = || self.0.iter().filter(|appended| appended.stream == stream);
         let own = of_stream().map(|appended| appended.events.len()).sum();
         let StreamEnd { version: before, recorded_at: last_recorded_at } = match of_stream().next_back() {
@@ -63,6 +60,10 @@ impl PlannedAppends {
                 corrupt => AppendError::Refused { stream: stream.clone(), source: corrupt.into() },
             })?,
         };
+        // after the end of the stream: an earlier attempt of this append may have run just before the end was read
+        if let Some(first) = find_stored(inner, &stream, &events).await? {
+            return Ok((first, false));
+        }
         let actual = before.plus(own);
         if !expected.matches(actual) {
             return Err(AppendError::Conflict { stream, expected, actual });

@@ -43,7 +43,7 @@ end
 function steps.same()
   local key, seen, name, args = take_key(), take(), take(), take_list()
   local reply = redis.pcall(name, key, unpack(args))
-  if error_of(reply) or redis.sha1hex(cmsgpack.pack(reply)) ~= seen then return { 'changed', key } end
+  if error_of(reply) or fingerprint(name, reply) ~= seen then return { 'changed', key } end
 end
 
 -- Checks that no item of a boundary can have further events: an item has a further event only if the counts of all its

@@ -9,6 +9,7 @@ use eventbus_redis_core::script::{
 };
 
 const EVENTS: &str = include_str!("events.lua");
+const FINGERPRINT: &str = include_str!("fingerprint.lua");
 const NOW: &str = include_str!("now.lua");
 const RIGHTS: &str = include_str!("rights.lua");
 const SNAPSHOT_VERSION: &str = include_str!("snapshot_version.lua");
@@ -16,8 +17,16 @@ const SNAPSHOT_VERSION: &str = include_str!("snapshot_version.lua");
 pub(crate) static ADD_TAG: Lua = lua(&[PROGRAM_ARGS, RIGHTS, include_str!("add_tag.lua")]);
 pub(crate) static LOCK_CHECKPOINT: Lua = lua(&[include_str!("lock_checkpoint.lua")]);
 pub(crate) static APPEND: Lua = lua(&[PROGRAM_ARGS, RIGHTS, EVENTS, include_str!("append.lua")]);
-pub(crate) static COMMIT: Lua =
-    lua(&[PROGRAM_ARGS, RIGHTS, EVENTS, NOW, PROGRAM_STEPS, include_str!("commit_steps.lua"), PROGRAM_RUN]);
+pub(crate) static COMMIT: Lua = lua(&[
+    PROGRAM_ARGS,
+    RIGHTS,
+    EVENTS,
+    NOW,
+    FINGERPRINT,
+    PROGRAM_STEPS,
+    include_str!("commit_steps.lua"),
+    PROGRAM_RUN,
+]);
 pub(crate) static END_DEAD_LETTER: Lua = lua(&[RIGHTS, include_str!("end_dead_letter.lua")]);
 pub(crate) static FORGET_DELIVERIES: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("forget_deliveries.lua")]);
 pub(crate) static FORGET_COMMANDS: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("forget_commands.lua")]);
@@ -28,7 +37,7 @@ pub(crate) static RENEW_LOCKS: Lua = lua(&[include_str!("renew_locks.lua")]);
 pub(crate) static LOAD_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("load_lease.lua")]);
 pub(crate) static RELEASE_LOCKS: Lua = lua(&[include_str!("release_locks.lua")]);
 pub(crate) static LOAD_DEAD_LETTERS: Lua = lua(&[include_str!("load_dead_letters.lua")]);
-pub(crate) static READ_KEY: Lua = lua(&[include_str!("read_key.lua")]);
+pub(crate) static READ_KEY: Lua = lua(&["#!lua flags=no-writes\n", FINGERPRINT, include_str!("read_key.lua")]);
 pub(crate) static READ_SNAPSHOT: Lua = lua(&[
     "#!lua flags=no-writes\n",
     ENTRY_IDS,

@@ -13,5 +13,7 @@ if wrong then return wrong end
 local refusal = format_too_new(KEYS[1], ARGV[2])
 if refusal then return refusal end
 record_format(KEYS[1], ARGV[2], ARGV[3])
-redis.call('HSETNX', KEYS[1], 'id', ARGV[1])
-return { 'open', redis.call('HGET', KEYS[1], 'id') }
+local id = redis.call('HGET', KEYS[1], 'id')
+if id then return { 'open', id } end -- without a write, which a server out of memory refuses
+redis.call('HSET', KEYS[1], 'id', ARGV[1])
+return { 'open', ARGV[1] }

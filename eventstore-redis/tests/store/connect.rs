@@ -42,6 +42,15 @@ async fn all_mistakes_are_named_at_once_and_no_password_is_shown() {
     assert!(!format!("{mistakes} {config:?}").contains("secret"), "{config:?}");
 }
 
+#[tokio::test]
+async fn a_store_on_a_server_without_memory_is_opened_and_read() {
+    let server = eventbus_test::private_redis();
+    let config = config_on(server.url());
+    let id = open(config.clone()).await.store_id().await.unwrap();
+    tell::<String>(&mut client(server.url()).await, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    assert_eq!(open(config).await.store_id().await.unwrap(), id);
+}
+
 #[test]
 fn a_configuration_is_read_from_json() {
     let json = r#"{"key_prefix":"shop","socket_timeout":1.5,"transaction_timeout":10}"#;

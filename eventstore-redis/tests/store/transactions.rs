@@ -434,6 +434,42 @@ async fn what_was_read_and_changed_by_somebody_else_fails_the_commit() {
     }
 }
 
+/// While the server makes the table of a hash or a set larger, each read of a member moves others.
+#[tokio::test]
+async fn the_order_of_members_is_no_change() {
+    let (store, mut connection) = fresh().await;
+    let (hash, set) = (key(&store, "hash"), key(&store, "set"));
+    for number in 0..1_025_u32 {
+        let (field, value) = (format!("f{number}"), number.to_string());
+        tell::<u64>(&mut connection, &["HSET", &hash, &field, &value]).await;
+        tell::<u64>(&mut connection, &["SADD", &set, &field]).await;
+    }
+    let members = async |tx: &mut RedisTransaction| -> Vec<String> {
+        let mut all = Vec::new();
+        for (command, key) in [("HGETALL", "hash"), ("HKEYS", "hash"), ("HVALS", "hash"), ("SMEMBERS", "set")] {
+            all.extend(tx.query::<Vec<String>, _>(command, key, [""; 0]).await.unwrap());
+        }
+        all
+    };
+    let mut tx = store.begin_transaction();
+    let before = members(&mut tx).await;
+    for number in 0..20 {
+        tell::<Option<String>>(&mut connection, &["HGET", &hash, &format!("f{number}")]).await;
+        tell::<bool>(&mut connection, &["SISMEMBER", &set, &format!("f{number}")]).await;
+    }
+    assert_ne!(members(&mut store.begin_transaction()).await, before, "the server has moved some");
+    tx.set("done", 1).unwrap();
+    tx.commit().await.unwrap();
+
+    let mut tx = store.begin_transaction();
+    members(&mut tx).await;
+    // the same fields and values, in different pairs
+    tell::<u64>(&mut connection, &["HSET", &hash, "f1", "2", "f2", "1"]).await;
+    tx.set("done", 2).unwrap();
+    let committed = tx.commit().await;
+    assert!(matches!(&committed, Err(Error::Changed { key }) if *key == hash), "{committed:?}");
+}
+
 #[tokio::test]
 async fn what_was_dropped_while_the_server_was_away_stands_in_nobodys_way() {
     let mut server = eventbus_test::private_redis();
