@@ -285,7 +285,9 @@ impl DeadLetterCopier {
                 record.is_restoring || saved_state.is_some_and(is_older)
             }
         };
-        let is_known = !is_lost && saved_state.is_some();
+        // a store that was restored has copies of an older revision
+        let is_known = !is_lost
+            && record.as_ref().is_some_and(|record| saved_state == Some((&record.generation, record.revision)));
         if is_compared && is_known {
             self.agreed_record = text;
             return Ok(());

@@ -10,8 +10,9 @@ use eventbus_redis::{Recovery, RedisEventBus, RedisEventBusConfig};
 
 use crate::{
     common::{
+        actor::{Actor, connect},
         log,
-        seen::{command, start},
+        seen::{command, event, start},
         until,
     },
     journal::{Account, Journal, Load, account},
@@ -70,6 +71,36 @@ async fn consumers_that_come_and_go_share_the_partitions_evenly_and_soon() {
     bus.stop_consuming().await;
     assert_eq!(account(&journal.lines().await, &load.published), Account::default());
     assert_eq!(bus.stream_info().await.active_consumers, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_stops_keeps_only_the_partition_in_which_a_handler_still_runs() {
+    let config = config(eventbus_test::redis_url(), &eventbus_test::unique_name("share"), 8, LONG);
+    let (bus, other) = (connect(&config).await, connect(&config).await);
+    let (waiting, willing) = (Actor::waiting(), Actor::willing());
+    waiting.join(&bus);
+    willing.join(&other);
+    start(&bus).await;
+    bus.publish(&[event("a")]).await.unwrap();
+    until("its handler runs", async || waiting.begun().len() == 1).await;
+    start(&other).await;
+    until_shared(&other, 2).await;
+    let stopping = tokio::spawn({
+        let bus = bus.clone();
+        async move { bus.stop_consuming().await }
+    });
+    until_within("the other one has the rest", LONG, async || {
+        let mut owned: Vec<usize> = owners(&other).await.into_values().collect();
+        owned.sort_unstable();
+        owned == [1, 7]
+    })
+    .await;
+    waiting.let_go(1);
+    stopping.await.unwrap();
+    until_shared(&other, 1).await;
+    until_finished(&other, LONG).await;
+    assert_eq!((waiting.done(), willing.done()), (vec!["a".to_owned()], Vec::new()));
+    other.stop_consuming().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,6 +98,11 @@ impl Place {
         format!("{}:stream_dlq", self.prefix)
     }
 
+    /// The note with the state of the comparison.
+    fn role(&self) -> Name {
+        Name::new("note", format!("dead-letters:{}", self.dead_letters())).unwrap()
+    }
+
     fn record(&self) -> String {
         format!("{{{}}}:dead_letter_copies", self.dead_letters())
     }
@@ -291,6 +296,36 @@ async fn what_an_older_copy_of_redis_lacks_is_put_back(store: Arc<dyn EventStore
 }
 
 /// Two processes that both find Redis empty restore each dead letter once.
+/// A store that was restored from a backup lacks later copies, and has copies of dead letters that are gone.
+async fn a_restored_store_gets_its_copies_again(store: Arc<dyn EventStore>) {
+    let place = Place::new();
+    let app = place.app(&store).await;
+    place.move_to_dead_letters(&store, 2).await;
+    let notes = store.notes().unwrap();
+    let mut backup = Vec::new();
+    for name in [copies(&store).await, vec![place.role()]].concat() {
+        let text = notes.load_note(&name).await.unwrap().unwrap();
+        backup.push((name, text));
+    }
+    let discarded = place.list_dead_letters().await.remove(0).id;
+    assert!(app.bus().dead_letters().unwrap().discard(&discarded).await.unwrap());
+    place.settled(&store, 1).await;
+    save(&store, 3).await;
+    place.settled(&store, 4).await;
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+    let expected = copies(&store).await;
+
+    for name in &expected {
+        notes.delete_note(name).await.unwrap();
+    }
+    for (name, text) in &backup {
+        notes.save_note(name, text).await.unwrap();
+    }
+    let app = place.app(&store).await;
+    place.until("the copies are those of the dead letters", async || copies(&store).await == expected).await;
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
 async fn two_processes_put_each_back_once(store: Arc<dyn EventStore>) {
     let place = Place::new();
     let (one, other) = (place.app(&store).await, place.app(&store).await);
@@ -333,6 +368,16 @@ async fn what_an_older_copy_of_redis_lacks_is_put_back_from_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_older_copy_of_redis_lacks_is_put_back_from_postgres() {
     what_an_older_copy_of_redis_lacks_is_put_back(postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_sqlite_store_gets_its_copies_again() {
+    a_restored_store_gets_its_copies_again(sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_postgres_store_gets_its_copies_again() {
+    a_restored_store_gets_its_copies_again(postgres().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

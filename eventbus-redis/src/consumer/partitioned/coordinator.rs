@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{delivery::DueEntry, port::MessageId};
+use eventbus::{
+    delivery::{DueEntry, StopSignal},
+    port::MessageId,
+};
 use redis::ScriptInvocation;
 use tokio::{
     sync::watch,
@@ -67,10 +70,13 @@ pub(super) struct PartitionTasks<'a> {
     known_types: usize,
     has_layout_changed: bool,
     changes: watch::Receiver<()>,
+    stop: &'a StopSignal,
+    /// Set once it has begun to release its partitions because of the stop.
+    is_leaving: bool,
 }
 
 impl<'a> PartitionTasks<'a> {
-    pub(super) fn new(consumer: &'a PartitionedConsumer) -> Self {
+    pub(super) fn new(consumer: &'a PartitionedConsumer, stop: &'a StopSignal) -> Self {
         Self {
             consumer,
             batches: HashMap::new(),
@@ -84,6 +90,8 @@ impl<'a> PartitionTasks<'a> {
             known_types: 0,
             has_layout_changed: false,
             changes: consumer.bus().subscribers().watch(),
+            stop,
+            is_leaving: false,
         }
     }
 
@@ -238,6 +246,7 @@ impl<'a> PartitionTasks<'a> {
     async fn rebalance(&mut self) -> Result<(), CommandError> {
         let inner = &self.consumer.inner;
         self.rebalance_at = Instant::now() + self.consumer.lease_duration() / 3;
+        self.is_leaving = self.stop.is_stopped();
         let types = inner.announced_types();
         let (other_layout, share, parts, is_duplicate, others, known_types): RebalanceReply =
             self.consumer.bus().connection().run_idempotent(&self.rebalance_script()).await?;
@@ -262,7 +271,7 @@ impl<'a> PartitionTasks<'a> {
         }
         self.log_layout_change(other_layout);
         let owned = self.consumer.owned().consumers().len();
-        let keeps = if self.has_layout_changed { 0 } else { share };
+        let keeps = if self.has_layout_changed || self.is_leaving { 0 } else { share };
         self.consumer.owned().release_some(owned.saturating_sub(keeps));
         if owned < keeps {
             self.rebalance_at = self.rebalance_at.min(Instant::now() + FREE_PARTITION_SEARCH_INTERVAL);
@@ -289,7 +298,12 @@ impl<'a> PartitionTasks<'a> {
         share.key(&inner.keys().known_types);
         share.arg((inner.group().as_str(), inner.name(), inner.announced_types()));
         share.arg(lease_ms.saturating_mul(2)).arg(bus.instance()).arg(lease_ms).arg(bus.layout().generation());
-        share.arg(u8::from(!self.has_layout_changed)).arg(inner.long_run_json());
+        share.arg(match (self.is_leaving, self.has_layout_changed) {
+            (true, _) => "leaving",
+            (false, true) => "keeps",
+            (false, false) => "takes",
+        });
+        share.arg(inner.long_run_json());
         share.arg(u8::from(self.is_announced));
         let owned = self.consumer.owned();
         for number in 0..bus.partitions().len() {
@@ -401,6 +415,8 @@ impl ConsumerTasks for PartitionTasks<'_> {
             () = self.consumer.partition_lost.notified() => PartitionTask::WriteBatches,
             () = sleep_until(self.rebalance_at), if !failed.contains(PartitionTask::Rebalance) => PartitionTask::Rebalance,
             _ = self.changes.changed() => PartitionTask::Rebalance,
+            // its handlers may take long to end, and the other consumers need its share
+            () = self.stop.stopped(), if !self.is_leaving => PartitionTask::Rebalance,
             _ = self.garbage_collection.tick() => PartitionTask::CollectGarbage,
         }
     }

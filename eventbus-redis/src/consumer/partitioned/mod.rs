@@ -26,6 +26,6 @@ pub(super) async fn consume(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFl
     let consumer = PartitionedConsumer::new(bus, group, in_flight);
     let (inner, gate) = (&consumer.inner, &consumer.gate);
     let mut reader = PartitionReader::new(&consumer, &stop);
-    let (streams, tasks) = (|| consumer.owned().streams(), PartitionTasks::new(&consumer));
+    let (streams, tasks) = (|| consumer.owned().streams(), PartitionTasks::new(&consumer, &stop));
     run_consumer(inner, gate, &stop, reader.run(), streams, tasks, "keeping partitions").await;
 }

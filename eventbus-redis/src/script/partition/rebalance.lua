@@ -4,8 +4,8 @@
 --
 -- KEYS  members, layout, then for each partition: lease, stream, floors; then known types
 -- ARGV  group, consumer, its types as JSON, time in which it counts as alive (ms), its instance, duration of a lease
---       (ms), the generation of the layout, '1' if it may take partitions, its long running handler as JSON or '', '1' if
---       it has sent a heartbeat before, then for each partition the epoch under which it owns it or '', then the numbers
+--       (ms), the generation of the layout, 'takes' if it may take partitions, 'keeps' if it may not, 'leaving' if it is
+--       to have no share any more, its long running handler as JSON or '', '1' if it has sent a heartbeat before, then for each partition the epoch under which it owns it or '', then the numbers
 --       of the partitions in the order in which to take them
 -- Replies {the number of partitions in a newer layout or 0, its share, for each partition {epoch or '', the id that the
 -- group was given last, '1' if its last lease expired} ..., 1 if a different instance has its name, names and types of
@@ -17,7 +17,7 @@ local ttl, count = tonumber(ARGV[6]), (#KEYS - 3) / 3
 local now = now_in_ms()
 
 local recorded = redis.call('HMGET', layout, 'generation', 'partitions')
-local other_layout, may_take = 0, ARGV[8] == '1'
+local other_layout, may_take = 0, ARGV[8] == 'takes'
 if recorded[1] and is_smaller(ARGV[7], recorded[1]) then
   other_layout, may_take = tonumber(recorded[2]), false
 end
@@ -36,7 +36,7 @@ for i = 1, #announced, 2 do
     others[#others + 1] = name
     others[#others + 1] = member.event_types
     -- its leases end with the time of one lease: from then on its share is free, too
-    local has_share = not member.left and member.layout == ARGV[7] and now - tonumber(member.at) < ttl
+    local has_share = not member.left and not member.is_leaving and member.layout == ARGV[7] and now - tonumber(member.at) < ttl
     if has_share then alive = alive + 1 end
     if has_share and name < me then rank = rank + 1 end
   else
@@ -44,6 +44,7 @@ for i = 1, #announced, 2 do
   end
 end
 local member = { at = now, live_ms = live, event_types = types, instance = instance, layout = ARGV[7] }
+if ARGV[8] == 'leaving' then member.is_leaving = true end
 if ARGV[9] ~= '' then member.busy = ARGV[9] end
 redis.call('HSET', members, me, cjson.encode(member))
 
