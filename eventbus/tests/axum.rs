@@ -22,7 +22,7 @@ use axum::{
 };
 use eventbus::{
     App, EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, LoadError, Name, Never, NewEvent,
-    Position, SaveError, StreamId,
+    Position, SaveError, StreamId, UpdateError,
     app::PublishedError,
     axum::{Mistake, Problem, health_routes, status_routes},
     port::{
@@ -98,7 +98,6 @@ async fn what_passes_is_to_be_tried_again_and_says_nothing_of_the_inside() {
     for problem in [
         Problem::from(ReadError::Unavailable("secret".into())),
         Problem::from(eventbus::SaveError::from(AppendError::Unavailable("secret".into()))),
-        Problem::from(eventbus::SaveError::from(AppendError::OutcomeUnknown("secret".into()))),
         Problem::from(ProjectionError::Busy { name: "secret", timeout }),
         Problem::from(DeadLetterError::ShutDown { destination: Name::from_static("secret") }),
         Problem::from(PublishedError::TimedOut { position, wanted, timeout, problem: "secret".into() }),
@@ -117,6 +116,18 @@ async fn what_passes_is_to_be_tried_again_and_says_nothing_of_the_inside() {
         assert!(!response.headers().contains_key("retry-after"));
         let (status, body) = read(response).await;
         assert!(status == 500 && !body.to_string().contains("secret"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_save_of_unknown_outcome_is_not_to_be_tried_again_without_a_key() {
+    let unknown = || SaveError::from(AppendError::OutcomeUnknown("secret".into()));
+    for problem in [Problem::from(unknown()), Problem::from(UpdateError::<Never>::Save(unknown()))] {
+        let response = problem.into_response();
+        assert!(!response.headers().contains_key("retry-after"));
+        let detail = "it is not known whether the change took effect; repeat it only with the same Idempotency-Key";
+        let (status, body) = read(response).await;
+        assert_eq!((status, &body["title"], &body["detail"]), (504, &json!("Gateway Timeout"), &json!(detail)));
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A router whose state is the [`App`] gives its handlers `State<App>` and `State<AggregateRepository<A>>`. A handler
 //! that returns `Result<_, Problem>` writes `?` behind each call: a conflict becomes 409, a missing aggregate 404, a
-//! store that is away 503 with `retry-after`, every other error 500 with a line in the log.
+//! store that is away 503 with `retry-after`, a save of unknown outcome 504, every other error 500 with a line in the log.
 //!
 //! # Examples
 //! ```

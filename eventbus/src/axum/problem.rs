@@ -131,6 +131,13 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not available at the moment, try again")
     }
 
+    /// Creates a 504, for a save that may have taken effect: a client that repeats it could make it twice.
+    fn outcome_unknown(error: SaveError) -> Self {
+        tracing::warn!(error = ?Error::from(error), "a request fails, and it is not known whether its save took effect");
+        let detail = "it is not known whether the change took effect; repeat it only with the same Idempotency-Key";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, detail)
+    }
+
     /// Creates a 500, for an error that a retry cannot resolve. The log gets the error, the client a fixed text.
     pub fn internal(error: impl Into<Error>) -> Self {
         tracing::error!(error = ?error.into(), "a request fails");
@@ -265,6 +272,7 @@ impl From<SaveError> for Problem {
             {
                 Self::new(StatusCode::BAD_REQUEST, fault.to_string())
             }
+            SaveError::Append(AppendError::OutcomeUnknown(_)) => Self::outcome_unknown(error),
             SaveError::Append(append) if append.is_retryable() => Self::unavailable(error),
             SaveError::Append(_)
             | SaveError::Encode(_)

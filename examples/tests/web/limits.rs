@@ -38,7 +38,9 @@ async fn a_body_that_does_not_come_in_time_is_not_waited_for() {
     let head =
         "POST /users HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{";
     let answer = answered(&web, head).await;
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("application/problem+json"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("application/problem+json"), "{answer}");
+    assert!(answer.contains("not known whether the change took effect"), "{answer}");
+    assert!(!answer.contains("retry-after"), "a change is not to be sent again just so: {answer}");
 }
 
 #[tokio::test]
