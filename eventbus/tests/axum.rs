@@ -668,6 +668,25 @@ async fn of_two_layers_the_inner_one_starts_from_the_context_of_the_outer_one() 
     assert_eq!((&body["actor"], &body["tenant"]), (&json!("ada"), &json!(tenant)));
 }
 
+#[tokio::test]
+async fn of_two_layers_the_inner_one_names_the_conversation_of_the_response() {
+    let of = |id| eventbus::axum::context(move |_| EventContext { correlation_id: Some(id), ..Default::default() });
+    let (inner, outer) = (eventbus::Uuid::from_u128(7), eventbus::Uuid::from_u128(8));
+    let mut router: Router = Router::new()
+        .route("/accounts/{id}", put(open_account))
+        .layer(of(inner))
+        .layer(of(outer))
+        .with_state(App::builder().start().await.unwrap());
+    let response = router.call(Request::put("/accounts/1").body(Body::empty()).unwrap()).await.unwrap();
+    let answered: Vec<_> = response.headers().get_all("x-correlation-id").iter().cloned().collect();
+    assert_eq!(answered, [inner.to_string().as_str()]);
+    assert_eq!(
+        read(response).await.1["correlation"],
+        json!(inner),
+        "the event is of the conversation that the header names"
+    );
+}
+
 async fn rename(
     accounts: Repository<Account>,
     key: IdempotencyKey,

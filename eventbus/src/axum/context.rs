@@ -42,7 +42,8 @@ const CORRELATION_NAMESPACE: Uuid = Uuid::from_u128(0x8a1f_4be5_7c0d_5d0e_9b57_3
 /// All that the request saves is stamped with the context, by the extractor [`Repository<A>`](crate::Repository) and by
 /// any repository in the task of the request. The response has the id of the conversation in its header
 /// `x-correlation-id`: the id of the request if that is a UUID; for a different text, a UUID that is the same for the
-/// same text; without a text, a new UUID. A `traceparent` that is invalid by the [specification] is ignored.
+/// same text; without a text, a new UUID. Of several layers the innermost one sets the header, and none replaces one that
+/// the handler has set. A `traceparent` that is invalid by the [specification] is ignored.
 ///
 /// [specification]: https://www.w3.org/TR/trace-context/#traceparent-header
 ///
@@ -138,7 +139,8 @@ where
         Box::pin(async move {
             let mut response = response.await?;
             if let Ok(id) = HeaderValue::try_from(correlation.to_string()) {
-                response.headers_mut().insert(CORRELATION_ID, id);
+                // an inner layer names the conversation of the events
+                response.headers_mut().entry(CORRELATION_ID).or_insert(id);
             }
             Ok(response)
         })
