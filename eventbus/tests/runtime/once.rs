@@ -10,15 +10,15 @@ use std::{
 };
 
 use eventbus::{
-    EventContext, EventId, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Never, NewEvent, Saved, StreamId,
-    UpdateError, Uuid,
+    EventContext, EventId, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, LoadError, Name, Never, NewEvent,
+    Saved, StreamId, UpdateError, Uuid,
     clock::Clock as _,
     event::InvalidName,
     handler::EffectKey,
-    port::{AppendEvents as _, EventBus as _, EventStore},
+    port::{AppendError, AppendEvents as _, EventBus as _, EventStore, ReadError},
     prelude::*,
     repository::{IdempotencyKey, OnceError, Publication},
-    store::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamAppends, MultiStreamOutcome},
+    store::{Boundaries, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamAppends, MultiStreamOutcome},
     testkit::{ManualClock, delegate},
 };
 use parking_lot::Mutex;
@@ -223,13 +223,19 @@ async fn of_32_callers_one_decides_and_all_have_its_answer() {
 }
 
 /// A store in which the same command takes effect by another process between the look for its answer and the decision.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct WithTwin {
     store: InMemoryEventStore,
     /// Set to run the command after the next look for an answer; `true` if it creates.
     twin: Arc<Mutex<Option<bool>>>,
+    /// Set if the process of the twin is of a newer release, which then saves an event that is not known here.
+    is_twin_newer: Arc<Mutex<bool>>,
     /// Set to lose the reply of the next append of a command.
     loses_reply: Arc<Mutex<bool>>,
+    /// Set to refuse the next append of a command.
+    refuses: Arc<Mutex<Option<AppendError>>>,
+    /// The number of looks for an answer until they fail, if they do.
+    looks_left: Arc<Mutex<Option<u32>>>,
 }
 
 delegate!(WithTwin, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
@@ -238,29 +244,30 @@ impl EventStore for WithTwin {
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         Some(self)
     }
+
+    fn boundaries(&self) -> Option<&dyn Boundaries> {
+        self.store.boundaries()
+    }
 }
 
 #[async_trait::async_trait]
 impl MultiStreamAppends for WithTwin {
-    async fn append_streams(
-        &self,
-        multi: MultiStreamAppend,
-    ) -> Result<MultiStreamOutcome, eventbus::port::AppendError> {
+    async fn append_streams(&self, multi: MultiStreamAppend) -> Result<MultiStreamOutcome, AppendError> {
+        if let Some(refused) = self.refuses.lock().take() {
+            return Err(refused);
+        }
         let outcome = self.store.append_streams(multi).await?;
         match std::mem::take(&mut *self.loses_reply.lock()) {
-            true => Err(eventbus::port::AppendError::OutcomeUnknown("the reply is lost".into())),
+            true => Err(AppendError::OutcomeUnknown("the reply is lost".into())),
             false => Ok(outcome),
         }
     }
 
-    async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, eventbus::port::ReadError> {
+    async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError> {
         self.store.is_handled(delivery).await
     }
 
-    async fn handled_deliveries(
-        &self,
-        events: &[(StreamId, EventId)],
-    ) -> Result<Vec<HandledDelivery>, eventbus::port::ReadError> {
+    async fn handled_deliveries(&self, events: &[(StreamId, EventId)]) -> Result<Vec<HandledDelivery>, ReadError> {
         self.store.handled_deliveries(events).await
     }
 
@@ -272,13 +279,22 @@ impl MultiStreamAppends for WithTwin {
         &self,
         tenant_id: Option<Uuid>,
         key: &IdempotencyKey,
-    ) -> Result<Option<HandledCommand>, eventbus::port::ReadError> {
+    ) -> Result<Option<HandledCommand>, ReadError> {
+        match &mut *self.looks_left.lock() {
+            Some(0) => return Err(ReadError::Unavailable("away".into())),
+            Some(left) => *left -= 1,
+            None => {}
+        }
         let found = self.store.find_command(tenant_id, key).await;
         let twin = self.twin.lock().take();
         if let Some(creates) = twin {
             let once = AggregateRepository::<Parcel>::new(self.store.clone()).once(key.clone(), "T-1");
             let (id, send) = (id("p"), |parcel: &Parcel| parcel.send("T-1"));
             if creates { once.create(&id, send).await } else { once.upsert(&id, send).await }.unwrap();
+            if *self.is_twin_newer.lock() {
+                let event = NewEvent::new(Name::from_static("OnceNewer"), 1, "{}");
+                self.store.append(&Parcel::stream(&id), ExpectedVersion::Any, vec![event]).await.unwrap();
+            }
         }
         found
     }
@@ -290,7 +306,7 @@ impl MultiStreamAppends for WithTwin {
 
 #[tokio::test]
 async fn a_twin_that_was_first_gives_the_answer_also_if_the_decision_refuses_now() {
-    let store = WithTwin { store: InMemoryEventStore::new(), twin: Arc::default(), loses_reply: Arc::default() };
+    let store = WithTwin::default();
     let parcels = AggregateRepository::<Parcel>::new(store.clone());
     *store.twin.lock() = Some(false);
     let saved = parcels.once(key("k"), "T-1").upsert(&id("p"), |parcel| parcel.send("T-1")).await.unwrap();
@@ -305,8 +321,82 @@ async fn a_twin_that_was_first_gives_the_answer_also_if_the_decision_refuses_now
 }
 
 #[tokio::test]
+async fn a_twin_of_a_newer_release_gives_the_answer_also_if_the_state_cannot_be_loaded_now() {
+    let store = WithTwin::default();
+    let parcels = AggregateRepository::<Parcel>::new(store.clone());
+    (*store.twin.lock(), *store.is_twin_newer.lock()) = (Some(false), true);
+    let saved = parcels.once(key("k"), "T-1").upsert(&id("p"), |parcel| parcel.send("T-1")).await.unwrap();
+    assert_eq!((saved.version.get(), saved.events.len()), (1, 1));
+    let other = parcels.once(key("other"), "T-1").upsert(&id("p"), |parcel| parcel.send("T-1")).await.unwrap_err();
+    assert!(matches!(other, UpdateError::Load(LoadError::Decode { .. })), "{other:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_that_may_come_from_a_twin_is_no_answer_while_the_store_cannot_be_asked() {
+    for case in ["the decision", "the version", "the value"] {
+        let store = WithTwin::default();
+        let parcels = AggregateRepository::<Parcel>::new(store.clone());
+        *store.looks_left.lock() = Some(1);
+        let (id, once, send) = (id("p"), parcels.once(key("k"), "T-1"), |parcel: &Parcel| parcel.send("T-1"));
+        let result = match case {
+            "the decision" => {
+                *store.twin.lock() = Some(false);
+                once.upsert(&id, send).await
+            }
+            "the version" => {
+                *store.twin.lock() = Some(true);
+                once.create(&id, send).await
+            }
+            _ => {
+                let name = Name::from_static("number");
+                *store.refuses.lock() = Some(AppendError::Taken { stream: Parcel::stream(&id), name });
+                once.upsert(&id, send).await
+            }
+        };
+        let error = result.unwrap_err();
+        assert!(matches!(error, UpdateError::Load(LoadError::Read(ReadError::Unavailable(_)))), "{case}: {error:?}");
+    }
+    // another error stays
+    let store = WithTwin::default();
+    let parcels = AggregateRepository::<Parcel>::new(store.clone());
+    *store.looks_left.lock() = Some(1);
+    *store.refuses.lock() = Some(AppendError::Unavailable("away".into()));
+    let error = parcels.once(key("k"), "T-1").upsert(&id("p"), |parcel| parcel.send("T-1")).await.unwrap_err();
+    assert_eq!(error.to_string(), "event store unavailable");
+    assert!(matches!(error, UpdateError::Save(_)), "{error:?}");
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate_type = "OnceLabel", tags(number))]
+struct Labelled {
+    number: String,
+}
+
+#[derive(Debug, Default, Decision)]
+#[decision(events(Labelled))]
+struct Labels;
+
+impl Apply for Labels {
+    fn apply(&mut self, _event: &LabelsEvent) {}
+}
+
+#[tokio::test]
+async fn a_decision_that_refuses_is_no_answer_while_the_store_cannot_be_asked() {
+    let store = WithTwin::default();
+    let app = App::builder().store(store.clone()).without_relay().start().await.unwrap();
+    let refuse = async || {
+        let decision = app.decision::<Labels>().about("number", "T-1").once(key("k"), ());
+        decision.decide(|_| Err::<Labelled, _>(IsSent)).await.unwrap_err()
+    };
+    assert_eq!(refuse().await.refused(), Some(&IsSent));
+    *store.looks_left.lock() = Some(1);
+    let error = refuse().await;
+    assert!(matches!(error, UpdateError::Load(LoadError::Read(ReadError::Unavailable(_)))), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_lost_reply_is_found_by_the_key() {
-    let store = WithTwin { store: InMemoryEventStore::new(), twin: Arc::default(), loses_reply: Arc::default() };
+    let store = WithTwin::default();
     let parcels = AggregateRepository::<Parcel>::new(store.clone());
     for (number, nothing) in [false, true].into_iter().enumerate() {
         *store.loses_reply.lock() = true;

@@ -1577,15 +1577,20 @@ impl<A: Aggregate + Apply, C> Once<A, C> {
             if let Some(saved) = self.find_answer(multi_stream, request).await? {
                 return Ok(self.publish_if_own(saved, &sent).await);
             }
-            let mut root = self.repository.load_with_existence(id, existence).await?;
-            let before = root.version();
-            let saved = match record_events(&decide, &mut root) {
-                Ok(()) => {
-                    let command = self.keyed.handled(request, &stream, before, root.pending().len())?;
+            let decided = match self.repository.load_with_existence(id, existence).await {
+                Ok(mut root) => match record_events(&decide, &mut root) {
+                    Ok(()) => Ok(root),
+                    Err(refusal) => Err(UpdateError::Refused(refusal)),
+                },
+                Err(error) => Err(error.into()),
+            };
+            let saved = match decided {
+                Ok(mut root) => {
+                    let command = self.keyed.handled(request, &stream, root.version(), root.pending().len())?;
                     sent = root.pending_with_ids().map(|(_, id)| id).collect();
                     self.repository.save_handling(&mut root, Some(&command)).await.map_err(UpdateError::Save)
                 }
-                Err(refusal) => Err(UpdateError::Refused(refusal)),
+                Err(error) => Err(error),
             };
             let error = match saved {
                 Ok(Some(saved)) => return Ok(saved),
@@ -1602,7 +1607,8 @@ impl<A: Aggregate + Apply, C> Once<A, C> {
             }
             return match self.find_answer(multi_stream, request).await {
                 Ok(Some(saved)) => Ok(self.publish_if_own(saved, &sent).await),
-                Err(error @ UpdateError::Once(_)) => Err(error),
+                // without the look-up it is not known whether a copy of the command took effect
+                Err(unread) if matches!(unread, UpdateError::Once(_)) || error.may_come_from_copy() => Err(unread),
                 Ok(None) | Err(_) => Err(error),
             };
         }

@@ -303,7 +303,8 @@ impl<D: Decision + Apply> Deciding<D> {
             // a repeat of the command may have been first, also if this one is refused: it may have seen its effect
             return match self.find_answer(multi_stream, request).await {
                 Ok(Some(first)) => Ok(first),
-                Err(error @ UpdateError::Once(_)) => Err(error),
+                // without the look-up it is not known whether a copy of the command took effect
+                Err(unread) if matches!(unread, UpdateError::Once(_)) || error.may_come_from_copy() => Err(unread),
                 Ok(None) | Err(_) => Err(error),
             };
         }

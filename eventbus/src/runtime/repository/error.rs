@@ -300,6 +300,15 @@ pub enum OnceError {
 }
 
 impl<X> UpdateError<X> {
+    /// Returns `true` if the effect of a concurrent copy of the same command may be the reason for the error.
+    pub(super) fn may_come_from_copy(&self) -> bool {
+        match self {
+            Self::Refused(_) => true,
+            Self::Save(SaveError::Append(error)) => error.is_conflict() || matches!(error, AppendError::Taken { .. }),
+            _ => false,
+        }
+    }
+
     /// Returns `true` if the client has used the idempotency key for another command.
     #[must_use]
     pub const fn is_key_reused(&self) -> bool {
