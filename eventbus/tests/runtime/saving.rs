@@ -1,11 +1,13 @@
 //! Saving when the store or the bus does not answer.
 
+use std::time::Duration;
+
 use eventbus::{
     EventContext, InMemoryEventBus, InMemoryEventStore, Name, Version,
-    port::{Checkpoints, EventBus},
+    port::{Checkpoints, EventBus, PublishError},
     prelude::*,
     repository::Publication,
-    testkit::{Fault, FaultyBus, FaultyStore},
+    testkit::{Fault, FaultyBus, FaultyStore, ManualClock},
 };
 
 use crate::{
@@ -130,6 +132,28 @@ async fn publishing_by_hand_is_refused_where_a_relay_publishes() {
     let Publication::Failed(error) = saved.publication else { panic!("published") };
     assert!(error.to_string().starts_with("a relay publishes this store to `memory`"), "{error}");
     assert_eq!(bus.stream_info().await.stream.length, 0);
+}
+
+#[tokio::test]
+async fn publishing_by_hand_is_refused_within_a_second_of_the_start_of_a_relay() {
+    let (store, bus, clock) = (InMemoryEventStore::new(), InMemoryEventBus::new(), ManualClock::default());
+    let orders = AggregateRepository::<Order>::new(store.clone()).publish_to(bus.clone()).with_clock(clock.clone());
+    let publication = async || {
+        let mut order = orders.create_new(AggregateId::new());
+        order.record(created("ada", 1.0));
+        orders.clone().save(&mut order).await.unwrap().publication
+    };
+    assert!(matches!(publication().await, Publication::Published(_)));
+    let relay = Name::prefixed("relay:", bus.destination());
+    store.save_checkpoint(&relay, eventbus::Position::START).await.unwrap();
+    clock.advance(Duration::from_millis(999));
+    assert!(matches!(publication().await, Publication::Published(_)), "it does not ask the store at each save");
+    clock.advance(Duration::from_millis(1));
+    for _ in 0..2 {
+        let refused = publication().await;
+        assert!(matches!(refused, Publication::Failed(PublishError::OwnedByRelay { .. })), "{refused:?}");
+    }
+    assert_eq!(bus.stream_info().await.stream.length, 2);
 }
 
 #[tokio::test]

@@ -157,9 +157,12 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
 
     /// Publishes to `bus` after each save: for programs without a relay.
     ///
-    /// A crash between saving and publishing leaves events unpublished. [`Saved::publication`] reports a failed
-    /// publish, which is never a failed save. If a relay publishes the store to the same destination, the
-    /// repository refuses to publish.
+    /// Events stay unpublished if the process crashes between saving and publishing, or if the future of the save is
+    /// dropped there: axum drops a handler whose client disconnects. Make the save in a task of its own (`tokio::spawn`)
+    /// where this must not happen. [`Saved::publication`] reports a failed publish, which is never a failed save.
+    ///
+    /// If a relay publishes the store to the same destination, the repository refuses to publish. It looks for one before
+    /// it publishes, at most once a second.
     pub fn publish_to(self, bus: impl EventBus) -> Self {
         Self { publisher: SavePublisher::to_bus(Arc::new(bus)), ..self }
     }
@@ -619,7 +622,7 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
         }
         self.advance_cached(&records, restores);
         self.snapshot_in_background(root, before);
-        let publication = self.publisher.publish(self.store.as_port(), &records).await;
+        let publication = self.publisher.publish(self.store.as_port(), &self.clock, &records).await;
         Ok(Some(Saved::new(root.version(), records, publication)))
     }
 
@@ -1620,8 +1623,8 @@ impl<A: Aggregate + Apply, C> Once<A, C> {
         if saved.events.is_empty() || !is_own {
             return saved;
         }
-        let AggregateRepository { publisher, store, .. } = &self.repository;
-        Saved { publication: publisher.publish(store.as_port(), &saved.events).await, ..saved }
+        let AggregateRepository { publisher, store, clock, .. } = &self.repository;
+        Saved { publication: publisher.publish(store.as_port(), clock, &saved.events).await, ..saved }
     }
 
     fn multi_stream(&self) -> Result<&dyn MultiStreamAppends, OnceError> {

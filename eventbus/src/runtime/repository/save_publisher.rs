@@ -1,28 +1,35 @@
 //! Publishes after each save, where no relay publishes the store.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::saved::Publication;
 use crate::{
-    domain::record::RecordedEvent,
+    domain::{clock::SharedClock, record::RecordedEvent},
     port::{EventBus, EventStore, PublishError},
     support::relay_to,
 };
+
+/// The time for which a check for a relay is valid: a relay may be started later.
+const RELAY_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The publisher of a repository's saves: none, the app's relay, or the repository itself.
 #[derive(Clone)]
 pub(super) enum SavePublisher {
     None,
     Relay,
-    Bus { bus: Arc<dyn EventBus>, is_relay_checked: Arc<AtomicBool> },
+    Bus {
+        bus: Arc<dyn EventBus>,
+        /// When the store was last found to have no relay.
+        no_relay_at: Arc<Mutex<Option<Instant>>>,
+    },
 }
 
 impl SavePublisher {
     pub(super) fn to_bus(bus: Arc<dyn EventBus>) -> Self {
-        Self::Bus { bus, is_relay_checked: Arc::default() }
+        Self::Bus { bus, no_relay_at: Arc::default() }
     }
 
     /// Returns the publication of events that were stored before.
@@ -30,14 +37,20 @@ impl SavePublisher {
         if matches!(self, Self::Relay) { Publication::ByRelay } else { Publication::None }
     }
 
-    pub(super) async fn publish(&self, store: &Arc<dyn EventStore>, records: &[RecordedEvent]) -> Publication {
-        let Self::Bus { bus, is_relay_checked } = self else {
+    pub(super) async fn publish(
+        &self,
+        store: &Arc<dyn EventStore>,
+        clock: &SharedClock,
+        records: &[RecordedEvent],
+    ) -> Publication {
+        let Self::Bus { bus, no_relay_at } = self else {
             return self.of_stored();
         };
         let published = async {
-            if !is_relay_checked.load(Ordering::Relaxed) {
+            let (now, checked_at) = (clock.instant(), *no_relay_at.lock());
+            if checked_at.is_none_or(|at| now.saturating_duration_since(at) >= RELAY_CHECK_INTERVAL) {
                 refuse_if_relayed(store, bus).await?;
-                is_relay_checked.store(true, Ordering::Relaxed);
+                *no_relay_at.lock() = Some(now);
             }
             bus.publish(records).await
         };
