@@ -1,14 +1,15 @@
 //! Saving when the store or the bus does not answer.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use eventbus::{
-    EventContext, InMemoryEventBus, InMemoryEventStore, Name, Version,
-    port::{Checkpoints, EventBus, PublishError},
+    EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, SaveError, StreamId, Version,
+    port::{AppendError, AppendEvents, Checkpoints, EventBus, PublishError},
     prelude::*,
     repository::Publication,
-    testkit::{Fault, FaultyBus, FaultyStore, ManualClock},
+    testkit::{Fault, FaultyBus, FaultyStore, ManualClock, delegate},
 };
+use parking_lot::Mutex;
 
 use crate::{
     gated::GatedStore,
@@ -91,6 +92,54 @@ async fn a_clone_is_the_same_decision_and_is_stored_once() {
     let first = orders.save(&mut order).await.unwrap();
     let second = orders.save(&mut clone).await.unwrap();
     assert_eq!((second.version, second.events), (first.version, first.events));
+}
+
+/// A store whose appends end as the test says.
+struct Scripted {
+    store: InMemoryEventStore,
+    /// The errors of the next appends, which store nothing.
+    errors: Mutex<VecDeque<AppendError>>,
+}
+
+delegate!(Scripted, self => self.store; ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries, EventStore);
+
+#[async_trait::async_trait]
+impl AppendEvents for Scripted {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        let error = self.errors.lock().pop_front();
+        match error {
+            Some(error) => Err(error),
+            None => self.store.append(stream, expected, events).await,
+        }
+    }
+}
+
+/// The first attempt may be stored, or may be stored later: only a conflict is a result that this does not change.
+#[tokio::test]
+async fn an_unknown_outcome_stays_unknown_if_the_repeat_is_refused_or_a_value_is_taken() {
+    let stream = Order::stream(&AggregateId::new());
+    let refused = AppendError::Refused { stream: stream.clone(), source: "it is read-only".into() };
+    let taken = AppendError::Taken { stream: stream.clone(), name: Name::from_static("email") };
+    let conflict = AppendError::Conflict { stream, expected: ExpectedVersion::NoStream, actual: Version::FIRST };
+    for (error, is_unknown) in [(refused, true), (taken, true), (conflict, false)] {
+        let text = error.to_string();
+        let errors = [AppendError::OutcomeUnknown("the connection broke".into()), error];
+        let store = Scripted { store: InMemoryEventStore::new(), errors: Mutex::new(errors.into()) };
+        let orders = AggregateRepository::<Order>::new(store);
+        let mut order = orders.create_new(AggregateId::new());
+        order.record(created("ada", 1.0));
+        let error = orders.save(&mut order).await.unwrap_err();
+        let SaveError::Append(error) = error else { panic!("{error:?}") };
+        match error {
+            AppendError::OutcomeUnknown(source) => assert_eq!((is_unknown, source.to_string()), (true, text)),
+            other => assert_eq!((is_unknown, other.to_string()), (false, text)),
+        }
+    }
 }
 
 #[tokio::test]
