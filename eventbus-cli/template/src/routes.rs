@@ -11,6 +11,7 @@ use axum::{
 use eventbus::{
     AggregateId, AggregateRepository, App, Position,
     axum::{Problem, health_routes, metrics_route},
+    repository::IdempotencyKey,
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,24 +39,36 @@ struct Done {
     position: Option<Position>,
 }
 
+/// Takes effect once for each `Idempotency-Key` of the client, however often it is sent.
 async fn deposit(
     State(accounts): State<AggregateRepository<Account>>,
+    key: IdempotencyKey,
     id: Result<Path<AggregateId>, PathRejection>,
     amount: Result<Json<Amount>, JsonRejection>,
 ) -> Result<Json<Done>, Problem> {
     let (Path(id), Json(Amount { cents })) = (id?, amount?);
-    let saved = accounts.upsert(&id, |account| account.deposit(cents)).await?;
+    let once = accounts.once(of_client(&key)?, ("deposit", cents));
+    let saved = once.upsert(&id, |account| account.deposit(cents)).await?;
     Ok(Json(Done { position: saved.position }))
 }
 
+/// Takes effect once, as a deposit.
 async fn withdraw(
     State(accounts): State<AggregateRepository<Account>>,
+    key: IdempotencyKey,
     id: Result<Path<AggregateId>, PathRejection>,
     amount: Result<Json<Amount>, JsonRejection>,
 ) -> Result<Json<Done>, Problem> {
     let (Path(id), Json(Amount { cents })) = (id?, amount?);
-    let saved = accounts.update(&id, |account| account.withdraw(cents)).await?;
+    let once = accounts.once(of_client(&key)?, ("withdraw", cents));
+    let saved = once.update(&id, |account| account.withdraw(cents)).await?;
     Ok(Json(Done { position: saved.position }))
+}
+
+/// Keeps the keys of clients apart from those that tasks of the service use. If users must not see each other's answers,
+/// add the user.
+fn of_client(key: &IdempotencyKey) -> Result<IdempotencyKey, Problem> {
+    Ok(format!("http:{key}").parse()?)
 }
 
 #[derive(Debug, Deserialize)]

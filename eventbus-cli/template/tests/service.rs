@@ -19,8 +19,8 @@ fn get(path: &str) -> Request<Body> {
     Request::get(path).body(Body::empty()).unwrap()
 }
 
-fn post(path: &str, json: &str) -> Request<Body> {
-    let request = Request::post(path).header("content-type", "application/json");
+fn post(path: &str, key: &str, json: &str) -> Request<Body> {
+    let request = Request::post(path).header("content-type", "application/json").header("idempotency-key", key);
     request.body(Body::from(json.to_owned())).unwrap()
 }
 
@@ -28,10 +28,12 @@ fn post(path: &str, json: &str) -> Request<Body> {
 async fn a_deposit_is_in_the_balances() {
     let app = my_app::app().start().await.unwrap();
     let router = my_app::routes::router(&app);
-    let (status, body) = answer(&router, post("/accounts/ada/deposits", r#"{"cents":120}"#)).await;
+    let (status, body) = answer(&router, post("/accounts/ada/deposits", "1", r#"{"cents":120}"#)).await;
     assert_eq!((status, body.as_str()), (StatusCode::OK, r#"{"position":1}"#));
+    let again = answer(&router, post("/accounts/ada/deposits", "1", r#"{"cents":120}"#)).await;
+    assert_eq!(again, (StatusCode::OK, r#"{"position":1}"#.into()), "it takes effect once");
     assert_eq!(answer(&router, get("/balances?position=1")).await, (StatusCode::OK, r#"{"cents":{"ada":120}}"#.into()));
-    let (status, body) = answer(&router, post("/accounts/ada/withdrawals", r#"{"cents":121}"#)).await;
+    let (status, body) = answer(&router, post("/accounts/ada/withdrawals", "2", r#"{"cents":121}"#)).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{body}");
     assert!(body.contains("the account has only 120 cents"), "{body}");
 }
@@ -40,7 +42,7 @@ async fn a_deposit_is_in_the_balances() {
 async fn prometheus_reads_what_the_app_has_counted() {
     let app = my_app::app().start().await.unwrap();
     let router = my_app::routes::router(&app);
-    answer(&router, post("/accounts/ada/deposits", r#"{"cents":120}"#)).await;
+    answer(&router, post("/accounts/ada/deposits", "1", r#"{"cents":120}"#)).await;
     app.settled().await.unwrap();
     let (status, page) = answer(&router, get("/metrics")).await;
     assert_eq!(status, StatusCode::OK, "{page}");
