@@ -14,6 +14,9 @@ const HEADER: &str = "idempotency-key";
 /// or with a text that is no key, is refused with a 400; a handler that takes `Option<IdempotencyKey>` gets `None` without
 /// the header.
 ///
+/// All clients of a tenant share their keys, with each other and with the tasks and handlers of the service: see
+/// [`once`](crate::AggregateRepository::once).
+///
 /// # Examples
 /// ```
 /// use axum::{Json, extract::Path};
@@ -37,6 +40,7 @@ const HEADER: &str = "idempotency-key";
 ///     Path(id): Path<AggregateId>,
 ///     Json(command): Json<Ship>,
 /// ) -> Result<Json<Saved>, Problem> {
+///     let key = format!("http:{key}").parse()?; // apart from the keys of the service itself
 ///     let saved = orders.once(key, command).update_with(&id, Order::ship).await?;
 ///     Ok(Json(saved)) // however often the client has sent it; 422 for another parcel under the same key
 /// }

@@ -634,8 +634,8 @@ impl<A: Aggregate + Apply> AggregateRepository<A> {
     /// JSON: their maps must be ordered, and a repeat after a release that has added a field is refused. A decision may
     /// take the command, see [`Once::update_with`]; a command without a body is `()`.
     ///
-    /// All clients of a tenant share the keys. If they must not see each other's answers, put the user into the key:
-    /// `format!("{user}:{key}").parse()?`.
+    /// All clients of a tenant share the keys, and so do the tasks of the service: give the keys of clients a prefix. If
+    /// clients must not see each other's answers, put the user into the key: `format!("http:{user}:{key}").parse()?`.
     pub fn once<C: Serialize>(&self, key: IdempotencyKey, command: C) -> Once<A, C> {
         Once { repository: self.clone(), keyed: KeyedCommand::new(key, &command), command }
     }
