@@ -4,10 +4,10 @@
 use std::{fs, path::Path};
 
 use eventbus::{
-    Position, StreamId,
+    LoadError, Position, StreamId,
     prelude::*,
     projection::RebuildError,
-    store::{FeedFilter, ReadFeed as _},
+    store::{FeedFilter, ReadError, ReadFeed as _},
 };
 use eventstore_postgres::{PgConnection, PgEventStore, sqlx};
 use eventstore_sqlite::{SqliteEventStore, rusqlite};
@@ -108,6 +108,20 @@ async fn a_removed_stream_stops_no_reader() {
     assert_eq!(owners(&store).await, ["bob of the secret"]);
     app.rebuild::<Owners>().await.unwrap();
     assert_eq!(owners(&store).await, ["bob of the secret"]);
+}
+
+/// Without the stop of processes that cache states, as the chapter says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_was_read_before_appends_to_a_removed_stream_which_is_unreadable_then() {
+    let database = eventbus_test::postgres();
+    let (store, app) = bank(&database).await;
+    let (accounts, ada) = (app.repository::<Account>(), "ada".parse().unwrap());
+    let mut account = accounts.load(&ada).await.unwrap();
+    run_block("Remove a stream", &store).await;
+    account.record(account.deposit(1).unwrap());
+    accounts.save(&mut account).await.unwrap();
+    let error = accounts.load(&ada).await.unwrap_err();
+    assert!(matches!(error, LoadError::Read(ReadError::Corrupt { .. })), "{error:?}");
 }
 
 /// A relay whose last published event is gone takes the store for an older copy.
