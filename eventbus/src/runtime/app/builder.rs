@@ -227,8 +227,8 @@ impl AppBuilder {
         Self { projection_lease: lease.max(LEASE_TTL_MIN), ..self }
     }
 
-    /// Sets how long the store remembers which events took effect in handlers that use its transaction; 30 days by
-    /// default.
+    /// Sets how long the store remembers which events took effect in handlers that use its transaction or save by a
+    /// [`Repository`](crate::Repository); 30 days by default.
     ///
     /// An event that is redelivered later than that takes effect again. So set more than the longest time that an event
     /// can wait: for a group that does not consume, for a retry, or as a dead letter that an operator replays.

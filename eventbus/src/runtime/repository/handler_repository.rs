@@ -23,10 +23,11 @@ use crate::{
 ///
 /// In a handler it loads and saves aggregates of the event's tenant. Its saves take correlation, actor and trace from
 /// the event, and name the event as their cause. They take effect together, once the handler has returned `Ok`, in one
-/// commit with the note that it handled the event: so they take effect once, even if the event is delivered again. The
-/// handler can read its own saves; `position` of a [`Saved`](crate::Saved) is `None` there. If another writer was
-/// first, the handler runs again. [`create`](AggregateRepository::create) fails at once with a conflict if the
-/// aggregate exists: a handler that returns this error runs again, up to ten times.
+/// commit with the note that it handled the event: so they take effect once, even if the event is delivered again within
+/// [`inbox_retention`](crate::app::AppBuilder::inbox_retention). The handler can read its own saves; `position` of a
+/// [`Saved`](crate::Saved) is `None` there. If another writer was first, the handler runs again.
+/// [`create`](AggregateRepository::create) fails at once with a conflict if the aggregate exists: a handler that returns
+/// this error runs again, up to ten times.
 ///
 /// If a different aggregate holds a unique value, the save succeeds at first, since that aggregate may give the value
 /// back in a later save; when the handler has returned, it fails with
