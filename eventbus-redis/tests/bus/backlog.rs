@@ -226,6 +226,30 @@ async fn a_new_group_whose_handlers_start_now_gets_what_comes() {
     }
 }
 
+/// The server runs no other command while it searches for the first event of a store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_group_gets_an_event_twice_rather_than_have_the_server_read_a_long_stream() {
+    let (bus, store) = (connect(&quick()).await, InMemoryEventStore::new());
+    let (app, _) = app_with(&bus, &store).await;
+    save(&app, 1..4).await;
+    app.settled().await.unwrap();
+    // of a program without a store
+    let others: Vec<_> = (0..25_000).map(|number| event(&number.to_string())).collect();
+    bus.publish(&others).await.unwrap();
+    app.settled().await.unwrap();
+    assert_eq!(bus.trim(Trim { max_length: Some(25_000), max_age: None }).await.unwrap().removed, 3);
+    save(&app, 4..5).await;
+    app.settled().await.unwrap();
+    let (new, seen) = app_of_second(&named(&bus, "new").await, &store).await;
+    new.settled().await.unwrap();
+    let mut seen = numbers(&seen.0);
+    seen.sort_unstable();
+    assert_eq!(seen, [1, 2, 3, 4, 4]);
+    for app in [app, new] {
+        app.shutdown(Duration::from_secs(10)).await.unwrap();
+    }
+}
+
 /// A group of other software has no backlog: nothing would read it.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_before_the_relay_begins_are_given_to_new_groups_alone() {
