@@ -147,6 +147,24 @@ async fn a_former_owner_that_ends_does_not_set_the_checkpoint_back() {
     assert_eq!(store.load_checkpoint(&ROLE).await.unwrap(), Some(Position::new(7)));
 }
 
+/// The position of a process that stood by is as old as its start.
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_saves_no_position_before_the_bus_has_told_it() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    append(&store, 5).await;
+    let former = store.acquire_lease(&ROLE, &AUDIT, Duration::from_secs(60)).await.unwrap().unwrap();
+    store.save_checkpoint(&ROLE, Position::new(1)).await.unwrap();
+    let app = app(&store, &bus).await;
+    store.save_checkpoint(&ROLE, Position::new(5)).await.unwrap();
+    bus.pause(true);
+    store.release_lease(&former).await.unwrap();
+    until("it relays", async || app.relay_status().await.unwrap().is_owner).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(app.relay_status().await.unwrap().position, 5);
+    app.shutdown(LEASE).await.unwrap_err(); // the bus does not answer
+    assert_eq!(store.load_checkpoint(&ROLE).await.unwrap(), Some(Position::new(5)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_relay_of_its_own_an_app_waits_for_that_of_another() {
     let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());

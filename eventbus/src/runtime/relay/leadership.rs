@@ -152,7 +152,7 @@ impl Leadership<'_> {
         } else {
             tracing::info!(%destination, epoch, "this process relays");
         }
-        self.status.set_owner(true);
+        self.status.begin_leadership();
         let cancel_publishing = self.cancel.child_token();
         let publish = async {
             let end = publish_until(&cancel_publishing, &mut publisher, feed_head, self.status, self.gather).await;
@@ -184,8 +184,11 @@ impl Leadership<'_> {
     /// Saves the position, and releases the lease.
     async fn release(&self, publisher_saves: bool) {
         // the lease may have passed on since its last renewal
-        if !publisher_saves && matches!(self.store.renew_lease(&self.lease, self.ttl).await, Ok(true)) {
-            self.save_checkpoint(self.status.position()).await;
+        if !publisher_saves
+            && let Some(position) = self.status.known_position()
+            && matches!(self.store.renew_lease(&self.lease, self.ttl).await, Ok(true))
+        {
+            self.save_checkpoint(position).await;
         }
         if let Err(error) = self.store.release_lease(&self.lease).await {
             tracing::debug!(role = %self.lease.role, %error, "the lease was not released, it expires by itself");
@@ -221,8 +224,11 @@ impl Leadership<'_> {
                     }
                 }
             }
-            let position = self.status.position();
-            if !publisher_saves && saved != Some(position) && self.save_checkpoint(position).await {
+            if !publisher_saves
+                && let Some(position) = self.status.known_position()
+                && saved != Some(position)
+                && self.save_checkpoint(position).await
+            {
                 saved = Some(position);
             }
         }

@@ -74,9 +74,9 @@ struct RelayProgress {
     published: u64,
     /// Set while this process relays.
     is_owner: bool,
-    /// Set once a different process holds the lease, until this one learns a position from the bus: only the checkpoint
-    /// counts then, as the leader may have gone back behind `position` to publish again.
-    is_standby: bool,
+    /// Set once a different process holds the lease, and when this one acquires it, until this one learns a position from
+    /// the bus: only the checkpoint counts then, as a leader may have moved it, forward or back to publish again.
+    is_unconfirmed: bool,
     /// The error that keeps the relay from publishing for now.
     problem: Option<String>,
     /// The error that keeps the relay from publishing until an operator resolves it.
@@ -88,12 +88,12 @@ struct RelayProgress {
 impl RelayProgress {
     /// Returns the position up to which all events are published; `None` if only a different process knows it, or knew it.
     fn known_position(&self) -> Option<Position> {
-        (!self.is_standby).then_some(self.position)
+        (!self.is_unconfirmed).then_some(self.position)
     }
 
     /// Returns `true` if this process relays and knows the position: the checkpoint says no more.
     const fn is_leading(&self) -> bool {
-        self.is_owner && !self.is_standby
+        self.is_owner && !self.is_unconfirmed
     }
 
     /// Returns the message id of the event at `position`, if it was published lately.
@@ -108,7 +108,7 @@ impl RelayProgress {
         self.recent.retain(|(published, _)| *published <= position);
         // the next event may stop a relay again that has not moved: it stays stopped, and the log says it once
         self.stopped.take_if(|_| position != self.position);
-        (self.position, self.is_standby) = (position, false);
+        (self.position, self.is_unconfirmed) = (position, false);
         self.problem = None;
     }
 
@@ -151,6 +151,16 @@ impl RelayStatusCell {
 
     pub(super) fn position(&self) -> Position {
         self.progress.borrow().position
+    }
+
+    /// Returns the position; `None` until the bus has told it to this leader.
+    pub(super) fn known_position(&self) -> Option<Position> {
+        self.progress.borrow().known_position()
+    }
+
+    /// Records that this process has acquired the lease.
+    pub(super) fn begin_leadership(&self) {
+        self.progress.send_modify(|progress| (progress.is_owner, progress.is_unconfirmed) = (true, true));
     }
 
     pub(super) fn set_owner(&self, is_owner: bool) {
@@ -207,7 +217,7 @@ impl RelayStatusCell {
             let was_stopped = times > 2 && progress.stopped.take().is_some();
             // a leadership that panicked has left it set
             let was_owner = std::mem::take(&mut progress.is_owner);
-            progress.is_standby = true;
+            progress.is_unconfirmed = true;
             progress.problem.take().is_some() || was_stopped || was_owner
         });
     }
