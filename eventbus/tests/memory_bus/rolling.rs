@@ -1,6 +1,7 @@
 //! Releases of an app one after the other, of which one handles types that the other does not: deliveries at restarts.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -16,7 +17,7 @@ use eventbus::{
 };
 use tokio::task::JoinHandle;
 
-use super::kit::{Kept, LATER, NEVER, Worker, feed, start, until};
+use super::kit::{Kept, LATER, NEVER, Worker, feed, pending, start, until};
 use super::lines::Lines;
 
 const fn only(event_type: &'static str, schema_version: u32) -> EventDescriptor {
@@ -423,6 +424,60 @@ async fn a_bus_that_resumes_from_a_different_store_delivers_what_was_skipped_the
     let late = Worker::new();
     late.join_for(&old.bus, "a", SHIPPED, HandlerOptions::default());
     until("both are delivered, as the bus still has the one that was left", async || late.got() == [1, 1]).await;
+}
+
+/// Starts a release that handles shipments: the first of two of one aggregate runs, the next one is a dead letter, and
+/// the last one is handled.
+async fn with_a_dead_letter_behind_a_slow_event(kept: &Arc<Kept>, clock: &SharedClock) -> Release {
+    append(kept, "OrderShipped", 1, 1..=1).await;
+    append(kept, "OrderShipped", 1, 1..=3).await;
+    let worker = Worker::held().failing(&[3]);
+    worker.let_at(3);
+    worker.let_at(4);
+    let bus = InMemoryEventBus::builder().clock(clock.clone()).retry(NEVER).concurrency(4).build();
+    let old = Release::start_on(bus, kept, BOTH, None, worker).await.ok().unwrap();
+    until("the others are handled", async || old.worker.got().len() == 2).await;
+    until("the dead letter has a row", async || kept.rows("a").await == (vec![], vec![3])).await;
+    assert_eq!(kept.get("group:a"), None, "the first is being handled");
+    old
+}
+
+/// Fails if a range that began below a dead letter delivers it.
+#[tokio::test]
+async fn a_range_of_events_that_were_left_leaves_out_dead_letters() {
+    let (kept, (_, clock)) = (Arc::new(Kept::default()), clock());
+    with_a_dead_letter_behind_a_slow_event(&kept, &clock).await.kill().await;
+    // else the new event waits, as it may have ended the process
+    kept.save_checkpoint(&Name::from_static("reading:a"), Position::START).await.unwrap();
+    append(&kept, "OrderCreated", 1, 4..=4).await;
+    assert_eq!(Release::start(&kept, &clock, CREATED).await.end().await, [5]);
+    let delivered = Release::start(&kept, &clock, BOTH).await.end().await;
+    assert_eq!(delivered, [1, 2, 4], "also the one whose end was not saved");
+    assert_eq!(kept.rows("a").await, (vec![], vec![3]));
+}
+
+/// Fails if a range delivers an event that runs, as it has no row.
+#[tokio::test]
+async fn a_range_of_events_that_were_left_leaves_out_one_that_still_runs() {
+    let (kept, (_, clock)) = (Arc::new(Kept::default()), clock());
+    append(&kept, "OrderShipped", 1, 1..=1).await;
+    append(&kept, "OrderShipped", 1, 1..=2).await;
+    let bus = InMemoryEventBus::builder().clock(clock.clone()).concurrency(4).build();
+    let (first, again) = (Worker::held(), Worker::new());
+    let shipped = first.join_for(&bus, "a", SHIPPED, HandlerOptions::default());
+    let release = Release::start_on(bus, &kept, CREATED, None, Worker::new()).await.ok().unwrap();
+    until("the aggregates' first events run", async || pending(&release.bus, "a").await == 3).await;
+    shipped.cancel();
+    first.let_one();
+    append(&kept, "OrderShipped", 1, 3..=3).await;
+    feed(&release.bus, &kept.after(Position::new(3)).await).await;
+    until("one runs, and two are left", async || pending(&release.bus, "a").await == 1).await;
+    again.join_for(&release.bus, "a", SHIPPED, HandlerOptions::default());
+    until("these are delivered", async || again.got().contains(&4)).await;
+    first.let_one();
+    assert!(release.end().await.is_empty());
+    let again: BTreeSet<_> = again.got().into_iter().collect();
+    assert_eq!((first.got(), again), (vec![1, 3], BTreeSet::from([2, 4])));
 }
 
 /// Fails if rows count as those of a due range only if the announcement was saved.

@@ -3,7 +3,12 @@
 //! Invariant: with a store, a suspect runs only after its start is saved, and the types are saved before the checkpoint
 //! that passes their events.
 
-use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::watch;
 
@@ -318,14 +323,19 @@ impl GroupConsumer {
     async fn try_read_due_events(&self, resume: &ResumePoint, due: &DueRange) -> Result<(), BoxError> {
         let store = &*resume.store;
         let skipped = skipped_by_operators(store).await?;
+        // before the events: one that is replayed from now on is delivered by its replay
+        let dead = store.dead_positions(&self.group, Position::new(due.after)).await?;
+        let dead: HashSet<Position> = dead.into_iter().collect();
         let DueEvents { mut events, through, mut unreadable } =
             announced_types::next_page(store, due, &skipped).await?;
         {
             let mut log = self.inner.log();
             let cursor = log.cursor(&self.group);
-            // a former process wrote rows for these and ended before it saved how far the range is delivered
-            events.retain(|event| event.position().is_some_and(|position| !cursor.has_row(position)));
-            unreadable.take_if(|position| cursor.unreadable().contains(*position));
+            // a former process wrote rows for these and ended before it saved how far the range is delivered; or they are
+            // dead letters, whose rows must stay
+            let is_new = |position: Position| !cursor.has_delivery(position) && !dead.contains(&position);
+            events.retain(|event| event.position().is_some_and(is_new));
+            unreadable.take_if(|position| cursor.unreadable().contains(*position) || dead.contains(position));
         }
         let row = |position| UnfinishedDelivery { position, attempts: DeliveryAttempts::default(), dead_since: None };
         let unfinished = events.iter().filter_map(RecordedEvent::position).chain(unreadable).map(row).collect();

@@ -297,15 +297,13 @@ impl GroupCursor {
         self.redelivery_queue.push_back(number);
     }
 
-    /// Returns `true` if an event is delivered by its row, or was since the progress was loaded.
-    pub(super) fn has_row(&self, position: Position) -> bool {
+    /// Returns `true` if an event is pending, also as a dead letter that is not saved yet, or was delivered by its row
+    /// since the progress was loaded.
+    pub(super) fn has_delivery(&self, position: Position) -> bool {
         let is_replayed = self.replayed.iter().any(|(replayed, _)| *replayed == position);
         is_replayed
             || self.rows_at_load.contains(&position)
-            || self
-                .pending
-                .values()
-                .any(|pending| pending.row_state == RowState::Stored && pending.position == Some(position))
+            || self.pending.values().any(|pending| pending.position == Some(position))
     }
 
     /// Queues a stored dead letter for redelivery with these attempts. The consumer reads its event back, unless the
@@ -335,7 +333,7 @@ impl GroupCursor {
     /// Queues the dead letters that were replayed during the load, unless it has found their rows.
     pub(super) fn end_load(&mut self) {
         for (position, attempts) in std::mem::take(&mut self.replayed_during_load) {
-            if !self.has_row(position) {
+            if !self.has_delivery(position) {
                 self.replay_stored(position, attempts);
             }
         }
