@@ -11,7 +11,7 @@ use super::{CheckpointError, attempts::DeliveryAttempts};
 use crate::domain::{name::Name, stream::Position};
 
 /// A delivery of an event of the store that a consumer group has not finished: it waits for a retry, waits behind a
-/// delivery that does, is far behind the rest, or is a dead letter.
+/// delivery that does, is far behind the rest, was not finished when the group stopped, or is a dead letter.
 ///
 /// | row of the event | call | next |
 /// |---|---|---|

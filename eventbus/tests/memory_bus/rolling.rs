@@ -12,7 +12,7 @@ use eventbus::{
     delivery::RetryPolicy,
     event::{EventDescriptor, EventFilter, Source},
     handler::{HandlerOptions, HandlerStart},
-    port::{Announced, AppendEvents, Checkpoints, EventBus, SkippedBefore},
+    port::{Announced, AppendEvents, Checkpoints, EventBus, SkippedBefore, UnfinishedDeliveries},
     testkit::ManualClock,
 };
 use tokio::task::JoinHandle;
@@ -454,6 +454,21 @@ async fn a_range_of_events_that_were_left_leaves_out_dead_letters() {
     let delivered = Release::start(&kept, &clock, BOTH).await.end().await;
     assert_eq!(delivered, [1, 2, 4], "also the one whose end was not saved");
     assert_eq!(kept.rows("a").await, (vec![], vec![3]));
+}
+
+/// Fails if an event that did not run before the stop gets no row: then a range begins with it.
+#[tokio::test]
+async fn after_a_stop_what_was_handled_or_discarded_is_not_delivered_again() {
+    let (kept, (_, clock)) = (Arc::new(Kept::default()), clock());
+    let old = with_a_dead_letter_behind_a_slow_event(&kept, &clock).await;
+    // the stop first: the second event of the aggregate does not begin
+    futures_util::join!(old.bus.stop_consuming(), async { old.worker.let_one() });
+    assert_eq!(kept.get("group:a"), Some(Position::new(4)));
+    assert_eq!(kept.rows("a").await, (vec![2], vec![3]));
+    assert!(kept.end_dead_delivery(&Name::from_static("a"), Position::new(3), None).await.unwrap());
+    append(&kept, "OrderCreated", 1, 4..=4).await;
+    assert_eq!(Release::start(&kept, &clock, CREATED).await.end().await, [5]);
+    assert_eq!(Release::start(&kept, &clock, BOTH).await.end().await, [2]);
 }
 
 /// Fails if a range delivers an event that runs, as it has no row.

@@ -90,6 +90,7 @@ pub(super) async fn consume_group(inner: Arc<BusInner>, group: Name, stop: StopS
     }
     in_flight.nack_idle();
     consumer.apply_dispositions();
+    consumer.inner.log().cursor(&consumer.group).stop();
     let last = async {
         consumer.save().await;
         consumer.clear_saved_read_limit().await;

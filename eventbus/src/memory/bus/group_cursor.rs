@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | is not read, runs for the first time, or is ready to | after the checkpoint | delivered from the feed: see below |
 //! | the same, and has fallen behind by [`HELD_BACK_MAX`] | a row, once the checkpoint passes it | delivered: see below |
+//! | the same, and its group has stopped | a row, once the checkpoint passes it | delivered |
 //! | has finished, and the checkpoint has not passed it | after the checkpoint | delivered once more |
 //! | has failed and waits, or runs again | a row, once saved | delivered when due, with former attempts: see below |
 //! | is blocked behind a waiting one of its aggregate | a row, once the checkpoint passes it | delivered behind it |
@@ -141,6 +142,10 @@ pub(super) struct GroupCursor {
     /// due range may contain them once more, if the former process ended between writing their rows and saving the
     /// announcement, or how far it had delivered the range.
     rows_at_load: BTreeSet<Position>,
+    /// Set once the group stops: the last save writes a row for each unfinished entry that the checkpoint passes. Else
+    /// the next process would read events once more that are finished or were discarded, and might take them for events
+    /// of a range.
+    is_stopping: bool,
     /// The pending entries that wait for a handler that is not here.
     without_handler: BTreeSet<u64>,
     types: AnnouncedTypes,
@@ -512,6 +517,12 @@ impl GroupCursor {
         let is_alive = |(number, pending): (&u64, &PendingEntry)| pending.dead_letter_time.is_none().then_some(*number);
         self.redelivery_queue = self.pending.iter().filter_map(is_alive).collect();
         self.without_handler.clear();
+        self.is_stopping = false;
+    }
+
+    /// Stops the group: no event is in flight any more.
+    pub(super) const fn stop(&mut self) {
+        self.is_stopping = true;
     }
 
     /// Returns the pending entries without dead letters, and without entries left for a handler, which may not come
@@ -647,10 +658,11 @@ impl GroupCursor {
     }
 
     /// Returns `true` if an entry gets a row when the checkpoint passes it: it waits, is a dead letter or left, is behind
-    /// one that waits, or has fallen behind.
+    /// one that waits, or has fallen behind; or the group stops.
     fn gets_row(&self, number: u64, pending: &PendingEntry) -> bool {
         let behind = |(highest, position): (Position, Position)| highest.get().saturating_sub(position.get());
-        pending.dead_letter_time.is_some()
+        self.is_stopping
+            || pending.dead_letter_time.is_some()
             || self.without_handler.contains(&number)
             || self.waiting_by_stream.contains_key(pending.record.metadata().stream())
             || self.highest_finished.zip(pending.position).map(behind) >= Some(HELD_BACK_MAX)
