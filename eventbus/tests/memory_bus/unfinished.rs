@@ -14,6 +14,7 @@ use eventbus::{
 use tokio::task::JoinHandle;
 
 use crate::kit::{Kept, LATER, NEVER, SOON, Worker, feed, pending, start, until};
+use crate::lines::Lines;
 
 /// A process that consumes: a bus that resumes on a store, and gets its feed.
 async fn process(kept: &Arc<Kept>, retry: RetryPolicy, worker: &Worker) -> (InMemoryEventBus, JoinHandle<()>) {
@@ -292,4 +293,29 @@ async fn nothing_is_delivered_before_progress_is_known() {
     kept.unreadable.store(false, Ordering::SeqCst);
     until("the rest is delivered", async || late.got() == [2]).await;
     bus.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+/// Fails if a group goes on without bound while saves fail, or does not go on once they succeed.
+#[tokio::test(start_paused = true)]
+async fn while_progress_cannot_be_saved_a_group_handles_a_few_hundred_events_at_most() {
+    const EVENTS: u64 = 2_000;
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=info");
+    let kept = Kept::with_events(EVENTS).await;
+    kept.broken.store(true, Ordering::SeqCst);
+    let worker = Worker::new();
+    let bus = InMemoryEventBus::builder().retry(SOON).max_in_flight(16).build();
+    worker.join(&bus, "a");
+    bus.resume_from(kept.clone()).await.unwrap();
+    feed(&bus, &kept.after(Position::START).await).await;
+    start(&bus).await;
+    until("saves were refused for a while", async || kept.refused.load(Ordering::SeqCst) >= 20).await;
+    let handled = worker.got().len();
+    assert!((256..=256 + 64 + 16).contains(&handled), "{handled}");
+    assert_eq!(lines.text().matches("takes no more events until its progress is saved").count(), 1);
+
+    kept.broken.store(false, Ordering::SeqCst);
+    settled(&bus).await;
+    assert_eq!(worker.got(), (1..=EVENTS).collect::<Vec<_>>());
+    assert_eq!(lines.text().matches("progress is saved again").count(), 1);
 }

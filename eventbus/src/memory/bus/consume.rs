@@ -1,7 +1,7 @@
 //! The consumer of one group of the in-process bus.
 //!
 //! Invariant: with a store, a suspect runs only after its start is saved, and the types are saved before the checkpoint
-//! that passes their events.
+//! that passes their events. While saves fail, the group takes no entries after [`UNSAVED_EVENTS_MAX`] dispositions.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -39,6 +39,9 @@ use crate::{
 
 /// The most events that a group handles between two checkpoints.
 const CHECKPOINT_EVENTS_MAX: usize = 64;
+/// The most events that a group handles while saves fail, beside those that are in flight then: the next process would
+/// handle them all again.
+const UNSAVED_EVENTS_MAX: usize = 4 * CHECKPOINT_EVENTS_MAX;
 /// The least number of events by which a read limit is ahead: enough to save it seldom.
 const READ_LIMIT_AHEAD_MIN: usize = 8;
 /// The delay of a save while little happens, or after a failed save.
@@ -65,23 +68,27 @@ pub(super) async fn consume_group(inner: Arc<BusInner>, group: Name, stop: StopS
         awaiting_save: Vec::new(),
         suspects_to_begin: Vec::new(),
         unsaved_count: 0,
+        unsaved_in_outage: 0,
+        is_held: false,
         save_outage: outage,
         read_outage: Outage::new(clock.clone()),
         unreadable_checks: UnreadableChecks::new(clock.clone()),
     };
     loop {
         let has_joined = stop.within_grace_period(consumer.prepare()).await.unwrap_or(false);
-        if !has_joined {
+        let is_held = consumer.is_held;
+        if !has_joined || is_held {
             in_flight.set_has_more(false);
         }
-        let has_periodic_work = !has_joined || consumer.inner.log().cursor(&consumer.group).needs_periodic_work();
+        let has_periodic_work =
+            !has_joined || is_held || consumer.inner.log().cursor(&consumer.group).needs_periodic_work();
         tokio::select! {
             // a stop first, and entries in flight before new ones, so that a long backlog does not delay retries
             biased;
             () = &mut working => break,
             () = in_flight.disposed() => {}
-            () = in_flight.due() => drop(stop.within_grace_period(consumer.read_due_retries()).await),
-            () = consumer.read_entries(), if has_joined => {}
+            () = in_flight.due(), if !is_held => drop(stop.within_grace_period(consumer.read_due_retries()).await),
+            () = consumer.read_entries(), if has_joined && !is_held => {}
             () = clock.sleep(SAVE_INTERVAL), if has_periodic_work => consumer.unsaved_count = CHECKPOINT_EVENTS_MAX,
         }
         consumer.apply_dispositions();
@@ -117,6 +124,10 @@ struct GroupConsumer {
     suspects_to_begin: Vec<MessageId>,
     /// The number of dispositions since the last save.
     unsaved_count: usize,
+    /// The number of dispositions since a save last succeeded, or had nothing to write.
+    unsaved_in_outage: usize,
+    /// Set while the group takes no entries, new or due, as too many dispositions are unsaved.
+    is_held: bool,
     /// The outage of loading and saving progress.
     save_outage: Outage,
     /// The outage of reading skipped events and replayed dead letters.
@@ -400,6 +411,7 @@ impl GroupConsumer {
         }
         let groups = self.inner.subscribers().groups();
         self.unsaved_count += disposed.len();
+        self.unsaved_in_outage += disposed.len();
         let completed: Vec<_> = disposed.into_iter().filter_map(|disposed| self.apply_disposition(disposed)).collect();
         self.inner.log().trim(&groups);
         self.in_flight.release(&completed);
@@ -518,22 +530,35 @@ impl GroupConsumer {
     /// Saves the group's progress if there is any; after a failure a later round tries again.
     async fn save(&mut self) {
         self.unsaved_count = 0;
+        if self.try_save().await {
+            self.unsaved_in_outage = 0;
+            self.is_held = false;
+            self.begin_suspects();
+        } else if self.unsaved_in_outage >= UNSAVED_EVENTS_MAX && !std::mem::replace(&mut self.is_held, true) {
+            tracing::error!(
+                group = %self.group, unsaved = self.unsaved_in_outage,
+                "the group takes no more events until its progress is saved: the next process would handle all unsaved \
+                 ones again"
+            );
+        }
+    }
+
+    /// Returns `false` if there was progress, and the store did not save it.
+    async fn try_save(&mut self) -> bool {
         let (inner, group) = (&self.inner, &self.group);
         let Some(resume) = inner.resume_point() else {
-            self.begin_suspects();
-            return;
+            return true;
         };
         if let Err(error) = save_types(inner, &resume, group).await {
             if self.save_outage.begins() {
                 tracing::warn!(%group, %error, "announced types and skipped ranges not saved, trying again");
             }
-            return;
+            return false;
         }
         // the store of a former feed gets no progress of this one
         let unsaved = inner.log_of(&resume).and_then(|mut log| log.cursor(group).begin_save());
         let Some(unsaved) = unsaved else {
-            self.begin_suspects();
-            return;
+            return true;
         };
         match save_progress(inner, &resume, group, &unsaved).await {
             Ok(()) => {
@@ -545,12 +570,13 @@ impl GroupConsumer {
                 if let Some(lasted) = self.save_outage.ends() {
                     tracing::info!(%group, ?lasted, "progress is saved again");
                 }
-                self.begin_suspects();
+                return true;
             }
             Err(error) if self.save_outage.begins() => {
                 tracing::warn!(%group, %error, "progress not saved, trying again")
             }
             Err(error) => tracing::debug!(%group, %error, "progress still not saved"),
         }
+        false
     }
 }
