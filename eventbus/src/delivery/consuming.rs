@@ -1,7 +1,8 @@
 //! The lifecycle of a bus's consumers: start, one task per group, stop, shut down; shared by all buses.
 //!
 //! Invariant: a stop signals each task and awaits it. A task is aborted only when a deadline has passed, or when the
-//! future of [`Consuming::run`] or of [`Consuming::shutdown`] is dropped; its in-flight entries then stay pending.
+//! future of [`Consuming::run`] or of [`Consuming::shutdown`] is dropped; its in-flight entries then stay pending. A task
+//! that saves its stop at the deadline is aborted a second later.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -31,7 +32,9 @@ const RESTART_BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 /// | running, stopping | `run` | the same; the call fails |
 /// | running | [`stop`](Self::stop) | stopping: tasks end after their current deliveries |
 /// | stopping | all tasks have ended | idle; `run` and `stop` return |
+/// | stopping | the deadline of `shutdown_saving` | the same; signals the tasks to save and end |
 /// | stopping | the deadline of [`shutdown`](Self::shutdown), or its future is dropped | idle; aborts the tasks |
+/// | stopping | a second after that of `shutdown_saving`, or its future is dropped | idle; aborts the tasks |
 /// | running, stopping | the future of `run` is dropped | idle; aborts the tasks |
 /// | any | [`close`](Self::close) | the same; `run` fails from now on |
 #[derive(Debug, Default)]
@@ -51,46 +54,56 @@ struct ConsumingState {
 #[derive(Debug, Clone, Default)]
 struct CancelTokens {
     stop: CancellationToken,
+    deadline: CancellationToken,
     abort: CancellationToken,
     ended: CancellationToken,
 }
 
 /// The signal for the consumer of one group to stop.
 #[derive(Debug, Clone)]
-pub struct StopSignal(CancellationToken);
+pub struct StopSignal {
+    stop: CancellationToken,
+    deadline: CancellationToken,
+}
 
 impl StopSignal {
     #[cfg(test)]
-    pub(super) const fn from_token(token: CancellationToken) -> Self {
-        Self(token)
+    pub(super) fn from_token(stop: CancellationToken) -> Self {
+        Self { stop, deadline: CancellationToken::new() }
     }
 
     /// Returns a signal that also stops when the returned token is cancelled; that token does not stop this signal.
     #[must_use]
     pub fn child(&self) -> (Self, CancellationToken) {
-        let token = self.0.child_token();
-        (Self(token.clone()), token)
+        let token = self.stop.child_token();
+        (Self { stop: token.clone(), deadline: self.deadline.clone() }, token)
     }
 
     /// Returns `true` if the consumer must stop after its current delivery.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        self.0.is_cancelled()
+        self.stop.is_cancelled()
     }
 
     /// Waits until the consumer must stop.
     pub async fn stopped(&self) {
-        self.0.cancelled().await;
+        self.stop.cancelled().await;
+    }
+
+    /// Waits until the consumer must abort its handlers, save its progress and end: a second later it is aborted. Only
+    /// [`shutdown_saving`](Consuming::shutdown_saving) sets that deadline.
+    pub(crate) async fn deadline_passed(&self) {
+        self.deadline.cancelled().await;
     }
 
     /// Awaits a future, unless the consumer must stop: then drops the future and returns `None`.
     pub async fn run_until_stopped<F: Future>(&self, future: F) -> Option<F::Output> {
-        self.0.run_until_cancelled(future).await
+        self.stop.run_until_cancelled(future).await
     }
 
     /// Awaits `last`, but only for one more second once the consumer must stop; then returns `None`.
     pub(crate) async fn within_grace_period<F: Future>(&self, last: F) -> Option<F::Output> {
-        within_grace_period(&self.0, last).await
+        within_grace_period(&self.stop, last).await
     }
 }
 
@@ -135,7 +148,7 @@ impl Consuming {
         let mut tasks = Tasks { clock: self.clock.clone(), ..Tasks::default() };
         while !run.tokens.stop.is_cancelled() {
             changes.mark_unchanged();
-            tasks.follow(&subscribers.groups(), &run.tokens.stop, &consume);
+            tasks.follow(&subscribers.groups(), &run.tokens, &consume);
             // a group that got its first handler or lost its last changes the tasks; a task that has ended begins anew
             tokio::select! {
                 () = run.tokens.stop.cancelled() => {}
@@ -146,7 +159,11 @@ impl Consuming {
         tokio::select! {
             biased; // tasks that have ended are not logged as aborted
             () = tasks.await_all() => {}
-            () = run.tokens.abort.cancelled() => log_aborted(subscribers),
+            () = run.tokens.abort.cancelled() => {
+                if !run.tokens.deadline.is_cancelled() {
+                    log_aborted(subscribers);
+                }
+            }
         }
         Ok(())
     }
@@ -205,9 +222,32 @@ impl Consuming {
     /// # Errors
     /// [`ShutdownError`], which names `what`, if it aborts consumers.
     pub async fn shutdown(&self, what: &str, timeout: Duration) -> Result<(), ShutdownError> {
+        let _abort = AbortOnDrop(self);
+        self.close_and_stop(what, timeout).await
+    }
+
+    /// As [`shutdown`](Self::shutdown), for consumers that end at the deadline by themselves: they abort their handlers
+    /// and save that they did. Waits for that for one more second.
+    pub(crate) async fn shutdown_saving(
+        &self,
+        subscribers: &Subscribers,
+        what: &str,
+        timeout: Duration,
+    ) -> Result<(), ShutdownError> {
+        let _abort = AbortOnDrop(self);
+        let stopped = self.close_and_stop(what, timeout).await;
+        let run = self.state.lock().run.clone().filter(|_| stopped.is_err());
+        if let Some(run) = run {
+            log_aborted(subscribers); // before the handlers end
+            run.deadline.cancel();
+            within_grace_period(&run.stop, run.ended.cancelled()).await; // then they are aborted
+        }
+        stopped
+    }
+
+    async fn close_and_stop(&self, what: &str, timeout: Duration) -> Result<(), ShutdownError> {
         self.close();
         self.state.lock().has_deadline = true;
-        let _abort = AbortOnDrop(self);
         let stopped = self.clock.timeout(timeout, self.stop()).await;
         stopped.map_err(|_| ShutdownError::new(what, timeout))
     }
@@ -265,7 +305,7 @@ struct Task {
 
 impl Tasks {
     /// Starts a task for each group that has none, and stops the tasks of groups without subscribers.
-    fn follow<F, T>(&mut self, groups: &[Name], stop: &CancellationToken, consume: &F)
+    fn follow<F, T>(&mut self, groups: &[Name], tokens: &CancelTokens, consume: &F)
     where
         F: Fn(Name, StopSignal) -> T,
         T: Future<Output = ()> + Send + 'static,
@@ -279,9 +319,10 @@ impl Tasks {
             if self.groups.values().any(|task| task.group == *group) {
                 continue;
             }
-            let stop = stop.child_token();
+            let stop = tokens.stop.child_token();
             let delay = self.restarts.get(group).map_or(Duration::ZERO, |deaths| RESTART_BACKOFF.jittered(*deaths));
-            let consuming = consume(group.clone(), StopSignal(stop.clone()));
+            let consuming =
+                consume(group.clone(), StopSignal { stop: stop.clone(), deadline: tokens.deadline.clone() });
             let (delayed, clock) = (stop.clone(), self.clock.clone());
             let task = async move {
                 delayed.run_until_cancelled(clock.sleep(delay)).await;

@@ -327,7 +327,7 @@ impl DeliveryAttempts {
         self.next_at = None;
     }
 
-    /// Reverts [`begin`](Self::begin) of a suspect that did not run.
+    /// Reverts [`begin`](Self::begin) of a suspect that did not run, or whose run a shutdown aborted.
     pub(crate) fn undo_begin(&mut self, is_alone: bool, clock: &SharedClock) {
         self.ended_alone = self.ended_alone.saturating_sub(u32::from(is_alone));
         self.wait_until(clock.unix_millis(), Duration::ZERO);

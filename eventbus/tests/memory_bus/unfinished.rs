@@ -210,6 +210,59 @@ async fn a_group_that_was_stopped_leaves_nothing_that_may_have_ended_its_process
     assert_eq!(kept.get("reading:a"), Some(Position::START));
 }
 
+/// Ends a process by a shutdown that does not wait for the handlers.
+async fn shut_down_at_once(bus: &InMemoryEventBus, consumer: JoinHandle<()>) {
+    assert!(bus.shutdown(Duration::from_millis(1)).await.is_err(), "a handler runs");
+    consumer.await.unwrap();
+}
+
+/// Fails if the event of a handler that a shutdown aborts counts as one that may have ended the process.
+#[tokio::test]
+async fn what_a_shutdown_aborts_is_no_suspect_and_is_delivered_at_once() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=info");
+    let kept = Kept::with(&["1", "1", "2"]).await;
+    let worker = Worker::held();
+    worker.let_at(3);
+    let (bus, consumer) = process(&kept, LATER, &worker).await;
+    until("the last is handled", async || worker.got() == [3]).await;
+    shut_down_at_once(&bus, consumer).await;
+    assert_eq!(kept.get("reading:a"), Some(Position::START));
+    assert_eq!((kept.get("group:a"), kept.rows("a").await), (Some(Position::new(3)), (vec![1, 2], vec![])));
+    let rows = kept.waiting(&Name::from_static("a")).await;
+    assert!(rows.iter().all(|row| row.attempts == DeliveryAttempts::default()), "{rows:?}");
+    assert_eq!(lines.text().matches("aborted by shutdown").count(), 1);
+
+    let again = Worker::new();
+    let (bus, _) = process(&kept, LATER, &again).await;
+    settled(&bus).await;
+    assert_eq!(again.got(), [1, 2]);
+}
+
+/// Fails if a shutdown that aborts a suspect counts as its process end: after five it would be a dead letter.
+#[tokio::test(start_paused = true)]
+async fn a_suspect_that_a_shutdown_aborts_has_not_ended_its_process() {
+    let group = Name::from_static("a");
+    let kept = Kept::with(&["1"]).await;
+    let worker = Worker::held();
+    let (bus, consumer) = process(&kept, LATER, &worker).await;
+    until("it is read", async || pending(&bus, "a").await == 1).await;
+    kill(&kept, bus, consumer).await;
+    for _ in 0..7 {
+        let (bus, consumer) = process(&kept, LATER, &worker).await;
+        until("it runs alone", async || kept.waiting(&group).await.iter().any(|row| row.attempts.ended_alone == 1))
+            .await;
+        shut_down_at_once(&bus, consumer).await;
+        let tries = &kept.waiting(&group).await[0].attempts;
+        assert_eq!((tries.process_ends, tries.ended_alone, tries.next_at.is_some()), (1, 0, true));
+    }
+    assert_eq!(worker.got(), Vec::<u64>::new());
+    let again = Worker::new();
+    let (bus, _) = process(&kept, LATER, &again).await;
+    settled(&bus).await;
+    assert_eq!((again.got(), kept.rows("a").await), (vec![1], (vec![], vec![])));
+}
+
 /// Processes are killed and saves fail at any moment: all events are handled in the order of their aggregate, and none
 /// again once that was saved.
 #[tokio::test]

@@ -365,7 +365,17 @@ impl InFlight {
 
     /// As [`nack_idle`](Self::nack_idle), for the entries that `which` selects.
     pub fn nack_idle_if(&self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
-        let nacked = self.update(|state, _| state.nack_idle_if(which));
+        self.nack(|state| state.nack_idle_if(which))
+    }
+
+    /// As [`nack_idle`](Self::nack_idle), and also removes the entries that run: the caller has aborted their handlers.
+    pub(crate) fn nack_unfinished(&self) -> Vec<MessageId> {
+        self.end_work();
+        self.nack(InFlightState::nack_unfinished)
+    }
+
+    fn nack(&self, nack: impl FnOnce(&mut InFlightState) -> Vec<MessageId>) -> Vec<MessageId> {
+        let nacked = self.update(|state, _| nack(state));
         self.room.notify();
         self.work.notify_waiters();
         nacked

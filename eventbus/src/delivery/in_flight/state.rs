@@ -158,6 +158,7 @@ impl StoredEntry {
 /// | `Disposed` | `handle_skipped`, else | `Blocked` as the second; without body if one of its key has none |
 /// | any | `release` | removed; the worker of a `Running` one is notified; if it was the first, the next is activated |
 /// | all but `Running`, `Disposed`, `DeadLettering` | `nack_idle_if` | as `release`; reverts a begin |
+/// | all but `Disposed`, `DeadLettering` | `nack_unfinished` | as `release`; reverts a begin |
 #[derive(Debug)]
 enum Stage {
     /// Behind the first entry of its ordering key, or its key is in `blocked_keys`.
@@ -1090,13 +1091,25 @@ impl InFlightState {
     /// suspect, drops its [`Disposition::Begin`] from the outbox; if the bus has taken that already, queues the
     /// attempts that revert it.
     pub(super) fn nack_idle_if(&mut self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
-        let is_busy =
-            |item: &StoredEntry| matches!(item.stage, Stage::Running { .. } | Stage::Disposed | Stage::DeadLettering);
-        let is_idle = |item: &&StoredEntry| !is_busy(item) && which(&item.id);
-        let ids: Vec<_> = self.items.values().filter(is_idle).map(|item| item.id.clone()).collect();
+        self.nack(|item| !matches!(item.stage, Stage::Running { .. }) && which(&item.id))
+    }
+
+    /// As [`nack_idle_if`](Self::nack_idle_if), for all entries, also those that run: an aborted run counts as none.
+    pub(super) fn nack_unfinished(&mut self) -> Vec<MessageId> {
+        self.nack(|_| true)
+    }
+
+    fn nack(&mut self, which: impl Fn(&StoredEntry) -> bool) -> Vec<MessageId> {
+        let is_finished = |item: &StoredEntry| matches!(item.stage, Stage::Disposed | Stage::DeadLettering);
+        let is_nacked = |item: &StoredEntry| !is_finished(item) && which(item);
+        let ids: Vec<_> = self.items.values().filter(|item| is_nacked(item)).map(|item| item.id.clone()).collect();
         let mut not_begun = HashMap::new();
-        for item in self.items.values_mut().filter(|item| which(&item.id)) {
-            if let Stage::NotingStart { is_alone } | Stage::StartNoted { is_alone } = item.stage {
+        for item in self.items.values_mut().filter(|item| is_nacked(item)) {
+            let is_suspect = item.body.as_ref().is_some_and(|body| body.attempts.is_suspect());
+            if let Stage::NotingStart { is_alone } | Stage::StartNoted { is_alone } | Stage::Running { is_alone, .. } =
+                item.stage
+                && is_suspect
+            {
                 not_begun
                     .extend(item.undo_begin(is_alone, &self.clock).map(|disposed| (disposed.id.clone(), disposed)));
             }

@@ -23,6 +23,7 @@
 //! | `Running` | runs for ten seconds | `Running`, beside others | – |
 //! | `Running` | handled, or failed as any other entry | see [`state`](super::state) | `process_ends` and `ended_alone`: 0 |
 //! | `Running` | its group has no handlers any more | `Suspect` | later: `ended_alone` - 1, if it ran alone |
+//! | `Running` | aborted at the deadline of a shutdown, by a bus that saves that | – | `ended_alone` as before; `next_at`: now |
 //! | `Running` | the process ends | – | – |
 
 use std::{pin::pin, sync::Arc, time::Duration};
