@@ -128,6 +128,42 @@ async fn a_group_whose_checkpoint_is_beyond_the_end_of_the_store_begins_at_that_
     until("the next event is handled", async || worker.got() == [3]).await;
 }
 
+/// Fails if a new event counts as the lost one of its position: it would not be delivered, or with former attempts.
+#[tokio::test]
+async fn unfinished_deliveries_beyond_the_end_of_the_store_go_with_their_events() {
+    let group = Name::from_static("a");
+    // before the end, at it, and beyond it
+    for checkpoint in [1, 2, 10] {
+        let lines = Lines::default();
+        let _here = lines.capture("eventbus=info");
+        let kept = Kept::with_events(2).await;
+        kept.save_checkpoint_of("a", checkpoint).await;
+        let mut tried = DeliveryAttempts::default();
+        tried.attempts = 3;
+        let row = |position: u64, dead_since| UnfinishedDelivery {
+            position: Position::new(position),
+            attempts: tried.clone(),
+            dead_since,
+        };
+        let died = Some(time::OffsetDateTime::UNIX_EPOCH);
+        kept.put(&group, vec![row(1, died), row(3, died), row(4, None), row(11, died), row(12, None)]).await;
+        let worker = Worker::new();
+        let (bus, _) = process(&kept, SOON, &worker).await;
+        assert_eq!(kept.rows("a").await, (vec![], vec![1]), "of {checkpoint}");
+        let log = lines.text();
+        let told: Vec<_> = log.lines().filter(|line| line.contains("deletes their unfinished deliveries")).collect();
+        assert!(told.len() == 1 && told[0].contains("waiting=2") && told[0].contains("dead_letters=2"), "{log}");
+        for aggregate in ["3", "4"] {
+            kept.add(aggregate).await;
+        }
+        feed(&bus, &kept.after(Position::new(2)).await).await;
+        settled(&bus).await;
+        let handled: BTreeSet<_> = worker.got().into_iter().collect();
+        assert!(handled.is_superset(&BTreeSet::from([3, 4])), "of {checkpoint}: {handled:?}");
+        assert_eq!(worker.tries.load(Ordering::SeqCst), 1, "of {checkpoint}");
+    }
+}
+
 /// The store may have saved a row without an answer.
 #[tokio::test]
 async fn a_row_that_was_saved_without_an_answer_goes_with_its_event() {

@@ -52,14 +52,17 @@ pub(super) struct StoredProgress {
 impl StoredProgress {
     /// Loads the progress, and the waiting events up to the checkpoint. A group without a checkpoint begins with the
     /// oldest event, or with the next one if its handlers say so. If the checkpoint is beyond the end of the store,
-    /// which was restored from an older copy or failed over, the group begins at that end.
+    /// which was restored from an older copy or failed over, the group begins at that end. The rows of events beyond the
+    /// end are deleted: otherwise the next events at their positions would count as these.
     pub(super) async fn load(
         store: &dyn EventStore,
         group: &Name,
         subscribers: &Subscribers,
     ) -> Result<Self, CheckpointError> {
         let mut checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
-        // after the checkpoint: a different app may move that meanwhile
+        let waiting = store.waiting_deliveries(group).await?;
+        let dead_ahead = store.dead_positions(group, checkpoint.unwrap_or(Position::START)).await?;
+        // after the checkpoint and the rows: a different app may move that, and write more of these, meanwhile
         let head = store.head().await.map_err(|error| CheckpointError::new(group, error))?;
         if checkpoint.is_none() && subscribers.start_now(group) {
             store.save_checkpoint(&checkpoint_name(group), head).await?;
@@ -69,7 +72,21 @@ impl StoredProgress {
             let has_events = Announced::match_stored(&subscribers.announced(group), store).await;
             log_oldest_start(group, has_events.unwrap_or_default());
         }
-        if let Some(lost) = checkpoint.filter(|checkpoint| *checkpoint > head) {
+        let lost = checkpoint.filter(|checkpoint| *checkpoint > head);
+        let dead_ahead = match lost {
+            Some(_) => store.dead_positions(group, head).await?,
+            None => dead_ahead,
+        };
+        let (waiting, lost_waiting): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|row| row.position <= head);
+        let (dead_ahead, lost_dead): (Vec<_>, Vec<_>) = dead_ahead.into_iter().partition(|position| *position <= head);
+        if !lost_waiting.is_empty() || !lost_dead.is_empty() {
+            tracing::warn!(
+                %group, %head, waiting = lost_waiting.len(), dead_letters = lost_dead.len(),
+                "the store lost events: deletes their unfinished deliveries, as new events get their positions"
+            );
+            forget_lost(store, group, lost_waiting, lost_dead).await?;
+        }
+        if let Some(lost) = lost {
             tracing::warn!(%group, checkpoint = %lost, %head, "the store lost events: the group begins at its end");
             store.save_checkpoint(&checkpoint_name(group), head).await?;
             checkpoint = Some(head);
@@ -80,8 +97,6 @@ impl StoredProgress {
         let in_flight_through =
             read_limit.filter(|read_limit| *read_limit > Position::START).map(|read_limit| read_limit.min(head));
         let end = checkpoint.unwrap_or(Position::START);
-        let dead_ahead = store.dead_positions(group, end).await?;
-        let waiting = store.waiting_deliveries(group).await?;
         let (passed, ahead): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|row| row.position <= end);
         let (mut before, mut unreadable) = (Vec::with_capacity(passed.len()), Vec::new());
         let positions = passed.iter().map(|row| row.position).collect();
@@ -127,6 +142,20 @@ impl StoredProgress {
         }
         log.cursor(&self.group).end_load();
     }
+}
+
+/// Deletes the rows of events that the store has lost.
+async fn forget_lost(
+    store: &dyn EventStore,
+    group: &Name,
+    waiting: Vec<UnfinishedDelivery>,
+    dead: Vec<Position>,
+) -> Result<(), CheckpointError> {
+    for position in dead {
+        store.end_dead_delivery(group, position, None).await?;
+    }
+    let finished = waiting.iter().map(|delivery| delivery.position).collect();
+    store.save_progress(group, &ProgressUpdate { finished, ..ProgressUpdate::default() }).await
 }
 
 /// Logs that a group without a checkpoint begins with the oldest event: as a warning if the store has events for it, since a
