@@ -557,7 +557,7 @@ impl EventBus for RedisEventBus {
 
     async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
         let what = self.inner.destination();
-        let ended = self.inner.consuming().shutdown(what, timeout).await;
+        let ended = self.inner.consuming().shutdown(self.inner.subscribers(), what, timeout).await;
         self.inner.connection().close();
         ended
     }

@@ -115,7 +115,7 @@ impl EventBus for FileQueue {
     async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
         self.inner().consuming().close();
         self.inner().change_signal().send_replace(());
-        self.inner().consuming().shutdown("file queue", timeout).await
+        self.inner().consuming().shutdown(self.inner().subscribers(), "file queue", timeout).await
     }
 
     fn stats(&self) -> BusStats {

@@ -377,3 +377,34 @@ async fn events_that_the_owner_before_left_open_are_taken_as_far_as_there_is_roo
     assert_eq!(handled.lock().unwrap().last().unwrap(), "new", "the open events come first");
     second.shutdown(Duration::from_secs(60)).await.unwrap();
 }
+
+/// The claim of a group is long here: the next worker would wait for it if this one had died.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_shutdown_aborts_goes_to_the_next_worker_at_once() {
+    let config = FileQueueConfig { group_expiration: Duration::from_secs(300), ..fresh().await.config().clone() };
+    let first = FileQueue::open(config.clone()).await.unwrap();
+    let began = Arc::new(AtomicUsize::new(0));
+    let begins = Arc::clone(&began);
+    let waits = Subscriber::new(Name::from_static("handle"), EventFilter::All, move |_| {
+        begins.fetch_add(1, Ordering::Relaxed);
+        Box::pin(std::future::pending())
+    });
+    let _subscription = first.add_subscriber(first.default_group().clone(), waits);
+    consume(&first);
+    EventBus::publish(&first, &[deposited("ada", 1)]).await.unwrap();
+    until("it is being handled", async || began.load(Ordering::Relaxed) == 1).await;
+    first.shutdown(Duration::from_millis(10)).await.unwrap_err();
+
+    let second = FileQueue::open(FileQueueConfig { worker_id: None, ..config }).await.unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sees = Arc::clone(&seen);
+    let handles = Subscriber::new(Name::from_static("handle"), EventFilter::All, move |delivery| {
+        sees.lock().unwrap().push(delivery.metadata().aggregate_id().to_string());
+        Box::pin(async { Ok(()) })
+    });
+    let _subscription = second.add_subscriber(second.default_group().clone(), handles);
+    consume(&second);
+    settled(&second).await;
+    assert_eq!(*seen.lock().unwrap(), ["ada"]);
+    second.shutdown(Duration::from_secs(60)).await.unwrap();
+}

@@ -93,12 +93,19 @@ async fn run_consumer(
 ) {
     let (context, ended) = (inner.group_context(), CancellationToken::new());
     let work = async {
-        tokio::join!(
-            run_workers(inner.in_flight(), &context, stop),
-            read,
-            gate.unblock_streams(stop),
-            trim::trim(inner, stop, streams)
-        );
+        let working = async {
+            tokio::join!(
+                run_workers(inner.in_flight(), &context, stop),
+                read,
+                gate.unblock_streams(stop),
+                trim::trim(inner, stop, streams)
+            )
+        };
+        // the handlers that still run at a deadline end with this
+        tokio::select! {
+            _ = working => {}
+            () = stop.deadline_passed() => {}
+        }
         ended.cancel();
     };
     let failed = FailedTasks::new(operation, inner.group().clone());

@@ -89,7 +89,7 @@ pub(super) async fn run_tasks<T: ConsumerTasks>(
         };
         failed.record_result(task, result);
     }
-    let nacked = in_flight.nack_idle();
+    let nacked = in_flight.nack_unfinished();
     let is_finished = nacked.is_empty() && in_flight.is_empty() && !tasks.has_unwritten();
     let in_vain = async {
         sleep(STOP_GRACE_PERIOD).await;

@@ -8,7 +8,7 @@ use std::{
 use crate::common::{
     actor::{
         Actor, BOTH, CREATED, ONLY_CREATED, ONLY_SHIPPED, SHIPPED, connect, dead_letter_count, kill, members_key,
-        named, never, notes, numbered, pending, quick, read_as, retry_key, until_finished,
+        named, never, notes, numbered, pending, publish_all, quick, read_as, retry_key, until_finished,
     },
     seen::{command, start},
     until,
@@ -368,4 +368,40 @@ async fn differing_members_are_reported_once_per_change() {
     for bus in [bus, other, third] {
         bus.stop_consuming().await;
     }
+}
+
+/// Claims and leases are long here: the other member would wait for them if the process had died.
+async fn a_shutdown_aborts_handlers(partitions: u32) {
+    let long = 300_000;
+    let config = RedisEventBusConfig {
+        pending_idle_ms: long,
+        partition_lease_ms: long,
+        concurrency: 2,
+        partitions,
+        consumer_name: None,
+        ..quick()
+    };
+    let (bus, other) = (connect(&config).await, connect(&config).await);
+    let (waiting, willing) = (Actor::waiting(), Actor::willing());
+    waiting.join(&bus);
+    willing.join(&other);
+    start(&bus).await;
+    publish_all(&bus, &["a", "b"]).await;
+    until("both are being handled", async || waiting.begun().len() == 2).await;
+    bus.shutdown(Duration::from_millis(10)).await.unwrap_err();
+    assert_eq!((waiting.cancelled(), waiting.done()), (2, Vec::new()));
+    start(&other).await;
+    until("the other member has handled both", async || willing.done().len() == 2).await;
+    until_finished(&other).await;
+    other.stop_consuming().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_shutdown_aborts_goes_to_others_at_once() {
+    a_shutdown_aborts_handlers(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_shutdown_aborts_in_partitions_goes_to_others_at_once() {
+    a_shutdown_aborts_handlers(4).await;
 }

@@ -1,8 +1,8 @@
 //! The lifecycle of a bus's consumers: start, one task per group, stop, shut down; shared by all buses.
 //!
 //! Invariant: a stop signals each task and awaits it. A task is aborted only when a deadline has passed, or when the
-//! future of [`Consuming::run`] or of [`Consuming::shutdown`] is dropped; its in-flight entries then stay pending. A task
-//! that saves its stop at the deadline is aborted a second later.
+//! future of [`Consuming::run`] or of [`Consuming::shutdown`] is dropped; its in-flight entries then stay pending. At a
+//! deadline it has a second to save that its handlers were aborted: the process has not ended because of their events.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -32,9 +32,8 @@ const RESTART_BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 /// | running, stopping | `run` | the same; the call fails |
 /// | running | [`stop`](Self::stop) | stopping: tasks end after their current deliveries |
 /// | stopping | all tasks have ended | idle; `run` and `stop` return |
-/// | stopping | the deadline of `shutdown_saving` | the same; signals the tasks to save and end |
-/// | stopping | the deadline of [`shutdown`](Self::shutdown), or its future is dropped | idle; aborts the tasks |
-/// | stopping | a second after that of `shutdown_saving`, or its future is dropped | idle; aborts the tasks |
+/// | stopping | the deadline of [`shutdown`](Self::shutdown) | the same; signals the tasks to abort their handlers, save and end |
+/// | stopping | a second after the deadline, or the future of `shutdown` is dropped | idle; aborts the tasks |
 /// | running, stopping | the future of `run` is dropped | idle; aborts the tasks |
 /// | any | [`close`](Self::close) | the same; `run` fails from now on |
 #[derive(Debug, Default)]
@@ -90,9 +89,8 @@ impl StopSignal {
         self.stop.cancelled().await;
     }
 
-    /// Waits until the consumer must abort its handlers, save its progress and end: a second later it is aborted. Only
-    /// [`shutdown_saving`](Consuming::shutdown_saving) sets that deadline.
-    pub(crate) async fn deadline_passed(&self) {
+    /// Waits until the consumer must abort its handlers, save its progress and end: a second later it is aborted itself.
+    pub async fn deadline_passed(&self) {
         self.deadline.cancelled().await;
     }
 
@@ -217,38 +215,27 @@ impl Consuming {
         self.state.lock().has_deadline
     }
 
-    /// Closes, stops, and aborts the consumers that have not stopped after `timeout`, or when the future is dropped.
+    /// Closes and stops. The consumers that have not stopped after `timeout` abort their handlers, and have one more
+    /// second to save that; then they are aborted, or at once when the future is dropped.
     ///
     /// # Errors
-    /// [`ShutdownError`], which names `what`, if it aborts consumers.
-    pub async fn shutdown(&self, what: &str, timeout: Duration) -> Result<(), ShutdownError> {
-        let _abort = AbortOnDrop(self);
-        self.close_and_stop(what, timeout).await
-    }
-
-    /// As [`shutdown`](Self::shutdown), for consumers that end at the deadline by themselves: they abort their handlers
-    /// and save that they did. Waits for that for one more second.
-    pub(crate) async fn shutdown_saving(
+    /// [`ShutdownError`], which names `what`, if handlers are aborted.
+    pub async fn shutdown(
         &self,
         subscribers: &Subscribers,
         what: &str,
         timeout: Duration,
     ) -> Result<(), ShutdownError> {
         let _abort = AbortOnDrop(self);
-        let stopped = self.close_and_stop(what, timeout).await;
+        self.close();
+        self.state.lock().has_deadline = true;
+        let stopped = self.clock.timeout(timeout, self.stop()).await;
         let run = self.state.lock().run.clone().filter(|_| stopped.is_err());
         if let Some(run) = run {
             log_aborted(subscribers); // before the handlers end
             run.deadline.cancel();
             within_grace_period(&run.stop, run.ended.cancelled()).await; // then they are aborted
         }
-        stopped
-    }
-
-    async fn close_and_stop(&self, what: &str, timeout: Duration) -> Result<(), ShutdownError> {
-        self.close();
-        self.state.lock().has_deadline = true;
-        let stopped = self.clock.timeout(timeout, self.stop()).await;
         stopped.map_err(|_| ShutdownError::new(what, timeout))
     }
 }

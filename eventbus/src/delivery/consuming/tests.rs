@@ -70,7 +70,7 @@ async fn a_shutdown_that_nobody_waits_for_any_more_aborts() {
     let (consuming, subscribers) = (Consuming::default(), subscribers());
     let mut run = Box::pin(consuming.run(&HERE, &subscribers, |_, _| std::future::pending()));
     assert!(poll!(&mut run).is_pending());
-    let mut shutdown = Box::pin(consuming.shutdown("bus", Duration::from_secs(3_600)));
+    let mut shutdown = Box::pin(consuming.shutdown(&subscribers, "bus", Duration::from_secs(3_600)));
     assert!(poll!(&mut shutdown).is_pending() && poll!(&mut run).is_pending());
     drop(shutdown);
     tokio::time::timeout(Duration::from_secs(60), run).await.expect("it ends").unwrap();

@@ -357,19 +357,15 @@ impl InFlight {
         }
     }
 
-    /// Removes the entries that neither run nor are finished, and returns their ids for the bus to nack. Attempts that
-    /// are ready to persist stay so.
-    pub fn nack_idle(&self) -> Vec<MessageId> {
-        self.nack_idle_if(|_| true)
-    }
-
-    /// As [`nack_idle`](Self::nack_idle), for the entries that `which` selects.
+    /// Removes the selected entries that neither run nor are finished, and returns their ids for the bus to nack. Attempts
+    /// that are ready to persist stay so.
     pub fn nack_idle_if(&self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
         self.nack(|state| state.nack_idle_if(which))
     }
 
-    /// As [`nack_idle`](Self::nack_idle), and also removes the entries that run: the caller has aborted their handlers.
-    pub(crate) fn nack_unfinished(&self) -> Vec<MessageId> {
+    /// Removes all entries that are not finished, also those that run, and returns their ids for the bus to nack: no worker
+    /// runs any more. Attempts that are ready to persist stay so.
+    pub fn nack_unfinished(&self) -> Vec<MessageId> {
         self.end_work();
         self.nack(InFlightState::nack_unfinished)
     }

@@ -351,7 +351,7 @@ impl EventBus for InMemoryEventBus {
         self.inner.consuming().close();
         self.inner.notify_capacity_freed();
         let what = "in-process event bus";
-        self.inner.consuming().shutdown_saving(self.inner.subscribers(), what, timeout).await
+        self.inner.consuming().shutdown(self.inner.subscribers(), what, timeout).await
     }
 
     fn stats(&self) -> BusStats {

@@ -263,13 +263,13 @@ async fn a_suspect_that_is_given_back_before_it_ran_has_not_begun() {
     let bench = Bench::new([handler.subscriber("a")]);
     bench.add([redelivered("a", 1, waiting(2))]);
     run_ready_tasks().await;
-    assert_eq!(bench.in_flight.nack_idle(), [id(1)]);
+    assert_eq!(bench.in_flight.nack_idle_if(|_| true), [id(1)]);
     assert!(begins(&bench.take_disposed()).is_empty(), "the worker did not see it yet");
 
     bench.add([redelivered("a", 1, waiting(2))]);
     run_ready_tasks().await;
     assert_eq!(begins(&bench.take_disposed()), [(id(1), 3)]);
-    assert_eq!(bench.in_flight.nack_idle(), [id(1)]);
+    assert_eq!(bench.in_flight.nack_idle_if(|_| true), [id(1)]);
     let disposed = bench.take_disposed();
     let Disposition::Retry { attempts, .. } = &disposed[0].disposition else { panic!("{disposed:?}") };
     assert_eq!(attempts.ended_alone, 2);

@@ -103,7 +103,7 @@ async fn what_cannot_be_read_again_stays_due() {
     run_ready_tasks().await;
     assert_eq!(handler.begun(), [1, 1]);
     assert_eq!(in_flight.take_due(), [DueEntry { id: id(2), has_waited: false }], "it was blocked");
-    assert_eq!(in_flight.nack_idle(), [id(2)]);
+    assert_eq!(in_flight.nack_idle_if(|_| true), [id(2)]);
     in_flight.resume([of(1, 2)]);
     run_ready_tasks().await;
     assert_eq!(handler.begun(), [1, 1], "it was nacked meanwhile");
