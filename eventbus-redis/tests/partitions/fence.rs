@@ -187,6 +187,7 @@ async fn what_only_another_member_handles_waits_until_the_partition_is_its() {
     until("they know of each other", async || !log::lines(&["handle different events"]).is_empty()).await;
     one.publish(&ids.iter().map(|id| event(id)).collect::<Vec<_>>()).await.unwrap();
     until("the other has what it owns", async || of_both.done().len() + left(&one).await == 40).await;
+    until("what waits is an alert", async || !other.health().await.unfinished.is_empty()).await;
     one.stop_consuming().await;
     until_finished(&other, Duration::from_secs(60)).await;
     let mut done = of_both.done();

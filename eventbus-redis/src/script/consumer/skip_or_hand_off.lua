@@ -69,8 +69,8 @@ for i = 6, #ARGV, 5 do
       local to, options = ABSENT, {}
       if is_owner then
         stay[#stay + 1] = id
-        -- so that the stream does not wait for the backlog because of it
-        if is_backlog then attempts = with_field('stays', 'true', attempts ~= '' and attempts or '{"attempts":0}') end
+        -- so that health counts it as unfinished, and the stream does not wait for a backlog because of it
+        attempts = with_field('stays', 'true', attempts ~= '' and attempts or '{"attempts":0}')
       elseif not is_known and #candidates > 0 then
         to = one_of(candidates, id, i)
       elseif not is_known then
