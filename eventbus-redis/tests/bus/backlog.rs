@@ -396,6 +396,20 @@ async fn what_was_skipped_within_a_day_comes_from_the_store_where_the_bus_has_tr
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_skipped_without_a_store_comes_from_the_bus_though_it_has_trimmed_older_events() {
+    let (config, store) = after_skipping(23).await;
+    let bus = connect(&config).await;
+    let (app, _) = app_with(&bus, &store).await;
+    let foreign = NewEvent::from_event(&Checked { number: 999 }).unwrap();
+    bus.publish(&[foreign.recorded_as(StreamId::parse("Meter", "other").unwrap(), Version::FIRST, None)])
+        .await
+        .unwrap();
+    until("it is skipped", async || bus.stats().events_skipped == 1).await;
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(start_with::<checks>(&config, &store).await.unwrap(), [checked(), vec![999]].concat());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_skipped_before_that_is_to_be_decided() {
     let (config, store) = after_skipping(25).await;
     let refused = start_with::<checks>(&config, &store).await.unwrap_err().to_string();

@@ -33,8 +33,11 @@ local function deliver(p, name, range)
         redis.call('HSET', fills, 'fill ' .. store .. ' ' .. group .. '\n' .. name, at .. ' ' .. through)
       end
     end
-  else
-    redis.call('HSET', fills, 'copy ' .. group .. '\n' .. name, first .. ' ' .. last)
+  end
+  if not comes_from_stores or (oldest and not is_before(last, oldest)) then
+    -- the stores fill in theirs
+    local which = comes_from_stores and ' foreign' or ''
+    redis.call('HSET', fills, 'copy ' .. group .. '\n' .. name, first .. ' ' .. last .. which)
   end
 end
 
