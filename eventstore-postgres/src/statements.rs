@@ -329,8 +329,14 @@ impl Statements {
             "" => "set_config('lock_timeout', '100ms', true)",
             _ => "current_setting('lock_timeout')",
         };
+        let lock_bound = without_comments(include_str!("sql/lock_bound.sql"));
+        let lock_bound = match self.suffix {
+            "" => lock_bound,
+            _ => without_comments(include_str!("sql/lock_bound_once.sql")).replace("{lock_bound}", &lock_bound),
+        };
         let sql = fill()
             .replace("{patience}", patience)
+            .replace("{lock_bound}", &lock_bound)
             .replace("{record}", include_str!("sql/record.sql").trim())
             .replace("{fields}", include_str!("sql/fields.sql").trim())
             .replace("{has_former}", &without_comments(include_str!("sql/has_former.sql")))

@@ -16,7 +16,7 @@ WITH claimed AS (
     {claim}
 ),
 bound AS MATERIALIZED (
-    SELECT c.stream_no, c.base, c.recorded_at, pg_advisory_xact_lock_shared(({namespace}::bigint << 44) | {drawn})
+    SELECT c.stream_no, c.base, c.recorded_at, {lock_bound}
     FROM claimed c
 ){stored}
 INSERT INTO {schema}.events (

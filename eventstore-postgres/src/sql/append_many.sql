@@ -20,7 +20,7 @@ wanted AS MATERIALIZED (
 ),
 {claim},
 bound AS MATERIALIZED (
-    SELECT pg_advisory_xact_lock_shared(({namespace}::bigint << 44) | {drawn})
+    SELECT {lock_bound}
     FROM (SELECT count(*) AS streams FROM claimed) c
     WHERE c.streams > 0
 ){stored}

@@ -326,7 +326,7 @@ claimed AS (
         ON w.aggregate_id = m.aggregate_id AND w.aggregate_type = m.aggregate_type AND w.tenant_id = m.tenant_id
 ),
 bound AS MATERIALIZED (
-    SELECT pg_advisory_xact_lock_shared(({namespace}::bigint << 44) | {drawn})
+    SELECT {lock_bound}
     FROM (SELECT count(*) AS streams FROM claimed) c, fine
     WHERE c.streams > 0 AND fine.is_fine = 1
 ),

@@ -1,2 +1,3 @@
--- True if `append_in` appended in this transaction, not rolled back: it makes this setting local to the transaction.
-coalesce(current_setting('eventbus.appended_{namespace}', true) = 'on', false)
+-- True if `append_in` appended in this transaction, not rolled back: it makes this setting local to the transaction. The
+-- value names the schema, as two schemas may have one namespace.
+coalesce(current_setting('eventbus.appended_{namespace}', true) = '{schema}', false)

@@ -2,8 +2,9 @@
 -- whether appends are open, which may keep readers from events behind that position. And whether the server is a standby,
 -- to which a pooler may lead after a failover: it does not have the locks.
 --
--- Every append holds, while it is open, a shared advisory lock on the last position drawn before its own. So each
--- position at or below the lowest of these locks has a committed event, or never will.
+-- Every append holds, while it is open, a shared advisory lock on the last position drawn before its own; several of one
+-- transaction hold that of the first. So each position at or below the lowest of these locks has a committed event, or
+-- never will.
 --
 -- Invariant: the answer is the position of an event, not the bound. After a crash the sequence may draw a position
 -- again whose transaction was rolled back, since no commit made it durable; it never draws one at or before a committed

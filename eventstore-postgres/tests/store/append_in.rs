@@ -5,6 +5,7 @@ use std::{error::Error as _, time::Duration};
 use crate::common::{TestSchema, add, event, events, feed, read, run, stream, within};
 use eventbus::{
     ExpectedVersion, Name, NewEvent, RecordedEvent, Version,
+    event::Tag,
     port::{AppendError, AppendEvents as _, EventTypes as _, ReadFeed as _},
 };
 use eventstore_postgres::{PgAppendInError, PgConnection, PgEventStore};
@@ -359,4 +360,61 @@ async fn a_process_that_only_appends_in_transactions_lists_each_type_once() {
 /// Number of rows that list a stored type.
 async fn listed_rows(connection: &mut PgConnection) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM event_types").fetch_one(connection).await.unwrap()
+}
+
+/// Number of advisory locks of a transaction, which are the bounds of its appends.
+async fn bounds(transaction: &mut PgConnection) -> i64 {
+    let sql = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()";
+    sqlx::query_scalar(sql).fetch_one(transaction).await.unwrap()
+}
+
+/// The lock table of the server has room for some thousand locks, which all its databases share.
+#[tokio::test]
+async fn a_transaction_that_appends_often_holds_one_lock() {
+    for ends in ["COMMIT", "ROLLBACK"] {
+        let mut app = Application::new().await;
+        let before = add(&app.store, &stream(), 1).await;
+        let (mut held, mut between) = (Vec::new(), Vec::new());
+        run(&mut app.connection, "BEGIN").await;
+        for number in 0..300 {
+            // a tag takes the statement for several streams
+            let tags = (number % 2 == 1).then(|| Tag::from_stored("owner:ada").unwrap());
+            let given = vec![event().with_tags(tags)];
+            held.extend(app.store.append_in(&mut app.connection, &stream(), Any, given).await.unwrap());
+            if number % 100 == 50 {
+                between.extend(add(&app.store, &stream(), 1).await);
+            }
+        }
+        assert_eq!(bounds(&mut app.connection).await, 1);
+        assert_eq!(Some(app.store.head().await.unwrap()), before[0].position());
+        assert_eq!(feed(&app.store).await, before, "the feed has a gap");
+        run(&mut app.connection, ends).await;
+        let kept = if ends == "COMMIT" { held } else { Vec::new() };
+        let mut wanted = [before, kept, between].concat();
+        wanted.sort_by_key(RecordedEvent::position);
+        assert_eq!(feed(&app.store).await, wanted);
+    }
+}
+
+/// The lock and the note that the transaction holds it are made and undone together.
+#[tokio::test]
+async fn the_lock_of_a_transaction_is_released_with_the_savepoint_of_its_first_append() {
+    let mut app = Application::new().await;
+    let mut kept = add(&app.store, &stream(), 1).await;
+    run(&mut app.connection, "BEGIN; SAVEPOINT first").await;
+    app.store.append_in(&mut app.connection, &stream(), Any, events(1)).await.unwrap();
+    run(&mut app.connection, "ROLLBACK TO SAVEPOINT first").await;
+    assert_eq!(bounds(&mut app.connection).await, 0);
+    kept.extend(add(&app.store, &stream(), 1).await);
+    assert_eq!(feed(&app.store).await, kept, "it waits for what was rolled back");
+
+    let mut later = app.store.append_in(&mut app.connection, &stream(), Any, events(1)).await.unwrap();
+    run(&mut app.connection, "RELEASE SAVEPOINT first; SAVEPOINT second").await;
+    app.store.append_in(&mut app.connection, &stream(), Any, events(1)).await.unwrap();
+    run(&mut app.connection, "ROLLBACK TO SAVEPOINT second").await;
+    assert_eq!(bounds(&mut app.connection).await, 1);
+    later.extend(add(&app.store, &stream(), 1).await);
+    assert_eq!(feed(&app.store).await, kept, "the feed has a gap");
+    run(&mut app.connection, "COMMIT").await;
+    assert_eq!(feed(&app.store).await, [kept, later].concat());
 }
