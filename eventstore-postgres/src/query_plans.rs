@@ -219,11 +219,15 @@ struct FilledStore {
 
 impl FilledStore {
     async fn new(url: &str, events: usize) -> Self {
+        let fill = FILL.replace("{events}", &events.to_string()).replace("{orders}", &ORDERS.to_string());
+        Self::filled_with(&fill, url, events).await
+    }
+
+    async fn filled_with(fill: &str, url: &str, events: usize) -> Self {
         PgEventStore::connect(url).await.unwrap().close().await;
         let schema = Schema::new("eventbus").unwrap();
         let statements = hot_statements(&Statements::new(schema.clone(), false), events);
         let mut store = Self { connection: PgConnection::connect(url).await.unwrap(), statements };
-        let fill = FILL.replace("{events}", &events.to_string()).replace("{orders}", &ORDERS.to_string());
         store.run(&schema.fill_placeholders(&fill.replace("{no_tenant}", NO_TENANT))).await;
         store.plan_as_statements().await;
         for number in 0..store.statements.len() {
@@ -298,6 +302,17 @@ fn assert_has_no(unwanted: &[impl AsRef<str>], statement: &HotStatement, plan: &
     assert_eq!(found, None, "{}, {case}:\n{}", statement.name, plan.join("\n"));
 }
 
+/// Fails if a step walks a whole index of a large table. The condition with which a step enters its index is in the line
+/// below it.
+fn assert_enters_each_index(statement: &HotStatement, plan: &[String], case: &str) {
+    let walk = plan.iter().enumerate().find(|(number, line)| {
+        let is_entered = plan.get(number + 1).is_some_and(|below| below.trim_start().starts_with("Index Cond"));
+        // the leases are few
+        line.contains(" using ") && !line.contains(" on leases ") && !is_entered
+    });
+    assert_eq!(walk, None, "{}, {case}:\n{}", statement.name, plan.join("\n"));
+}
+
 fn kept_file(name: &str) -> PathBuf {
     PathBuf::from(format!("{}/src/sql/{name}.plan", env!("CARGO_MANIFEST_DIR")))
 }
@@ -356,6 +371,26 @@ async fn hot_statements_run_as_the_plans_beside_them_say() {
     for (case, plans) in [&found[1], &found[3]] {
         for (statement, plan) in store.statements.iter().zip(plans) {
             assert_as_kept(statement.name, plan, case);
+        }
+    }
+}
+
+/// The server keeps the plan that it made when there were few rows, and statistics that say so.
+#[tokio::test]
+async fn statements_that_were_planned_for_few_streams_walk_no_whole_index() {
+    for streams in [0, 1] {
+        let fill = format!(
+            "INSERT INTO {{schema}}.streams (aggregate_id, aggregate_type, tenant_id, version, recorded_at)
+             SELECT 'order-' || i, 'Order', '{{no_tenant}}', 0, now() FROM generate_series(1, {streams}) i;
+             ANALYZE"
+        );
+        let database = eventbus_test::postgres();
+        let mut store = FilledStore::filled_with(&fill, database.url(), 1).await;
+        for mode in ["force_custom_plan", "force_generic_plan"] {
+            let plans = store.plans(mode).await;
+            for (statement, plan) in store.statements.iter().zip(&plans) {
+                assert_enters_each_index(statement, plan, &format!("{streams} streams, {mode}"));
+            }
         }
     }
 }

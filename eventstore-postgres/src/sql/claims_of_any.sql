@@ -7,7 +7,9 @@
 -- deadlock.
 --
 -- `LATERAL` with a lock looks up row by row, in the given order: the planner cannot turn it into a join with the whole
--- table, even if its statistics suggest that.
+-- table, even if its statistics suggest that. The array keeps the update from walking the whole key of stream numbers if the
+-- statistics were made of at most one stream. `CASE` lets the planner expect most of the streams; it would expect one,
+-- and find each by reading all numbers of the array.
 held AS MATERIALIZED (
     SELECT w.*, s.stream_no, s.version AS base
     FROM (SELECT * FROM wanted ORDER BY aggregate_id COLLATE "C", aggregate_type COLLATE "C", tenant_id) w
@@ -38,8 +40,11 @@ moved AS (
     UPDATE {schema}.streams s
     SET version = h.base + h.events, recorded_at = greatest(s.recorded_at, clock_timestamp())
     FROM held h, (SELECT count(*) FROM made) inserted
-    WHERE s.stream_no = h.stream_no AND h.number NOT IN (SELECT k.stream FROM known k)
-      AND (h.expected = h.base OR h.expected = -1 OR (h.expected = -2 AND h.base > 0))
+    WHERE s.stream_no = h.stream_no AND s.stream_no = ANY (ARRAY(SELECT stream_no FROM held))
+      AND CASE
+          WHEN h.number IN (SELECT k.stream FROM known k) THEN NULL
+          WHEN h.expected = h.base OR h.expected = -1 OR (h.expected = -2 AND h.base > 0) THEN true
+      END IS NOT NULL
     RETURNING h.number, h.base, s.stream_no, s.recorded_at
 ),
 claimed AS (

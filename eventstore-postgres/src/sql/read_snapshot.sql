@@ -7,8 +7,12 @@ SELECT p.*, f.snapshot_version, CASE WHEN row_number() OVER (ORDER BY p.version)
 FROM (
     SELECT s.stream_no, n.version AS snapshot_version, n.data
     FROM {schema}.streams s
-    LEFT JOIN {schema}.snapshots n
-        ON n.stream_no = s.stream_no AND n.fold = $4::text AND n.version BETWEEN 1 AND s.version
+    LEFT JOIN LATERAL (
+        SELECT n.version, n.data
+        FROM {schema}.snapshots n
+        WHERE n.stream_no = s.stream_no AND n.fold = $4::text AND n.version BETWEEN 1 AND s.version
+        OFFSET 0
+    ) n ON true
     WHERE {is_stream}
 ) f
 LEFT JOIN LATERAL (
