@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{TestDatabase, event, events, feed, open, read, recount, run};
+use crate::common::{TestDatabase, event, events, feed, open, read, recount, run, waiting_backend, within};
 use eventbus::{
     App,
     ExpectedVersion::{Any, NoStream, StreamExists},
@@ -28,11 +28,14 @@ const BOUNDARIES: [(&str, &str); 3] = [("1000", "101"), ("2000", "201"), ("3000"
 
 /// Runs an example of the guide, with the boundaries of this test.
 async fn follow_guide(connection: &mut PgConnection, chapter: &str) {
+    run(connection, &guide_sql(chapter)).await;
+}
+
+fn guide_sql(chapter: &str) -> String {
     let (_, text) = GUIDE.split_once(&format!("## {chapter}\n")).unwrap();
     let (_, sql) = text.split_once("```sql\n").unwrap();
     let (sql, _) = sql.split_once("```").unwrap();
-    let sql = BOUNDARIES.iter().fold(sql.to_owned(), |sql, (shown, here)| sql.replace(shown, here));
-    run(connection, &sql).await;
+    BOUNDARIES.iter().fold(sql.to_owned(), |sql, (shown, here)| sql.replace(shown, here))
 }
 
 /// A store with 300 events: 10 streams have events in all partitions, 10 others in each partition alone.
@@ -132,6 +135,48 @@ async fn an_added_partition_takes_the_later_events() {
     let later: (i64, i64) = sqlx::query_as(positions).fetch_one(&mut filled.connection).await.unwrap();
     assert_eq!(later, (401, 450));
     assert_eq!(feed(&reopened).await.len(), 450);
+}
+
+/// Each transaction of the guide begins while one with an append is open, and a further append begins while the guide waits.
+/// None of them waits for a lock of another that waits for it: the server would end one of them.
+#[tokio::test]
+async fn the_guide_and_running_appends_do_not_wait_in_a_circle() {
+    let mut filled = Filled::new().await;
+    // so that the server would end the guide's transaction, which nothing repeats
+    let of_appends = format!("ALTER DATABASE {} SET deadlock_timeout = '60s'", filled.database.name());
+    run(&mut filled.connection, &of_appends).await;
+    for (chapter, of_open) in [
+        ("Splitting the table", "part-2-0"),
+        ("Adding a partition", "part-2-0"),
+        ("Taking out the oldest partition", "part-2-0"),
+        // the row of a stream that the guide updates
+        ("Putting it back", "part-0-0"),
+    ] {
+        let store = filled.reopen().await;
+        // so that the statement is prepared: then it locks the tables in the order of its plan. The first one lists the type.
+        for _ in 0..2 {
+            store.append(&account("long-1"), Any, events(5)).await.unwrap();
+        }
+        let connect = || filled.database.connection();
+        let (mut guide, mut watcher, mut open) = tokio::join!(connect(), connect(), connect());
+        let sql = guide_sql(chapter);
+        let (before, transaction) = sql.split_once("BEGIN;").unwrap();
+        run(&mut guide, before).await;
+        run(&mut guide, "SET deadlock_timeout = '1s'").await;
+        let transaction = format!("BEGIN;{transaction}");
+
+        run(&mut open, "BEGIN").await;
+        store.append_in(&mut open, &account(of_open), Any, events(1)).await.unwrap();
+        let guide = tokio::spawn(async move { run(&mut guide, &transaction).await });
+        waiting_backend(&mut watcher, "BEGIN;").await;
+        let appending = store.clone();
+        let append = tokio::spawn(async move { appending.append(&account("long-0"), Any, events(5)).await });
+        waiting_backend(&mut watcher, "INSERT INTO").await;
+        store.append_in(&mut open, &account("long-2"), Any, events(1)).await.unwrap();
+        run(&mut open, "COMMIT").await;
+        within(guide).await.expect(chapter);
+        within(append).await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]
