@@ -87,8 +87,11 @@ pub(crate) struct ConnectionPools {
     /// For `transactions`, if they are the store's own.
     last_outdated: Arc<LastOutdated>,
     /// For appends that give up soon if another transaction holds a row. Together with `long_wait_permits` half of the
-    /// connections: the other half serves all other statements.
+    /// connections and one: the others serve all other statements.
     short_wait_permits: Arc<Semaphore>,
+    /// Beside a short-wait permit, for a statement that a caller sends again and again while a transaction holds its tag,
+    /// its value or one of its streams. There is one less, so that group commit never waits for these.
+    repeated_wait_permits: Arc<Semaphore>,
     /// For appends to one stream, which wait for its row up to the time limit of a statement.
     long_wait_permits: Arc<Semaphore>,
     /// For reads of the application, half of the transactions: handlers and projections keep the other half.
@@ -178,6 +181,7 @@ impl ConnectionPools {
     pub(crate) fn new(config: &PgEventStoreConfig, connector: Connector, on_connect: &OnConnect) -> Self {
         let half = config.max_connections.div_ceil(2) as usize;
         let long_wait = (half / 2).max(1);
+        let repeated_wait = (half - long_wait).max(1);
         let last_outdated = Arc::<LastOutdated>::default();
         let (statements, transactions) = match connector {
             Connector::Own(options) => {
@@ -191,7 +195,8 @@ impl ConnectionPools {
             statements,
             transactions,
             last_outdated,
-            short_wait_permits: Arc::new(Semaphore::new((half - long_wait).max(1))),
+            short_wait_permits: Arc::new(Semaphore::new(repeated_wait + 1)),
+            repeated_wait_permits: Arc::new(Semaphore::new(repeated_wait)),
             long_wait_permits: Arc::new(Semaphore::new(long_wait)),
             read_permits: Arc::new(Semaphore::new((config.max_transactions as usize / 2).max(1))),
             connect_permit: Arc::new(Semaphore::new(1)),
@@ -351,7 +356,16 @@ impl ConnectionPools {
         self.within_connect_timeout(Arc::clone(&self.read_permits).acquire_owned()).await
     }
 
-    /// Waits for a permit for a statement that does not wait long for a row.
+    /// Waits for the permits for a statement outside of group commit that does not wait long for a row.
+    pub(crate) async fn repeated_wait_permit(&self) -> Result<[SemaphorePermit<'_>; 2], StatementError> {
+        let permits = async {
+            let of_repeated = self.repeated_wait_permits.acquire().await?;
+            Ok::<_, AcquireError>([of_repeated, self.short_wait_permits.acquire().await?])
+        };
+        self.within_connect_timeout(permits).await
+    }
+
+    /// Waits for a permit for a statement of group commit that does not wait long for a row.
     pub(crate) async fn short_wait_permit(&self) -> Result<SemaphorePermit<'_>, StatementError> {
         self.within_connect_timeout(self.short_wait_permits.acquire()).await
     }
@@ -408,6 +422,7 @@ impl ConnectionPools {
     pub(crate) async fn close(&self) {
         self.read_permits.close();
         self.short_wait_permits.close();
+        self.repeated_wait_permits.close();
         self.long_wait_permits.close();
         let has_ended = match &self.statements {
             StatementConnections::Own(statements) => {

@@ -41,7 +41,7 @@ pub(crate) async fn add_tag(store: &StoreInner, event: &RecordedEvent, tag: &Tag
 async fn send(store: &StoreInner, event: &RecordedEvent, tag: &Tag) -> Result<Vec<PgRow>, StatementError> {
     let query = bind_stream(store.statements().query(include_str!("../sql/add_tag.sql")), event.metadata().stream());
     let query = query.bind(event.version().as_i64()).bind(tag.as_str()).bind(TAGS_MAX as i64);
-    let _permit = store.connections().short_wait_permit().await?;
+    let _permit = store.connections().repeated_wait_permit().await?;
     store.connections().fetch_all(query).await
 }
 

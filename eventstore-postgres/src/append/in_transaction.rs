@@ -30,7 +30,8 @@ const SET_SAVEPOINT: &str = "SAVEPOINT eventbus_append; SELECT current_setting('
     current_setting('transaction_read_only')::boolean AND NOT pg_is_in_recovery()";
 const ROLL_BACK_AND_RELEASE: SqlStr =
     SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append; RELEASE SAVEPOINT eventbus_append");
-const RELEASE_SAVEPOINT: &str = "RELEASE SAVEPOINT eventbus_append; SET LOCAL eventbus.appended_{namespace} = '{schema}'";
+const RELEASE_SAVEPOINT: &str =
+    "RELEASE SAVEPOINT eventbus_append; SET LOCAL eventbus.appended_{namespace} = '{schema}'";
 const ROLL_BACK_TO_SAVEPOINT: SqlStr = SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append");
 
 /// The most attempts of an append that the server does not store though its stream is at the expected version.

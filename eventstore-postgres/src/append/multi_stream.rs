@@ -144,7 +144,7 @@ impl<'a> MultiStreamStatement<'a> {
     }
 
     async fn send(&self) -> Result<Sent, StatementError> {
-        let _permit = self.store.connections().short_wait_permit().await?;
+        let _permit = self.store.connections().repeated_wait_permit().await?;
         let sent = self.store.append_notifier().sent();
         let rows = self.store.connections().fetch_all(self.query(self.store.statements())).await;
         sent.end(&rows);

@@ -1,6 +1,6 @@
 //! Tags: conditions whose answer was lost, appends in transactions, and many decisions about few tags at once.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use crate::common::{
     TestDatabase, TestSchema, blocked_backend, connect, event, open,
@@ -444,4 +444,40 @@ async fn decisions_about_few_tags_keep_their_rule_and_wait_in_no_circle() {
     let mut connection = connect(&config.database_url).await;
     run(&mut connection, "SET search_path TO eventbus").await;
     assert_eq!(recount(&mut connection).await, [""; 0]);
+}
+
+/// Callers that append with a locked tag send their statements again and again. Meanwhile appends without the tag go on, also
+/// those that share a statement.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_tag_holds_up_no_append_without_it() {
+    let schema = TestSchema::new();
+    let config = PgEventStoreConfig { connect_timeout: Duration::from_secs(1), ..schema.config() };
+    let store = open(config).await;
+    store.append(&stream(), Any, vec![tagged(ENROLLED, &["course:1"])]).await.unwrap();
+    let (mut holder, mut watcher) = (schema.connection().await, schema.connection().await);
+    run(&mut holder, "BEGIN; SELECT FROM tags FOR UPDATE").await;
+    let mut callers = JoinSet::new();
+    for _ in 0..100 {
+        let store = store.clone();
+        callers.spawn(async move {
+            while store.append(&stream(), Any, vec![tagged(ENROLLED, &["course:1"])]).await.is_err() {}
+        });
+    }
+    blocked_backend(&mut watcher, schema.name()).await;
+
+    let others = async {
+        for _ in 0..20 {
+            let others: JoinSet<_> = (0..5).map(|_| append_plain(store.clone())).collect();
+            others.join_all().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), others).await.expect("they wait for the tag");
+    assert_eq!(callers.len(), 100);
+    assert!(callers.try_join_next().is_none(), "the tag is still locked");
+    run(&mut holder, "ROLLBACK").await;
+    within(callers.join_all()).await;
+}
+
+async fn append_plain(store: PgEventStore) {
+    store.append(&stream(), Any, vec![event()]).await.unwrap();
 }
