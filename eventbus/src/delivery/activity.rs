@@ -83,7 +83,7 @@ impl Activity {
             let activity = Arc::downgrade(self);
             watchdog::watch(activity);
         }
-        RunningGuard { activity: self, run }
+        RunningGuard { activity: self, run, has_result: false }
     }
 
     /// Records how a run ended.
@@ -202,19 +202,20 @@ impl RunSeries {
     ) -> Result<(), HandlerError> {
         // code of the user also writes the text of an error, and drops a run at its time limit
         let handling = handling.map(|handled| handled.inspect_err(HandlerError::check_text));
-        let watched = AssertUnwindSafe(self.watch_unguarded(record, permit, handling)).catch_unwind();
-        watched.await.unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)))
+        let run = self.begin(record.clone(), permit);
+        let mut running = self.activity.register(Arc::clone(&run));
+        let watched = AssertUnwindSafe(self.watch_unguarded(run, handling)).catch_unwind();
+        let result = watched.await.unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)));
+        running.has_result = true;
+        result
     }
 
     async fn watch_unguarded(
-        &mut self,
-        record: &RecordedEvent,
-        permit: Option<HandlerPermit>,
+        &self,
+        run: Arc<Run>,
         handling: impl Future<Output = Result<(), HandlerError>>,
     ) -> Result<(), HandlerError> {
-        let run = self.begin(record.clone(), permit);
-        let Self { activity, timeout, clock, .. } = &*self;
-        let _running = activity.register(Arc::clone(&run));
+        let Self { activity, timeout, clock, .. } = self;
         let current = CurrentRun { run: Arc::clone(&run), activity: Arc::clone(activity) };
         let mut handling = pin!(CURRENT_RUN.scope(current, handling));
         let mut polled = pin!(poll_fn(|context| {
@@ -287,11 +288,20 @@ pub(crate) async fn without_timeout<T>(waiting: impl Future<Output = T>) -> T {
 struct RunningGuard<'a> {
     activity: &'a Activity,
     run: Arc<Run>,
+    /// Set once [`Activity::ended`] can record how the run ended; unset if its future is dropped before, as when its
+    /// entry is released.
+    has_result: bool,
 }
 
 impl Drop for RunningGuard<'_> {
     fn drop(&mut self) {
-        self.activity.0.lock().runs.retain(|run| !Arc::ptr_eq(run, &self.run));
+        let mut now = self.activity.0.lock();
+        now.runs.retain(|run| !Arc::ptr_eq(run, &self.run));
+        if !self.has_result && now.runs.is_empty() {
+            // no run waits for the database any more, so none would find out that it is back
+            now.server_fault = None;
+        }
+        drop(now);
         self.run.end();
     }
 }
@@ -299,9 +309,12 @@ impl Drop for RunningGuard<'_> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::domain::{
-        record::NewEvent,
-        stream::{StreamId, Version},
+    use crate::{
+        domain::{
+            record::NewEvent,
+            stream::{StreamId, Version},
+        },
+        port::ServerFault,
     };
 
     /// An error whose text panics.
@@ -356,6 +369,44 @@ pub(crate) mod tests {
         });
         let error = error.await;
         assert_eq!((error.kind(), &*error.to_string()), (HandlerErrorKind::Panicked, "handler panicked: not finished"));
+    }
+
+    /// Adds a run of `mail` that waits for its database, and returns its future.
+    fn waiting_run(activity: &Arc<Activity>) -> impl Future<Output = Result<(), HandlerError>> + use<> {
+        let (activity, handler) = (Arc::clone(activity), Name::from_static("mail"));
+        async move {
+            let delivery = Delivery::new(of_order("1", event()), Name::from_static("default"));
+            let waiting = async {
+                note_server_fault("no connection".into(), &SharedClock::SYSTEM);
+                std::future::pending().await
+            };
+            activity.watch(&handler, &delivery, None, None, waiting, &SharedClock::SYSTEM).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handler_waits_for_its_database_until_its_last_run_is_dropped() {
+        let (activity, handler) = (Arc::<Activity>::default(), Name::from_static("mail"));
+        let (mut first, mut second) = (Box::pin(waiting_run(&activity)), Box::pin(waiting_run(&activity)));
+        assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+        drop(first);
+        assert!(activity.waiting(&handler).is_some_and(|waiting| waiting.fault == "no connection"), "the other waits");
+        drop(second);
+        assert!(activity.waiting(&handler).is_none(), "no run waits");
+    }
+
+    #[tokio::test]
+    async fn the_time_since_when_a_database_has_a_fault_outlasts_the_runs_that_fail_for_it() {
+        let (activity, handler, clock) = (Arc::<Activity>::default(), Name::from_static("mail"), SharedClock::SYSTEM);
+        let delivery = Delivery::new(of_order("1", event()), Name::from_static("default"));
+        let fail = async || {
+            let handling = async { Err(HandlerError::from("down").with_server_fault(ServerFault::new("down"))) };
+            let result = activity.watch(&handler, &delivery, None, None, handling, &clock).await;
+            activity.ended(&handler, delivery.record(), &result, &clock);
+            activity.0.lock().server_fault.as_ref().expect("the database has a fault").0
+        };
+        let since = fail().await;
+        assert_eq!(fail().await, since);
     }
 
     /// An id is unique within its stream only.
