@@ -40,6 +40,15 @@ mod second {
 #[handler]
 async fn reserve(_event: &first::Opened, _connection: &mut std::net::TcpStream) {}
 
+#[handler(manual, group = "mail", name = "eu/send")]
+async fn send_to_europe(_event: &first::Opened, _connection: &mut std::net::TcpStream) {}
+
+#[handler(manual, group = "mail/eu", name = "send")]
+async fn send_from_europe(_event: &first::Opened, _connection: &mut std::net::TcpStream) {}
+
+#[handler(manual, group = "mail/eu", name = "send")]
+async fn send_without_store(_event: &first::Opened) {}
+
 struct Given(u8);
 
 #[projection(name = "given")]
@@ -136,6 +145,24 @@ async fn without_discover_the_events_that_the_app_takes_are_checked() {
         ),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn two_handlers_with_one_inbox_key_are_a_mistake() {
+    let error = App::builder().handler::<send_to_europe>().handler::<send_from_europe>().start().await.unwrap_err();
+    let [StartMistake::SharedInboxKey { key, first_name: "eu/send", second_name: "send", .. }, others @ ..] =
+        error.mistakes()
+    else {
+        panic!("{error}")
+    };
+    assert_eq!((&**key, others.len()), ("mail/eu/send", 2), "{error}");
+    let text = error.mistakes()[0].to_string();
+    assert!(text.contains(") of group `mail` and handler `send` ("), "{text}");
+    assert_eq!(text.matches(file!()).count(), 2, "{text}");
+
+    let app = App::builder().handler::<send_to_europe>().handler::<send_without_store>();
+    let error = app.start().await.unwrap_err();
+    assert!(matches!(error.mistakes(), [StartMistake::TransactionMismatch { .. }]), "only one has an inbox: {error}");
 }
 
 #[test]

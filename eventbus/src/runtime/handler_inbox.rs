@@ -100,13 +100,20 @@ impl HandlerInbox {
         Some(Self {
             commit,
             takes_repository: !repositories.is_empty(),
-            name: group.joined("/", handler.name),
+            name: Self::key(handler, group)?,
             stop: context.stop.clone(),
             clock: context.clock.clone(),
             begin_within: context.begin_within,
             skipped: Arc::clone(&context.skipped),
             meters: context.state.get::<RepositorySource>().map(|source| source.meters).unwrap_or_default(),
         })
+    }
+
+    /// Returns the key of the handler's notes in the store; `None` if it takes neither a transaction nor a repository.
+    pub(crate) fn key(handler: &HandlerDefinition, group: &Name) -> Option<Name> {
+        let requirements = handler.requirements();
+        let has_inbox = !requirements.transactions().is_empty() || !requirements.aggregates().is_empty();
+        has_inbox.then(|| group.joined("/", handler.name))
     }
 
     /// Runs the handler, and commits its effects, unless an earlier delivery of the event has committed. If another

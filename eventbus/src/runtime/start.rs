@@ -140,6 +140,29 @@ pub enum StartMistake {
         /// Where the other stands.
         second: Source,
     },
+    /// Two handlers that take the store's connection or a repository have one key in its inbox: an event that one has
+    /// handled would be skipped for the other. The key is the group, `/` and the name, cut at the front to 255 bytes.
+    #[error(
+        "handler `{first_name}` ({first}) of group `{first_group}` and handler `{second_name}` ({second}) of group \
+         `{second_group}` have one inbox key, `{key}`, and would skip each other's events; set \
+         `#[handler(name = \"..\")]` on the newer one"
+    )]
+    SharedInboxKey {
+        /// The key.
+        key: Name,
+        /// The name of one handler.
+        first_name: &'static str,
+        /// Its group.
+        first_group: Name,
+        /// Where it stands.
+        first: Source,
+        /// The name of the other.
+        second_name: &'static str,
+        /// Its group.
+        second_group: Name,
+        /// Where it stands.
+        second: Source,
+    },
     /// Two projections have one name.
     #[error("two projections named `{name}`: {first} and {second}; set another `name` on one")]
     DuplicateProjection {

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     domain::{
         context::Scope,
+        event::Source,
         name::Name,
         record::{EventSet, RecordedEvent},
     },
@@ -197,7 +198,7 @@ fn subscribe_handlers<B: EventBus + ?Sized>(
     if handlers.is_empty() {
         return Err(StartMistake::NothingDiscovered.into());
     }
-    check_handlers(handlers, context)?;
+    check_handlers(handlers, bus.default_group(), context)?;
     Ok(add_handlers(bus, handlers, context))
 }
 
@@ -239,13 +240,18 @@ pub(crate) fn checked_subscriber(
     group: &Name,
     context: &HandlerContext,
 ) -> Result<Subscriber, StartError> {
-    check_handlers(&[definition], context)?;
+    check_handlers(&[definition], group, context)?;
     Ok(handler_subscriber(definition, group, context))
 }
 
 /// Reports every mistake of handlers without an app.
-fn check_handlers(handlers: &[HandlerDefinition], context: &HandlerContext) -> Result<(), StartError> {
+fn check_handlers(
+    handlers: &[HandlerDefinition],
+    default_group: &Name,
+    context: &HandlerContext,
+) -> Result<(), StartError> {
     let mut mistakes = duplicate_handlers(handlers);
+    mistakes.extend(shared_inbox_keys(handlers, default_group));
     let transaction = context.transactions.as_ref().map(|transactions| transactions.transaction_type());
     for handler in handlers {
         let requirements = handler.requirements();
@@ -265,10 +271,31 @@ pub(crate) fn duplicate_handlers(handlers: &[HandlerDefinition]) -> Vec<StartMis
     handlers.windows(2).filter(same).map(mistake).collect()
 }
 
+/// Reports handlers of different names whose notes of handled events have one key in the store.
+pub(crate) fn shared_inbox_keys(handlers: &[HandlerDefinition], default_group: &Name) -> Vec<StartMistake> {
+    let keyed = |handler| {
+        let group = group_of(handler, default_group);
+        Some((HandlerInbox::key(handler, &group)?, handler.name, handler.source, group))
+    };
+    let mut keyed: Vec<_> = handlers.iter().filter_map(keyed).collect();
+    keyed.sort_unstable();
+    let pairs = keyed.windows(2).filter(|pair| pair[0].0 == pair[1].0 && pair[0].1 != pair[1].1);
+    let mistake = |pair: &[(Name, &'static str, Source, Name)]| StartMistake::SharedInboxKey {
+        key: pair[0].0.clone(),
+        first_name: pair[0].1,
+        first_group: pair[0].3.clone(),
+        first: pair[0].2,
+        second_name: pair[1].1,
+        second_group: pair[1].3.clone(),
+        second: pair[1].2,
+    };
+    pairs.map(mistake).collect()
+}
+
 /// Reports states and transactions that a handler or projection takes and the app does not have.
 pub(crate) fn unmet_requirements(
     name: &'static str,
-    source_place: crate::domain::event::Source,
+    source_place: Source,
     requirements: &Requirements,
     state: &StateMap,
     transaction: Option<crate::port::TypeKey>,
@@ -298,7 +325,7 @@ pub(crate) fn unmet_requirements(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{domain::event::Source, port::TypeKey};
+    use crate::port::TypeKey;
 
     fn mistakes(offered: Option<TypeKey>) -> Vec<String> {
         let mut requirements = Requirements::default();

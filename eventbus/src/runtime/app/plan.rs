@@ -13,7 +13,7 @@ use crate::{
         projection::{AnyProjection, ProjectionRegistration},
         registry::EventRegistry,
         start::{StartError, StartMistake},
-        subscription::{discovered_handlers, duplicate_handlers, group_of, unmet_requirements},
+        subscription::{discovered_handlers, duplicate_handlers, group_of, shared_inbox_keys, unmet_requirements},
     },
 };
 
@@ -69,6 +69,7 @@ impl Plan<'_> {
         self.handlers.dedup_by_key(|handler| handler.place());
         self.projections.sort_by_key(|instance| instance.definition().place());
         mistakes.extend(duplicate_handlers(&self.handlers));
+        mistakes.extend(shared_inbox_keys(&self.handlers, self.default_group));
         mistakes.extend(self.duplicate_projections());
         mistakes.extend(self.unmet_requirements());
         StartError::unless_empty(mistakes)?;
