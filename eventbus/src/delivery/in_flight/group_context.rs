@@ -1,28 +1,58 @@
 //! The context in which the entries of one group are handled.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch},
+    time::Instant,
+};
 
 use crate::{
-    delivery::{ActiveSubscriber, Limits, SpanFn, Subscribers},
-    domain::name::Name,
+    delivery::{ActiveSubscriber, Limits, SpanFn, Subscribers, run::LONG_RUN_AFTER},
+    domain::{clock::SharedClock, name::Name},
     port::{retry::RetryPolicy, stats::BusCounters},
 };
 
 /// Lets the deliveries of a bus run beside each other, or one of them alone; shared by its groups.
 #[derive(Debug, Clone, Default)]
-pub struct RunLock(Arc<RwLock<()>>);
+pub struct RunLock {
+    runs: Arc<RwLock<()>>,
+    timed_out: Arc<Mutex<Option<TimedOutWait>>>,
+}
+
+/// The last wait for an exclusive run that timed out.
+#[derive(Debug)]
+struct TimedOutWait {
+    delay: Duration,
+    at: Instant,
+}
 
 impl RunLock {
     /// Waits until no delivery runs alone; more may run beside this one until the guard is dropped.
     pub async fn shared(&self) -> RunGuard {
-        RunGuard::Shared(Arc::clone(&self.0).read_owned().await)
+        RunGuard::Shared(Arc::clone(&self.runs).read_owned().await)
     }
 
     /// Waits until no other delivery runs; none begins during the wait, nor until the guard is dropped.
     pub async fn exclusive(&self) -> RunGuard {
-        RunGuard::Exclusive(Arc::clone(&self.0).write_owned().await)
+        RunGuard::Exclusive(Arc::clone(&self.runs).write_owned().await)
+    }
+
+    /// Waits until no other delivery runs, for `delay` at most; `None` if others run on for that long.
+    pub(super) async fn exclusive_within(&self, delay: Duration, clock: &SharedClock) -> Option<RunGuard> {
+        let guard = clock.timeout(delay, self.exclusive()).await.ok();
+        if guard.is_none() {
+            *self.timed_out.lock() = Some(TimedOutWait { delay, at: clock.instant() });
+        }
+        guard
+    }
+
+    /// Returns `true` if a wait of `delay` or longer has timed out in the last ten seconds: the next one would only
+    /// keep the deliveries of all groups waiting once more.
+    pub(super) fn is_busy(&self, delay: Duration, clock: &SharedClock) -> bool {
+        let timed_out = self.timed_out.lock();
+        timed_out.as_ref().is_some_and(|wait| delay <= wait.delay && clock.elapsed(wait.at) < LONG_RUN_AFTER)
     }
 }
 

@@ -207,8 +207,9 @@ pub(super) struct Job {
 /// The suspect that runs next, or the time to wait for one.
 #[derive(Debug)]
 pub(super) enum NextSuspect {
-    /// This suspect may run: alone if all other deliveries end within `delay`, else beside them.
-    Now { number: u64, delay: Duration },
+    /// This suspect may run: alone if all other deliveries end within `delay`, else beside them. `has_ended_alone` is
+    /// set if its process ended while it ran alone.
+    Now { number: u64, delay: Duration, has_ended_alone: bool },
     /// No suspect may run, until this time at most.
     Later(Option<Instant>),
 }
@@ -834,7 +835,11 @@ impl InFlightState {
         let body = |number| self.items.get(number)?.body.as_ref();
         let next = self.suspects.first().filter(|(ended_alone, _)| *ended_alone == 0 || is_read);
         match next.and_then(|(_, number)| Some((*number, body(number)?))) {
-            Some((number, body)) => NextSuspect::Now { number, delay: body.attempts.suspect_delay() },
+            Some((number, body)) => NextSuspect::Now {
+                number,
+                delay: body.attempts.suspect_delay(),
+                has_ended_alone: body.attempts.ended_alone > 0,
+            },
             None => NextSuspect::Later(self.waiting.first().map(|(at, _)| *at)),
         }
     }

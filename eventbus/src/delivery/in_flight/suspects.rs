@@ -2,7 +2,10 @@
 //!
 //! To find it, the consumer runs each suspect alone, after a delay: for ten seconds no other delivery of the bus runs beside
 //! it. If the process ends during that run, the cause is this entry or chance; after five such ends in a row the entry
-//! becomes a dead letter. An entry that only waited for a retry, or was blocked behind an earlier one of its aggregate, is no
+//! becomes a dead letter. If others run on for as long as its delay was, the suspect runs beside them, and so do the
+//! suspects of the next ten seconds with no longer delay: no delivery of the bus begins during such a wait, and one
+//! after the other they would stall all groups. A suspect whose process ended while it ran alone always waits. An entry
+//! that only waited for a retry, or was blocked behind an earlier one of its aggregate, is no
 //! suspect.
 //!
 //! Invariant: the bus persists that a suspect begins before the handlers run. In the other order, a process end that it
@@ -18,6 +21,7 @@
 //! | `Waiting` | its delay has passed; the bus has read it again | `Suspect` | – |
 //! | `Suspect` | no other delivery runs | `NotingStart` | `ended_alone` + 1, in advance; no `next_at` |
 //! | `Suspect` | other deliveries run on for as long as its delay was | `NotingStart` | no `next_at` |
+//! | `Suspect`, `ended_alone` at 0 | others ran on for as long, for another suspect, in the last ten seconds | `NotingStart` | no `next_at` |
 //! | `NotingStart` | the bus has persisted that it begins | `StartNoted`, `Running` | – |
 //! | `NotingStart`, `StartNoted` | nacked | – | `ended_alone` as before; `next_at`: now |
 //! | `Running` | runs for ten seconds | `Running`, beside others | – |
@@ -84,10 +88,13 @@ impl SuspectRunner {
     pub(super) async fn run(&self) {
         let taken_over = Arc::new(Notify::new());
         let mut handlers = GroupHandlers::new(&self.context);
-        while let Some((number, delay)) = self.next_suspect(&mut handlers).await {
+        while let Some((number, delay, has_ended_alone)) = self.next_suspect(&mut handlers).await {
             let begun = async {
-                let run_lock = &self.context.run_lock;
-                let alone = self.in_flight.clock().timeout(delay, run_lock.exclusive()).await.ok();
+                let (run_lock, clock) = (&self.context.run_lock, self.in_flight.clock());
+                let alone = match !has_ended_alone && run_lock.is_busy(delay, clock) {
+                    true => None,
+                    false => run_lock.exclusive_within(delay, clock).await,
+                };
                 let beside = if alone.is_none() { Some(run_lock.shared().await) } else { None };
                 if !self.in_flight.note_start(number, alone.is_some()) {
                     return None;
@@ -103,8 +110,9 @@ impl SuspectRunner {
         }
     }
 
-    /// Returns the next suspect that may run, and how long to wait for other deliveries to end; `None` once stopped.
-    async fn next_suspect(&self, handlers: &mut GroupHandlers) -> Option<(u64, Duration)> {
+    /// Returns the next suspect that may run, how long to wait for other deliveries to end, and `true` if its process
+    /// ended while it ran alone; `None` once stopped.
+    async fn next_suspect(&self, handlers: &mut GroupHandlers) -> Option<(u64, Duration, bool)> {
         loop {
             if self.stop.is_stopped() {
                 return None;
@@ -118,7 +126,7 @@ impl SuspectRunner {
                 false => self.in_flight.next_suspect(),
             };
             let until = match due {
-                NextSuspect::Now { number, delay } => return Some((number, delay)),
+                NextSuspect::Now { number, delay, has_ended_alone } => return Some((number, delay, has_ended_alone)),
                 NextSuspect::Later(until) => until,
             };
             tokio::select! {

@@ -240,6 +240,16 @@ impl Bench {
     }
 
     fn with(limits: Limits, in_flight: InFlight, subscribers: impl IntoIterator<Item = Subscriber>) -> Self {
+        Self::beside(RunLock::default(), limits, in_flight, subscribers)
+    }
+
+    /// Creates the bench of a group on the bus that `run_lock` belongs to.
+    fn beside(
+        run_lock: RunLock,
+        limits: Limits,
+        in_flight: InFlight,
+        subscribers: impl IntoIterator<Item = Subscriber>,
+    ) -> Self {
         let (in_flight, stop) = (Arc::new(in_flight), CancellationToken::new());
         let context = GroupContext {
             group: GROUP.clone(),
@@ -247,7 +257,7 @@ impl Bench {
             counters: Arc::new(BusCounters::default()),
             retry: RETRY,
             limits,
-            run_lock: RunLock::default(),
+            run_lock,
             span: Arc::new(crate::delivery::handler_span),
         };
         for subscriber in subscribers {

@@ -318,6 +318,63 @@ async fn suspects_of_one_group_wait_for_the_deliveries_of_another_of_the_bus() {
     working.await.unwrap();
 }
 
+/// Persists the dispositions of `bench` until it has no entry in flight, and returns the time that this took.
+async fn time_to_drain(bench: &mut Bench) -> Duration {
+    let began = tokio::time::Instant::now();
+    bench.drain().await;
+    began.elapsed()
+}
+
+/// Creates a bench whose group shares its bus with a group that always has a run.
+async fn beside_a_long_run(handler: &RecordingHandler) -> (Bench, Bench) {
+    let held = RecordingHandler::held().subscriber("long").with_options(options(None, Some(3_600_000), None));
+    let long = Bench::new([held]);
+    long.add([entry("long", 1_000)]);
+    run_ready_tasks().await;
+    let in_flight = InFlight::new(1_000, usize::MAX, SharedClock::SYSTEM);
+    let run_lock = long.context.run_lock.clone();
+    (long, Bench::beside(run_lock, Limits::default(), in_flight, [handler.subscriber("suspects")]))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_run_of_another_group_delays_the_suspects_once_and_not_each() {
+    let handler = RecordingHandler::willing();
+    let (_long, mut bench) = beside_a_long_run(&handler).await;
+    bench.add((1..=300).map(|number| redelivered(&number.to_string(), number, waiting(0))));
+    let took = time_to_drain(&mut bench).await;
+    assert_eq!(handler.begun().len(), 300);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(begins(&bench.written).iter().all(|(_, alone)| *alone == 0), "each ran beside the long run");
+}
+
+#[tokio::test(start_paused = true)]
+async fn likely_suspects_and_those_with_a_longer_delay_wait_also_after_others_have_waited_in_vain() {
+    let likely = DeliveryAttempts { ended_alone: 1, ..waiting(0) };
+    let more_ends = DeliveryAttempts { process_ends: 3, ..waiting(0) };
+    for (attempts, delay) in [(waiting(0), 0), (likely, 1), (more_ends, 4)] {
+        let handler = RecordingHandler::willing();
+        let (_long, mut bench) = beside_a_long_run(&handler).await;
+        bench.add([redelivered("a", 1, waiting(0))]);
+        assert!(time_to_drain(&mut bench).await >= Duration::from_secs(1));
+        bench.add([redelivered("b", 2, attempts)]);
+        let took = time_to_drain(&mut bench).await;
+        assert_eq!((took.as_secs(), handler.begun()), (delay, vec![1, 2]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_seconds_after_a_wait_in_vain_suspects_run_alone_again() {
+    let handler = RecordingHandler::willing();
+    let (long, mut bench) = beside_a_long_run(&handler).await;
+    bench.add([redelivered("a", 1, waiting(0))]);
+    bench.drain().await;
+    long.in_flight.release([&id(1_000)]);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    bench.add([redelivered("b", 2, waiting(0))]);
+    bench.drain().await;
+    assert_eq!(begins(&bench.written), [(id(1), 0), (id(2), 1)]);
+}
+
 /// Fails if the task of suspects waits on for the entry, and keeps all deliveries of the bus waiting meanwhile.
 #[tokio::test(start_paused = true)]
 async fn letting_go_of_the_only_suspect_while_it_begins_lets_other_groups_go_on() {
