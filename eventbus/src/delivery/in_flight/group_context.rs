@@ -17,7 +17,9 @@ use crate::{
 /// Lets the deliveries of a bus run beside each other, or one of them alone; shared by its groups.
 #[derive(Debug, Clone, Default)]
 pub struct RunLock {
+    /// Locked by each delivery for its run; for writing by one that runs alone.
     runs: Arc<RwLock<()>>,
+    /// Locked to read or replace it: the suspects of all groups share it.
     timed_out: Arc<Mutex<Option<TimedOutWait>>>,
 }
 
