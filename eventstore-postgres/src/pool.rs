@@ -87,7 +87,7 @@ pub(crate) struct ConnectionPools {
     /// For `transactions`, if they are the store's own.
     last_outdated: Arc<LastOutdated>,
     /// For appends that give up soon if another transaction holds a row. Together with `long_wait_permits` half of the
-    /// connections and one: the others serve all other statements.
+    /// connections and one: the rest serves all other statements.
     short_wait_permits: Arc<Semaphore>,
     /// Beside a short-wait permit, for a statement that a caller sends again and again while a transaction holds its tag,
     /// its value or one of its streams. There is one less, so that group commit never waits for these.

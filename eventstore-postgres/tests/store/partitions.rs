@@ -138,11 +138,11 @@ async fn an_added_partition_takes_the_later_events() {
 }
 
 /// Each transaction of the guide begins while one with an append is open, and a further append begins while the guide waits.
-/// None of them waits for a lock of another that waits for it: the server would end one of them.
+/// The server finds no deadlock between them.
 #[tokio::test]
 async fn the_guide_and_running_appends_do_not_wait_in_a_circle() {
     let mut filled = Filled::new().await;
-    // so that the server would end the guide's transaction, which nothing repeats
+    // so that the server would end the guide's transaction, as the store repeats an append
     let of_appends = format!("ALTER DATABASE {} SET deadlock_timeout = '60s'", filled.database.name());
     run(&mut filled.connection, &of_appends).await;
     for (chapter, of_open) in [
