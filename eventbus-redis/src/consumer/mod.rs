@@ -93,19 +93,12 @@ async fn run_consumer(
 ) {
     let (context, ended) = (inner.group_context(), CancellationToken::new());
     let work = async {
-        let working = async {
-            tokio::join!(
-                run_workers(inner.in_flight(), &context, stop),
-                read,
-                gate.unblock_streams(stop),
-                trim::trim(inner, stop, streams)
-            )
-        };
-        // the handlers that still run at a deadline end with this
-        tokio::select! {
-            _ = working => {}
-            () = stop.deadline_passed() => {}
-        }
+        tokio::join!(
+            run_workers(inner.in_flight(), &context, stop),
+            read,
+            gate.unblock_streams(stop),
+            trim::trim(inner, stop, streams)
+        );
         ended.cancel();
     };
     let failed = FailedTasks::new(operation, inner.group().clone());

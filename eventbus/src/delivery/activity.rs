@@ -56,6 +56,8 @@ struct ActivityState {
     failed: Option<(RecordedEvent, String)>,
     /// Since when its database has a fault, and the fault.
     server_fault: Option<(OffsetDateTime, String)>,
+    /// Set if a run that has ended has recorded the fault: its delivery waits for a retry.
+    is_fault_of_ended_run: bool,
     is_watched: bool,
 }
 
@@ -112,6 +114,7 @@ impl Activity {
         };
         let since = now.server_fault.as_ref().map(|(since, _)| *since);
         now.server_fault = fault.map(|fault| (since.unwrap_or_else(|| clock.now()), fault));
+        now.is_fault_of_ended_run = now.server_fault.is_some();
         let over = since.filter(|_| now.server_fault.is_none());
         drop(now);
         if let Some(since) = over {
@@ -297,7 +300,7 @@ impl Drop for RunningGuard<'_> {
     fn drop(&mut self) {
         let mut now = self.activity.0.lock();
         now.runs.retain(|run| !Arc::ptr_eq(run, &self.run));
-        if !self.has_result && now.runs.is_empty() {
+        if !self.has_result && now.runs.is_empty() && !now.is_fault_of_ended_run {
             // no run waits for the database any more, so none would find out that it is back
             now.server_fault = None;
         }

@@ -90,8 +90,13 @@ impl StopSignal {
     }
 
     /// Waits until the consumer must abort its handlers, save its progress and end: a second later it is aborted itself.
-    pub async fn deadline_passed(&self) {
+    pub(crate) async fn deadline_passed(&self) {
         self.deadline.cancelled().await;
+    }
+
+    /// Awaits a future until the deadline at most, then drops it.
+    pub(crate) async fn until_deadline<F: Future>(&self, future: F) -> Option<F::Output> {
+        self.deadline.run_until_cancelled(future).await
     }
 
     /// Awaits a future, unless the consumer must stop: then drops the future and returns `None`.

@@ -8,8 +8,8 @@
 --
 -- `LATERAL` with a lock looks up row by row, in the given order: the planner cannot turn it into a join with the whole
 -- table, even if its statistics suggest that. The array keeps the update from walking the whole key of stream numbers if the
--- statistics were made of at most one stream. `CASE` lets the planner expect most of the streams; it would expect one,
--- and find each by reading all numbers of the array.
+-- statistics were made of at most one stream. Without the `CASE` the planner expects one stream, and compares each
+-- row with every number of the array.
 held AS MATERIALIZED (
     SELECT w.*, s.stream_no, s.version AS base
     FROM (SELECT * FROM wanted ORDER BY aggregate_id COLLATE "C", aggregate_type COLLATE "C", tenant_id) w

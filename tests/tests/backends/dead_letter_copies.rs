@@ -295,7 +295,6 @@ async fn what_an_older_copy_of_redis_lacks_is_put_back(store: Arc<dyn EventStore
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
-/// Two processes that both find Redis empty restore each dead letter once.
 /// A store that was restored from a backup lacks later copies, and has copies of dead letters that are gone.
 async fn a_restored_store_gets_its_copies_again(store: Arc<dyn EventStore>) {
     let place = Place::new();
@@ -326,6 +325,7 @@ async fn a_restored_store_gets_its_copies_again(store: Arc<dyn EventStore>) {
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
+/// Two processes that both find Redis empty restore each dead letter once.
 async fn two_processes_put_each_back_once(store: Arc<dyn EventStore>) {
     let place = Place::new();
     let (one, other) = (place.app(&store).await, place.app(&store).await);

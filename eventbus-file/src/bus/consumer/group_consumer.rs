@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
     mem,
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -146,7 +147,7 @@ impl<'a> Consumer<'a> {
     /// Consumes until `stop`. Returns `true` if this worker lost the group.
     pub(super) async fn run(mut self, stop: &StopSignal) -> bool {
         let (context, in_flight) = (self.group_context(), Arc::clone(&self.in_flight));
-        let mut working = Box::pin(run_workers(&in_flight, &context, stop));
+        let mut working = pin!(run_workers(&in_flight, &context, stop));
         let mut cycle = self.run_cycle_until_expired().await;
         loop {
             match cycle {
@@ -173,7 +174,6 @@ impl<'a> Consumer<'a> {
             tokio::select! {
                 biased;
                 () = &mut working => break,
-                () = stop.deadline_passed() => break,
                 () = in_flight.disposed(), if self.retry_at.is_none() => {}
                 () = in_flight.due(), if self.retry_at.is_none() => {}
                 () = wait_for_more(&in_flight, &mut self.poll_backoff, self.has_more), if self.retry_at.is_none() => {}
@@ -181,8 +181,6 @@ impl<'a> Consumer<'a> {
             }
             cycle = self.run_cycle_until_expired().await;
         }
-        // the handlers that still run at a deadline end here
-        drop(working);
         in_flight.nack_unfinished();
         match self.finish().await {
             Err(FileQueueError::ClaimLost { .. }) => return true,

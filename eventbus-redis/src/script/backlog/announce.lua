@@ -35,9 +35,9 @@ local function deliver(p, name, range)
     end
   end
   if not comes_from_stores or (oldest and not is_before(last, oldest)) then
-    -- the stores fill in theirs
-    local which = comes_from_stores and ' foreign' or ''
-    redis.call('HSET', fills, 'copy ' .. group .. '\n' .. name, first .. ' ' .. last .. which)
+    -- the stores fill in theirs; in a field of its own, as older releases do not know it
+    if comes_from_stores then redis.call('HSET', fills, 'foreign ' .. group .. '\n' .. name, '1') end
+    redis.call('HSET', fills, 'copy ' .. group .. '\n' .. name, first .. ' ' .. last)
   end
 end
 

@@ -81,7 +81,12 @@ for i = 6, #ARGV, 5 do
       end
       if is_owner or claim(stream, group, to, { id }, options, relay)[id] then
         if #candidates == 0 and is_known then absent[name] = true end
-        if attempts == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, attempts) end
+        if attempts == '' then
+          redis.call('HDEL', retry, id)
+        else
+          -- refused by a server out of memory: it must not keep other entries from being acknowledged
+          redis.pcall('HSET', retry, id, attempts)
+        end
         left = left + 1
       end
     end

@@ -14,9 +14,10 @@
 
 -- Number of entries that are read at once to find one of a store, and of their bytes.
 local PAGE_LEN, PAGE_BYTES = 500, 4 * 1024 * 1024
--- Number of these pages: then the group also gets events from its backlog that are in the stream, as the server runs no
--- other command meanwhile.
-local MOST_PAGES = 40
+-- Number of these pages that one call reads, for all stores, as the server runs no other command meanwhile. If the first
+-- entry of a store is not among them, the group gets the events up to the published position from its backlog, and those
+-- that are in the stream twice.
+local pages_left = 40
 
 local stream, floors, relay, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local found, floor = groups_of(stream)[group], redis.call('HGET', floors, group)
@@ -30,8 +31,8 @@ local function missing_of(store, record)
   if began and not notes.trimmed_below and notes.head == (first or '') then return began end
   -- mostly the first entry is one of the store; the store has none after its sentinel
   local from, count, last = '-', 1, record.sentinel == '-' and '+' or record.sentinel
-  for _ = 1, MOST_PAGES do
-    if not from then break end
+  while from and pages_left > 0 do
+    pages_left = pages_left - 1
     local entries, more = read_page('XRANGE', { stream }, from, last, count, PAGE_BYTES)
     for _, entry in ipairs(entries) do
       local fields = by_name(entry[2])

@@ -31,7 +31,7 @@ if live > 0 then return {'live', live, '', -1} end
 redis.call('HDEL', floors, group)
 for i = 3, #KEYS do redis.call('DEL', KEYS[i]) end
 for name in pairs(by_name(redis.call('HGETALL', fills_key(floors)))) do
-  local of = string.match(name, '^fill %S+ ([^\n]*)\n') or string.match(name, '^copy ([^\n]*)\n')
+  local of = string.match(name, '^fill %S+ ([^\n]*)\n') or string.match(name, '^%a+ ([^\n]*)\n')
   if (of or string.match(name, '^%a+ (.*)$')) == group then redis.call('HDEL', fills_key(floors), name) end
 end
 redis.call('HDEL', unjoined_key(floors), group)

@@ -2,8 +2,8 @@
 --
 -- A hash beside each stream of events, `fills`, records what is still to be added:
 --   fill <store> <group>\n<type>  `at through`: the store's positions after `at` up to `through`, of that type or all
---   copy <group>\n<type>  `next last`: the entries of that type from one id to the second one; with ` foreign`, those
---                         without a store
+--   copy <group>\n<type>  `next last`: the entries of that type from one id to the second one
+--   foreign <group>\n<type>  set if these are only the entries without a store
 --   first <group>         since when (ms) the backlog comes before the stream: the group is new
 --   open <group>          the backlog is unfinished, so the stream alone does not show the group's progress; since when
 --                         (ms) it waits for stores or copies; 1 if an older release wrote it

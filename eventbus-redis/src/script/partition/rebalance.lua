@@ -5,8 +5,9 @@
 -- KEYS  members, layout, then for each partition: lease, stream, floors; then known types
 -- ARGV  group, consumer, its types as JSON, time in which it counts as alive (ms), its instance, duration of a lease
 --       (ms), the generation of the layout, 'takes' if it may take partitions, 'keeps' if it may not, 'leaving' if it is
---       to have no share any more, its long running handler as JSON or '', '1' if it has sent a heartbeat before, then for each partition the epoch under which it owns it or '', then the numbers
---       of the partitions in the order in which to take them
+--       to have no share any more, its long running handler as JSON or '', '1' if it has sent a heartbeat before, then for
+--       each partition the epoch under which it owns it or '', then the numbers of the partitions in the order in which to
+--       take them
 -- Replies {the number of partitions in a newer layout or 0, its share, for each partition {epoch or '', the id that the
 -- group was given last, '1' if its last lease expired} ..., 1 if a different instance has its name, names and types of
 -- the other live members, the number of types that the group knows}.

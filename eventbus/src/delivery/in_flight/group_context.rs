@@ -44,7 +44,8 @@ impl RunLock {
     /// Waits until no other delivery runs, for `delay` at most; `None` if others run on for that long.
     pub(super) async fn exclusive_within(&self, delay: Duration, clock: &SharedClock) -> Option<RunGuard> {
         let guard = clock.timeout(delay, self.exclusive()).await.ok();
-        if guard.is_none() {
+        // a suspect of another group that runs alone is no reason to give up
+        if guard.is_none() && self.runs.try_read().is_ok() {
             *self.timed_out.lock() = Some(TimedOutWait { delay, at: clock.instant() });
         }
         guard

@@ -5,8 +5,7 @@
 //! becomes a dead letter. If others run on for as long as its delay was, the suspect runs beside them, and so do the
 //! suspects of the next ten seconds with no longer delay: no delivery of the bus begins during such a wait, and one
 //! after the other they would stall all groups. A suspect whose process ended while it ran alone always waits. An entry
-//! that only waited for a retry, or was blocked behind an earlier one of its aggregate, is no
-//! suspect.
+//! that only waited for a retry, or was blocked behind an earlier one of its aggregate, is no suspect.
 //!
 //! Invariant: the bus persists that a suspect begins before the handlers run. In the other order, a process end that it
 //! causes would not count.

@@ -18,7 +18,7 @@ use super::{
 use crate::delivery::{StopSignal, watchdog};
 
 /// Handles the in-flight entries of a consumer until `stop`, as many at once as the handlers allow; returns when the last
-/// run has ended.
+/// run has ended. At the deadline of a shutdown it aborts the runs.
 pub async fn run_workers(in_flight: &Arc<InFlight>, context: &GroupContext, stop: &StopSignal) {
     in_flight.begin_work(context);
     let mut changes = context.subscribers.watch();
@@ -41,11 +41,18 @@ pub async fn run_workers(in_flight: &Arc<InFlight>, context: &GroupContext, stop
                 None => break,
             },
             Some(ended) = alone.join_next() => propagate_panic(ended),
+            () = stop.deadline_passed() => break,
         }
     }
-    while let Some(ended) = alone.join_next().await {
-        propagate_panic(ended);
-    }
+    let ending = async {
+        while let Some(ended) = alone.join_next().await {
+            propagate_panic(ended);
+        }
+    };
+    stop.until_deadline(ending).await;
+    // aborts what still runs, and waits: a handler that does not await goes on until it does
+    workers.shutdown().await;
+    alone.shutdown().await;
     in_flight.end_work();
 }
 

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -53,7 +54,7 @@ pub(super) async fn consume_group(inner: Arc<BusInner>, group: Name, stop: StopS
     let clock = inner.settings().clock.clone();
     let in_flight = InFlight::new(inner.settings().max_in_flight, DEFAULT_IN_FLIGHT_BYTES, clock.clone());
     let in_flight = Arc::new(in_flight.with_max_waiting(inner.settings().max_waiting));
-    let mut working = Box::pin(run_workers(&in_flight, &context, &stop));
+    let mut working = pin!(run_workers(&in_flight, &context, &stop));
     let published = inner.watch_published();
     let outage = Outage::new(clock.clone());
     let mut consumer = GroupConsumer {
@@ -85,7 +86,6 @@ pub(super) async fn consume_group(inner: Arc<BusInner>, group: Name, stop: StopS
             // a stop first, and entries in flight before new ones, so that a long backlog does not delay retries
             biased;
             () = &mut working => break,
-            () = stop.deadline_passed() => break,
             () = in_flight.disposed() => {}
             () = in_flight.due(), if !is_held => drop(stop.within_grace_period(consumer.read_due_retries()).await),
             () = consumer.read_entries(), if has_joined && !is_held => {}
@@ -95,8 +95,6 @@ pub(super) async fn consume_group(inner: Arc<BusInner>, group: Name, stop: StopS
         stop.within_grace_period(consumer.save_if_due()).await;
         in_flight.add(std::mem::take(&mut consumer.awaiting_save));
     }
-    // the handlers that still run at a deadline end here: their transactions would block the last save
-    drop(working);
     in_flight.nack_unfinished();
     consumer.apply_dispositions();
     consumer.inner.log().cursor(&consumer.group).stop();

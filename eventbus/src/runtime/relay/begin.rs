@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::error::BeginError;
 use crate::{
-    domain::stream::Position,
-    port::{EventBus, EventStore, relay::Publisher},
+    domain::{name::Name, stream::Position},
+    port::{EventBus, EventStore, Lease, relay::Publisher},
     runtime::held_lease::new_owner,
     support::relay_to,
 };
@@ -42,13 +42,13 @@ pub async fn begin_after(store: &dyn EventStore, bus: &dyn EventBus, after: Posi
     let Some(lease) = lease else {
         return Err(BeginError::Relaying { destination: destination.clone() });
     };
-    let begun = begin(store, bus, after).await;
+    let begun = begin(store, bus, &lease, after).await;
     // a lease that is not released expires by itself
     let _ = store.release_lease(&lease).await;
     begun
 }
 
-async fn begin(store: &dyn EventStore, bus: &dyn EventBus, after: Position) -> Result<(), BeginError> {
+async fn begin(store: &dyn EventStore, bus: &dyn EventBus, lease: &Lease, after: Position) -> Result<(), BeginError> {
     let destination = bus.destination();
     let newest = store.head().await.map_err(BeginError::unavailable(destination))?;
     if after > newest {
@@ -57,9 +57,17 @@ async fn begin(store: &dyn EventStore, bus: &dyn EventBus, after: Position) -> R
     if let Some(position) = load_position(store, bus).await? {
         return Err(BeginError::HasBegun { destination: destination.clone(), position });
     }
+    // before, and after: a store that answers late may have given the lease to a relay in between
+    ensure_lease(store, destination, lease).await?;
     store.save_checkpoint(&relay_to(destination), after).await.map_err(BeginError::unavailable(destination))?;
+    ensure_lease(store, destination, lease).await?;
     tracing::info!(%destination, %after, "the relay begins after this position");
     Ok(())
+}
+
+async fn ensure_lease(store: &dyn EventStore, destination: &Name, lease: &Lease) -> Result<(), BeginError> {
+    let is_held = store.renew_lease(lease, BEGIN_LEASE_TTL).await.map_err(BeginError::unavailable(destination))?;
+    if is_held { Ok(()) } else { Err(BeginError::Relaying { destination: destination.clone() }) }
 }
 
 /// Returns the position after which the relay goes on; `None` if neither bus nor store shows that it has begun.

@@ -208,7 +208,7 @@ pub enum BeginError {
         /// The bus.
         destination: Name,
     },
-    /// A process relays to the bus; stop it first.
+    /// A process relays to the bus, or has begun to meanwhile; stop it first.
     #[error("a process relays to `{destination}`: stop it, then try again")]
     Relaying {
         /// The bus.
