@@ -16,6 +16,7 @@ mod filter_parameters;
 mod floor;
 mod gate;
 mod identifier;
+mod last_fault;
 mod lease;
 mod listings;
 mod migrate;

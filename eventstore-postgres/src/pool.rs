@@ -20,13 +20,14 @@ use sqlx::{
 };
 use tokio::{
     sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit},
-    time::{Instant, timeout},
+    time::timeout,
 };
 
 use crate::{
     config::{PgEventStoreConfig, milliseconds},
     connector::{Connector, refuse_standby},
     gate::{Gate, GatePass},
+    last_fault::LastFault,
     statement_error::{NoAnswerWithin, NoConnection, StatementError},
     statement_pool::{CheckedOutConnection, PING_AFTER_IDLE, PING_TIMEOUT, StatementPool},
 };
@@ -58,24 +59,6 @@ const ROLLBACK: SqlStr = SqlStr::from_static("ROLLBACK");
 pub(crate) const WAIT_FOR_DISK: &str =
     "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END";
 
-/// The last time at which a prepared statement of a transaction was outdated: connections that are older may have
-/// prepared it, too.
-///
-/// Locked to note or to compare the time.
-#[derive(Debug, Default)]
-struct LastOutdated(Mutex<Option<Instant>>);
-
-impl LastOutdated {
-    fn note(&self) {
-        *self.0.lock() = Some(Instant::now());
-    }
-
-    /// Returns `true` if a connection of this age was opened before.
-    fn is_after_opening(&self, age: Duration) -> bool {
-        self.0.lock().is_some_and(|noted| noted.elapsed() < age)
-    }
-}
-
 /// The connection pools of a store, and the permits of its appends.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionPools {
@@ -84,13 +67,15 @@ pub(crate) struct ConnectionPools {
     /// one pool handlers could wait for each other's connections. Without [`PLANNER_SETTINGS`], since the handlers
     /// write the statements. On a pool of the application it is the same pool, where permits keep a connection free.
     transactions: PgPool,
-    /// For `transactions`, if they are the store's own.
-    last_outdated: Arc<LastOutdated>,
+    /// A prepared statement of a transaction was outdated: connections that are older may have prepared it, too. For
+    /// `transactions`, if they are the store's own.
+    last_outdated: Arc<LastFault>,
     /// For appends that give up soon if another transaction holds a row. Together with `long_wait_permits` half of the
     /// connections and one: the rest serves all other statements.
     short_wait_permits: Arc<Semaphore>,
     /// Beside a short-wait permit, for a statement that a caller sends again and again while a transaction holds its tag,
-    /// its value or one of its streams. There is one less, so that group commit never waits for these.
+    /// its value or one of its streams. With four connections or more there is one less, so that group commit never waits
+    /// for these.
     repeated_wait_permits: Arc<Semaphore>,
     /// For appends to one stream, which wait for its row up to the time limit of a statement.
     long_wait_permits: Arc<Semaphore>,
@@ -182,11 +167,15 @@ impl ConnectionPools {
         let half = config.max_connections.div_ceil(2) as usize;
         let long_wait = (half / 2).max(1);
         let repeated_wait = (half - long_wait).max(1);
-        let last_outdated = Arc::<LastOutdated>::default();
+        let others_max = (config.max_connections as usize).saturating_sub(long_wait + 1);
+        let short_wait = (repeated_wait + 1).min(others_max).max(1);
+        let last_outdated = Arc::<LastFault>::default();
         let (statements, transactions) = match connector {
             Connector::Own(options) => {
-                let (statements, transactions) = own_pools(config, &options, on_connect, &last_outdated);
-                let statements = StatementPool::new(statements, config.connect_timeout);
+                let last_unanswered = Arc::<LastFault>::default();
+                let (statements, transactions) =
+                    own_pools(config, &options, on_connect, [&last_outdated, &last_unanswered]);
+                let statements = StatementPool::new(statements, config.connect_timeout, last_unanswered);
                 (StatementConnections::Own(Arc::new(statements)), transactions)
             }
             Connector::Shared(pool) => (StatementConnections::Shared(Arc::new(shared_pool(config, on_connect))), pool),
@@ -195,7 +184,7 @@ impl ConnectionPools {
             statements,
             transactions,
             last_outdated,
-            short_wait_permits: Arc::new(Semaphore::new(repeated_wait + 1)),
+            short_wait_permits: Arc::new(Semaphore::new(short_wait)),
             repeated_wait_permits: Arc::new(Semaphore::new(repeated_wait)),
             long_wait_permits: Arc::new(Semaphore::new(long_wait)),
             read_permits: Arc::new(Semaphore::new((config.max_transactions as usize / 2).max(1))),
@@ -328,7 +317,10 @@ impl ConnectionPools {
         };
         let has_ended = match &answer {
             Ok(()) => true,
-            Err(StatementError::NoAnswer(_)) => false,
+            Err(StatementError::NoAnswer(_)) => {
+                checked_out.suspect_others();
+                false
+            }
             Err(error) if error.is_of_prepared() => false,
             Err(_) if self.shared().is_some() => self.execute(&mut checked_out, ROLLBACK).await.is_ok(),
             // the server sends an error before it rolls back, and until then the locks of the statement bound the feed
@@ -464,18 +456,20 @@ fn own_pools(
     config: &PgEventStoreConfig,
     options: &PgConnectOptions,
     on_connect: &OnConnect,
-    last_outdated: &Arc<LastOutdated>,
+    [last_outdated, last_unanswered]: [&Arc<LastFault>; 2],
 ) -> (PgPool, PgPool) {
     let answer_timeout = config.answer_timeout();
-    let pool = |connections, last_outdated: Arc<LastOutdated>| {
+    let pool = |connections, last_outdated: Arc<LastFault>| {
+        let last_unanswered = Arc::clone(last_unanswered);
         PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(config.connect_timeout)
             .test_before_acquire(false)
             .before_acquire(move |connection, meta| {
-                let is_outdated = last_outdated.is_after_opening(meta.age);
+                let is_outdated = last_outdated.is_within(meta.age);
+                let is_doubtful = meta.idle_for > PING_AFTER_IDLE || last_unanswered.is_within(meta.idle_for);
                 Box::pin(async move {
-                    match meta.idle_for > PING_AFTER_IDLE {
+                    match is_doubtful {
                         _ if is_outdated => Ok(false),
                         true => ping_within(connection, PING_TIMEOUT).await,
                         false => Ok(true),

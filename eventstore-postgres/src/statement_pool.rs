@@ -19,7 +19,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// A connection that was idle for longer than this is pinged before it is used.
+use crate::last_fault::LastFault;
+
+/// A connection that was idle for longer than this is pinged before it is used. One that was idle when a statement on
+/// another connection got no answer is pinged too: the server may have closed both.
 pub(crate) const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// The time limit of the answer to a ping over a connection without a statement; the connection is closed after it.
@@ -38,6 +41,8 @@ pub(crate) struct StatementPool {
     /// Unused connections, the last used one last. Locked to take or keep one, never while it runs a statement.
     unused: Mutex<Vec<OutOfPool>>,
     connect_timeout: Duration,
+    /// A statement got no answer.
+    last_unanswered: Arc<LastFault>,
 }
 
 /// A connection that is not in the driver's pool.
@@ -49,9 +54,9 @@ struct OutOfPool {
 }
 
 impl StatementPool {
-    pub(crate) fn new(pool: PgPool, connect_timeout: Duration) -> Self {
+    pub(crate) fn new(pool: PgPool, connect_timeout: Duration, last_unanswered: Arc<LastFault>) -> Self {
         let permits = Arc::new(Semaphore::new(pool.options().get_max_connections() as usize));
-        Self { pool, permits, unused: Mutex::default(), connect_timeout }
+        Self { pool, permits, unused: Mutex::default(), connect_timeout, last_unanswered }
     }
 
     /// Takes a connection; waits for one as long as for a new one.
@@ -65,14 +70,18 @@ impl StatementPool {
             },
         };
         let unused = self.unused.lock().pop();
-        // one that was idle for long goes back to the driver's pool, which pings it
-        let fresh = unused.filter(|unused| unused.idle_since.elapsed() <= PING_AFTER_IDLE);
+        // a doubtful one goes back to the driver's pool, which pings it
+        let fresh = unused.filter(|unused| !self.is_doubtful(unused.idle_since.elapsed()));
         let (connection, taken_at) = match fresh {
             Some(OutOfPool { connection, taken_at, .. }) => (connection, taken_at),
             None => (self.pool.acquire().await?, Instant::now()),
         };
         let home = Home { pool: Arc::clone(self), taken_at, _permit: permit };
         Ok(CheckedOutConnection { connection: Some(connection), home: Some(home) })
+    }
+
+    fn is_doubtful(&self, idle_for: Duration) -> bool {
+        idle_for > PING_AFTER_IDLE || self.last_unanswered.is_within(idle_for)
     }
 
     /// Closes all connections once their statements have ended.
@@ -129,6 +138,13 @@ impl CheckedOutConnection {
         self.connection.as_mut().expect("it is returned by value")
     }
 
+    /// Notes that a statement got no answer: the other connections of the pool are pinged before they are used.
+    pub(crate) fn suspect_others(&self) {
+        if let Some(home) = &self.home {
+            home.pool.last_unanswered.note();
+        }
+    }
+
     /// Returns the connection to its pool: no statement and no transaction is open on it.
     pub(crate) fn return_to_pool(mut self) {
         if let (Some(connection), Some(home)) = (self.connection.take(), self.home.take()) {
@@ -154,7 +170,7 @@ mod tests {
     fn pool(max_connections: u32) -> Arc<StatementPool> {
         let pool = PgPoolOptions::new().max_connections(max_connections).test_before_acquire(false);
         let pool = pool.connect_lazy(eventbus_test::postgres_url()).unwrap();
-        Arc::new(StatementPool::new(pool, Duration::from_secs(60)))
+        Arc::new(StatementPool::new(pool, Duration::from_secs(60), Arc::default()))
     }
 
     async fn backend(connection: &mut CheckedOutConnection) -> i32 {

@@ -105,7 +105,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         "eventstore-postgres",
         &[
             &["config", "error", "identifier", "migration_step", "schema", "statement_error", "stream_numbers", "url"],
-            &["connector", "gate", "on_pool", "record", "statement_pool"],
+            &["connector", "gate", "last_fault", "on_pool", "record", "statement_pool"],
             &["pool", "statements"],
             &["columns", "filter_parameters", "notify", "resolve", "setup_session"],
             &["migrate", "migration_lock", "preflight", "store_inner"],

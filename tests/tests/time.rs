@@ -70,7 +70,8 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventstore-postgres/src/migrate.rs", 3, "locks of other sessions"),
     ("eventstore-postgres/src/migration_lock.rs", 4, "locks of other processes"),
     ("eventstore-postgres/src/notify.rs", 6, "a connection to PostgreSQL"),
-    ("eventstore-postgres/src/pool.rs", 10, "the replies of PostgreSQL, and the ages of connections to it"),
+    ("eventstore-postgres/src/last_fault.rs", 2, "how old a fault of connections to PostgreSQL is"),
+    ("eventstore-postgres/src/pool.rs", 8, "the replies of PostgreSQL, and the ages of connections to it"),
     ("eventstore-postgres/src/statement_pool.rs", 4, "connections to PostgreSQL, and how long they were idle"),
     ("eventstore-postgres/src/setup_session.rs", 5, "the replies of PostgreSQL"),
     (

@@ -250,7 +250,7 @@ async fn a_new_group_gets_an_event_twice_rather_than_have_the_server_read_a_long
     }
 }
 
-/// A group of other software has no backlog: nothing would read it.
+/// A group of other software has no backlog: no process would read it.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_before_the_relay_begins_are_given_to_new_groups_alone() {
     let (bus, store) = (connect(&quick()).await, InMemoryEventStore::new());

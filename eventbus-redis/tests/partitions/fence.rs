@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use eventbus::{HandlerError, handler::HandlerOptions, port::EventBus};
+use eventbus::{HandlerError, Name, NewEvent, StreamId, Version, handler::HandlerOptions, port::EventBus};
 use eventbus_redis::{Recovery, RedisEventBus, RedisEventBusConfig};
 
 use crate::{
     common::{
-        actor::{Act, Actor, BOTH, CREATED, ONLY_SHIPPED, connect, dead_letter_count, kill, never},
+        actor::{Act, Actor, BOTH, CREATED, ONLY_SHIPPED, SHIPPED, connect, dead_letter_count, kill, never},
         config, log,
         seen::{command, event, order, start},
         until,
@@ -193,6 +193,33 @@ async fn what_only_another_member_handles_waits_until_the_partition_is_its() {
     let mut done = of_both.done();
     done.sort();
     assert_eq!((done, one.stats().events_skipped), (ids, 0), "{CREATED} is for the other");
+}
+
+/// Consumers are what frees memory. Fails if a server without memory keeps one from leaving events to a second member: they
+/// stay in flight, and it reads no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_another_member_keeps_nothing_from_being_read_on_a_server_without_memory() {
+    let server = eventbus_test::private_redis();
+    let config = RedisEventBusConfig { redis_url: server.url().into(), max_in_flight: Some(10), ..slow() };
+    let (one, other) = (connect(&config).await, connect(&config).await);
+    let (of_one, of_both) = (Actor::willing(), Actor::willing());
+    of_one.join_as(&one, "one", ONLY_SHIPPED, HandlerOptions::default());
+    of_both.join_as(&other, "both", BOTH, HandlerOptions::default());
+    // so that the group knows both types
+    start(&other).await;
+    other.stop_consuming().await;
+    let shipped = |number: usize| {
+        let stream = StreamId::parse("Order", &format!("s{number}")).unwrap();
+        NewEvent::new(Name::from_static(SHIPPED), 1, "{}").recorded_as(stream, Version::FIRST, None)
+    };
+    // more than may be in flight, before those that it handles
+    let created = (0..60).map(|number| event(&format!("c{number}")));
+    let events: Vec<_> = created.chain((0..20).map(shipped)).collect();
+    one.publish(&events).await.unwrap();
+    let _: String = command(&one, "CONFIG", &["SET", "maxmemory", "1", "maxmemory-policy", "noeviction"]).await;
+    start(&one).await;
+    until("its events are acknowledged", async || of_one.done().len() == 20 && left(&one).await == 60).await;
+    one.stop_consuming().await;
 }
 
 async fn left(bus: &RedisEventBus) -> usize {

@@ -131,9 +131,11 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not available at the moment, try again")
     }
 
-    /// Creates a 504, for a save that may have taken effect: a client that repeats it could make it twice.
-    fn outcome_unknown(error: SaveError) -> Self {
-        tracing::warn!(error = ?Error::from(error), "a request fails, and it is not known whether its save took effect");
+    /// Creates a 504 without `retry-after`, for a change that may have taken effect, such as a save of unknown outcome, or a
+    /// request that a time limit has cut off: a client that repeats it could make it twice. The log gets the error, the
+    /// client a fixed text.
+    pub fn outcome_unknown(error: impl Into<Error>) -> Self {
+        tracing::warn!(error = ?error.into(), "a request fails, and it is not known whether its change took effect");
         let detail = "it is not known whether the change took effect; repeat it only with the same Idempotency-Key";
         Self::new(StatusCode::GATEWAY_TIMEOUT, detail)
     }

@@ -410,6 +410,11 @@ pub(crate) mod tests {
         };
         let since = fail().await;
         assert_eq!(fail().await, since);
+        // a further run that is dropped does not end the fault of the delivery that waits for its retry
+        let mut dropped = Box::pin(waiting_run(&activity));
+        assert!(dropped.as_mut().now_or_never().is_none());
+        drop(dropped);
+        assert!(activity.waiting(&handler).is_some_and(|_| true));
     }
 
     /// An id is unique within its stream only.

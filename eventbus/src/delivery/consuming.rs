@@ -89,12 +89,8 @@ impl StopSignal {
         self.stop.cancelled().await;
     }
 
-    /// Waits until the consumer must abort its handlers, save its progress and end: a second later it is aborted itself.
-    pub(crate) async fn deadline_passed(&self) {
-        self.deadline.cancelled().await;
-    }
-
-    /// Awaits a future until the deadline at most, then drops it.
+    /// Awaits a future until the deadline of a shutdown at most, then drops it: the consumer must abort its handlers, save
+    /// its progress and end. A second later it is aborted itself.
     pub(crate) async fn until_deadline<F: Future>(&self, future: F) -> Option<F::Output> {
         self.deadline.run_until_cancelled(future).await
     }

@@ -51,6 +51,10 @@ pub struct DeliveryAttempts {
     /// The time of the next attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_at: Option<u64>,
+    /// The time until which the time since the last failure counts for [`RetryPolicy::retry_for`]: the next attempt is
+    /// planned long before. After it no process has run the event, or the clock was set forward.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub counts_until: Option<u64>,
     /// Set if all attempts are used up, and the bus writes no dead letters.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_exhausted: bool,
@@ -107,12 +111,12 @@ impl HandlerFailure {
 #[derive(Clone, Copy)]
 struct Elapsed {
     passed: u64,
-    /// The part in which nothing could run the handlers: no process ran, or the clock was set forward.
+    /// The part after [`DeliveryAttempts::counts_until`].
     idle: u64,
 }
 
-/// Returns the most time between two failures, beyond the planned delay, that counts as time for retries (ms). So an
-/// event that waits while no process runs still has several attempts.
+/// Returns the most time after a planned attempt that counts as time for retries (ms). So an event that waits while no
+/// process runs still has several attempts.
 fn longest_pause(policy: &RetryPolicy) -> u64 {
     millis(policy.retry_for) / 4
 }
@@ -251,13 +255,13 @@ impl DeliveryAttempts {
         self.attempts = self.attempts.saturating_add(1);
         self.reset_process_ends();
         self.first_failed_at = self.first_failed_at.or(Some(now));
-        let last = self.last_failed_at.replace(now).unwrap_or(now);
-        let passed = now.saturating_sub(last);
-        let planned = self.next_at.map_or(0, |next| next.saturating_sub(last));
-        let elapsed = Elapsed { passed, idle: passed.saturating_sub(planned.saturating_add(longest_pause(policy))) };
+        let passed = now.saturating_sub(self.last_failed_at.replace(now).unwrap_or(now));
+        let idle = now.saturating_sub(self.counts_until.unwrap_or(now));
         self.succeeded(succeeded);
+        let elapsed = Elapsed { passed, idle };
         let delay = failures.iter().filter_map(|failure| self.fail_one(failure, policy, now, elapsed)).max();
         self.next_at = delay.map(|delay| now.saturating_add(millis(delay)));
+        self.counts_until = self.next_at.map(|next| next.saturating_add(longest_pause(policy)));
         delay
     }
 

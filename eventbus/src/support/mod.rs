@@ -26,6 +26,7 @@ pub mod spans;
 #[cfg(not(feature = "opentelemetry"))]
 #[path = "no_spans.rs"]
 pub(crate) mod spans;
+mod store_end;
 mod stream_cursor;
 mod tags;
 mod unique;
@@ -54,6 +55,7 @@ pub(crate) use skip::{
     save_skips, skipped_positions, skips, skips_to_note,
 };
 pub use source_chain::source_chain;
+pub(crate) use store_end::{is_beyond_end, position_before};
 pub use stream_cursor::{StreamCursor, missing_event_error};
 pub use tags::{TagUse, boundary_moved, count_then_read, no_such_event, tag_uses, too_many_tags};
 pub use unique::{last_of_each_name, unique_changes};

@@ -12,13 +12,14 @@ use std::{
 use async_trait::async_trait;
 use eventbus::{
     ExpectedVersion, HandlerError, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent,
-    StreamId, Version,
+    StreamId, Uuid, Version,
     delivery::{DeliveryAttempts, RetryPolicy},
     event::EventFilter,
     handler::HandlerOptions,
     port::{
-        AppendEvents, CheckpointError, Checkpoints, DeadDelivery, EventBus, ProgressUpdate, ReadFeed, Subscriber,
-        Subscription, UnfinishedDeliveries, UnfinishedDelivery,
+        AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, EventBus, FeedFilter, MissingEvent,
+        ProgressUpdate, ReadError, ReadFeed, RecordStream, Subscriber, Subscription, UnfinishedDeliveries,
+        UnfinishedDelivery,
     },
     testkit::delegate,
 };
@@ -51,9 +52,50 @@ pub struct Kept {
     pub saved: AtomicUsize,
     /// Number of times that the bus saved how far a group reads.
     pub reaches: AtomicUsize,
+    /// The head, while a slow append keeps it below the last event.
+    pub low_head: Mutex<Option<Position>>,
 }
 
-delegate!(Kept, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, Floors, EventStore);
+delegate!(Kept, self => self.store; AppendEvents, ReadStream, Leases, Floors, EventStore);
+
+#[async_trait]
+impl ReadFeed for Kept {
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        self.store.read_feed(after, through, filter)
+    }
+
+    async fn read_events_at(&self, positions: &[Position]) -> Vec<Result<Option<RecordedEvent>, ReadError>> {
+        self.store.read_events_at(positions).await
+    }
+
+    async fn head(&self) -> Result<Position, ReadError> {
+        let low = *self.low_head.lock().unwrap();
+        match low {
+            Some(low) => Ok(low),
+            None => self.store.head().await,
+        }
+    }
+
+    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
+        self.store.count_events(after, through, filter).await
+    }
+
+    async fn first_recorded_after(&self, after: Position) -> Result<Option<time::OffsetDateTime>, ReadError> {
+        self.store.first_recorded_after(after).await
+    }
+
+    async fn find_missing_event(&self, stream: Option<&StreamId>) -> Result<Option<MissingEvent>, ReadError> {
+        self.store.find_missing_event(stream).await
+    }
+
+    async fn store_id(&self) -> Result<Uuid, ReadError> {
+        self.store.store_id().await
+    }
+
+    fn appended(&self) -> &AppendSignal {
+        self.store.appended()
+    }
+}
 
 #[async_trait]
 impl UnfinishedDeliveries for Kept {

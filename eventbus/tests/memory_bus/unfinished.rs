@@ -9,7 +9,8 @@ use std::{
 use eventbus::{
     InMemoryEventBus, Name, Position,
     delivery::{DeliveryAttempts, RetryPolicy},
-    port::{EventBus, UnfinishedDelivery},
+    event::EventFilter,
+    port::{EventBus, Subscriber, Subscription, UnfinishedDelivery},
 };
 use tokio::task::JoinHandle;
 
@@ -18,8 +19,17 @@ use crate::lines::Lines;
 
 /// A process that consumes: a bus that resumes on a store, and gets its feed.
 async fn process(kept: &Arc<Kept>, retry: RetryPolicy, worker: &Worker) -> (InMemoryEventBus, JoinHandle<()>) {
+    process_with(kept, retry, |bus| worker.join(bus, "a")).await
+}
+
+/// The same, with other handlers.
+async fn process_with(
+    kept: &Arc<Kept>,
+    retry: RetryPolicy,
+    join: impl FnOnce(&InMemoryEventBus) -> Subscription,
+) -> (InMemoryEventBus, JoinHandle<()>) {
     let bus = InMemoryEventBus::builder().retry(retry).concurrency(4).build();
-    worker.join(&bus, "a");
+    join(&bus);
     let from = bus.resume_from(kept.clone()).await.unwrap().unwrap();
     feed(&bus, &kept.after(from).await).await;
     let consumer = start(&bus).await;
@@ -126,6 +136,30 @@ async fn a_group_whose_checkpoint_is_beyond_the_end_of_the_store_begins_at_that_
     kept.add("3").await;
     feed(&bus, &kept.after(Position::new(2)).await).await;
     until("the next event is handled", async || worker.got() == [3]).await;
+}
+
+/// Fails if events that a slow append hides count as lost: their deliveries would lose their attempts, and dead letters
+/// would be delivered.
+#[tokio::test]
+async fn unfinished_deliveries_beyond_a_head_that_went_lower_stay() {
+    let group = Name::from_static("a");
+    let kept = Kept::with_events(4).await;
+    *kept.low_head.lock().unwrap() = Some(Position::new(1));
+    kept.save_checkpoint_of("a", 4).await;
+    let died = Some(time::OffsetDateTime::UNIX_EPOCH);
+    let row = |position: u64, dead_since| {
+        let attempts = DeliveryAttempts::default();
+        UnfinishedDelivery { position: Position::new(position), attempts, dead_since }
+    };
+    kept.put(&group, vec![row(2, died), row(3, None)]).await;
+    let worker = Worker::new();
+    let (bus, _) = process(&kept, SOON, &worker).await;
+    until("what waits is handled", async || worker.got() == [3]).await;
+    assert_eq!((kept.get("group:a"), kept.rows("a").await.1), (Some(Position::new(4)), vec![2]));
+    *kept.low_head.lock().unwrap() = None;
+    kept.add("5").await;
+    feed(&bus, &kept.after(Position::new(4)).await).await;
+    until("the next event is handled", async || worker.got() == [3, 5]).await;
 }
 
 /// Fails if a new event counts as the lost one of its position: it would not be delivered, or with former attempts.
@@ -244,6 +278,26 @@ async fn a_group_that_was_stopped_leaves_nothing_that_may_have_ended_its_process
     bus.stop_consuming().await;
     consumer.await.unwrap();
     assert_eq!(kept.get("reading:a"), Some(Position::START));
+}
+
+/// A handler that blocks its thread goes on after the deadline: its event must count as in flight.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_whose_deadline_a_handler_outlasts_saves_nothing() {
+    let kept = Kept::with(&["1"]).await;
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let blocked = std::sync::Mutex::new(blocked);
+    let blocks = Subscriber::new(Name::from_static("blocks"), EventFilter::All, move |_| {
+        begun.send(()).unwrap();
+        let _ = blocked.lock().unwrap().recv(); // until the test releases it
+        Box::pin(async { Ok(()) })
+    });
+    let (bus, consumer) = process_with(&kept, LATER, |bus| bus.add_subscriber(Name::from_static("a"), blocks)).await;
+    begins.recv().await.unwrap();
+    bus.shutdown(Duration::from_millis(1)).await.unwrap_err();
+    assert!(kept.get("reading:a") > Some(Position::START), "the next process must take it for a suspect");
+    drop(release);
+    consumer.await.unwrap();
 }
 
 /// Ends a process by a shutdown that does not wait for the handlers.

@@ -7,7 +7,11 @@ use eventbus::{
     testkit::LossyBus,
 };
 
-use crate::relay_kit::*;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::{gated::GatedStore, relay_kit::*, wait::until};
 
 #[tokio::test(start_paused = true)]
 async fn the_relay_begins_after_the_position_also_if_the_bus_loses_its_data() {
@@ -59,6 +63,18 @@ async fn a_relay_does_not_begin_while_a_process_relays() {
     begin_after(&store, &bus, Position::START).await.unwrap();
     let again = store.acquire_lease(&ROLE, &MAILS, LEASE).await.unwrap();
     assert!(again.is_some(), "it has released the lease");
+
+    // its lease ends while the store does not answer
+    let store = GatedStore::open();
+    store.saves.forget_permits(Semaphore::MAX_PERMITS);
+    let (saving, bus) = (store.clone(), bus.connection());
+    let begun = tokio::spawn(async move { begin_after(&saving, &bus, Position::START).await });
+    until("it saves the position", async || store.lease_of(&ROLE).await.unwrap().is_some()).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    store.acquire_lease(&ROLE, &MAILS, LEASE).await.unwrap().unwrap();
+    store.saves.add_permits(1);
+    let error = begun.await.unwrap().unwrap_err();
+    assert!(matches!(error, BeginError::Relaying { .. }), "{error}");
 
     let error = begin_after(&store, &InMemoryEventBus::new(), Position::START).await.unwrap_err();
     assert!(matches!(error, BeginError::NoPosition { .. }), "{error}");

@@ -547,6 +547,23 @@ async fn the_error_of_a_server_that_is_away_says_that_it_refuses_connections() {
     .await;
 }
 
+/// Fails if a statement is sent over a connection that may be as dead as the last one: its outcome would be unknown.
+#[tokio::test(flavor = "multi_thread")]
+async fn once_a_statement_has_found_the_server_away_the_outcome_of_appends_is_known() {
+    let mut server = eventbus_test::private_postgres();
+    let connect_timeout = Duration::from_secs(1);
+    let config = PgEventStoreConfig { database_url: server.url().into(), connect_timeout, ..Default::default() };
+    let store = open(config).await;
+    // several connections at once, all of them unused afterwards
+    for head in futures_util::future::join_all((0..6).map(|_| store.head())).await {
+        head.unwrap();
+    }
+    server.stop();
+    store.head().await.unwrap_err();
+    let error = store.append(&stream(), ExpectedVersion::Any, vec![event()]).await.unwrap_err();
+    assert!(matches!(error, AppendError::Unavailable(_)), "{error:?}");
+}
+
 /// While the server is away, an append waits for a connection once, with and without unique values; a tag that is added
 /// likewise; also one whose statement had been sent when the connection broke.
 #[tokio::test(flavor = "multi_thread")]

@@ -77,7 +77,7 @@ async fn while_postgres_is_away_it_is_not_ready_and_says_so_to_who_registers() {
     assert_eq!((away.status.as_u16(), away.body["status"].as_str().unwrap()), (503, "not ready"));
     assert_eq!(web.get("/health/live").await.status, 200);
     let refused = web.register("Ada", "ada@example.com").await;
-    assert_eq!((refused.problem().0, refused.header("retry-after")), (503, "1"));
+    assert_eq!((refused.problem().0, refused.header("retry-after")), (503, "1"), "{refused:#?}");
     postgres.start();
     web.until_status("/health/ready", 200).await;
     let emails: Vec<_> = (0..20).map(|number| format!("ada-{number}@example.com")).collect();

@@ -37,7 +37,8 @@ for i = 1, #announced, 2 do
     others[#others + 1] = name
     others[#others + 1] = member.event_types
     -- its leases end with the time of one lease: from then on its share is free, too
-    local has_share = not member.left and not member.is_leaving and member.layout == ARGV[7] and now - tonumber(member.at) < ttl
+    local is_current = member.layout == ARGV[7] and now - tonumber(member.at) < ttl
+    local has_share = is_current and not member.left and not member.is_leaving
     if has_share then alive = alive + 1 end
     if has_share and name < me then rank = rank + 1 end
   else

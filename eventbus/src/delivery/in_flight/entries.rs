@@ -366,7 +366,6 @@ impl InFlight {
     /// Removes all entries that are not finished, also those that run, and returns their ids for the bus to nack: no worker
     /// runs any more. Attempts that are ready to persist stay so.
     pub fn nack_unfinished(&self) -> Vec<MessageId> {
-        self.end_work();
         self.nack(InFlightState::nack_unfinished)
     }
 

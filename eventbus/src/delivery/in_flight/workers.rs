@@ -21,9 +21,24 @@ use crate::delivery::{StopSignal, watchdog};
 /// run has ended. At the deadline of a shutdown it aborts the runs.
 pub async fn run_workers(in_flight: &Arc<InFlight>, context: &GroupContext, stop: &StopSignal) {
     in_flight.begin_work(context);
+    let (mut workers, mut alone) = (JoinSet::new(), JoinSet::new());
+    stop.until_deadline(run_until_stopped(in_flight, context, stop, &mut workers, &mut alone)).await;
+    // aborts what still runs, and waits: a handler that does not await goes on until it does
+    workers.shutdown().await;
+    alone.shutdown().await;
+    in_flight.end_work();
+}
+
+/// Runs the workers until `stop`; returns when the last run has ended.
+async fn run_until_stopped(
+    in_flight: &Arc<InFlight>,
+    context: &GroupContext,
+    stop: &StopSignal,
+    workers: &mut JoinSet<()>,
+    alone: &mut JoinSet<()>,
+) {
     let mut changes = context.subscribers.watch();
     let mut freed_slots = watchdog::freed_slots().subscribe();
-    let (mut workers, mut alone) = (JoinSet::new(), JoinSet::new());
     let suspects = SuspectRunner::new(Arc::clone(in_flight), context.clone(), stop.clone());
     alone.spawn(async move { suspects.run().await });
     loop {
@@ -41,19 +56,11 @@ pub async fn run_workers(in_flight: &Arc<InFlight>, context: &GroupContext, stop
                 None => break,
             },
             Some(ended) = alone.join_next() => propagate_panic(ended),
-            () = stop.deadline_passed() => break,
         }
     }
-    let ending = async {
-        while let Some(ended) = alone.join_next().await {
-            propagate_panic(ended);
-        }
-    };
-    stop.until_deadline(ending).await;
-    // aborts what still runs, and waits: a handler that does not await goes on until it does
-    workers.shutdown().await;
-    alone.shutdown().await;
-    in_flight.end_work();
+    while let Some(ended) = alone.join_next().await {
+        propagate_panic(ended);
+    }
 }
 
 /// An entry to handle, and what its worker holds meanwhile.

@@ -18,6 +18,7 @@ use crate::{
         Announced, CheckpointError, EventStore, ProgressUpdate, ReadError, UnfinishedDelivery,
         attempts::DeliveryAttempts,
     },
+    support::is_beyond_end,
 };
 
 /// Deletes what a store kept of a group, apart from its dead letters. Returns the number of deliveries that waited.
@@ -64,6 +65,8 @@ impl StoredProgress {
         let dead_ahead = store.dead_positions(group, checkpoint.unwrap_or(Position::START)).await?;
         // after the checkpoint and the rows: a different app may move that, and write more of these, meanwhile
         let head = store.head().await.map_err(|error| CheckpointError::new(group, error))?;
+        let positions = waiting.iter().map(|row| row.position).chain(dead_ahead.iter().copied()).chain(checkpoint);
+        let store_end = end_of(store, head, positions).await.map_err(|error| CheckpointError::new(group, error))?;
         if checkpoint.is_none() && subscribers.start_now(group) {
             store.save_checkpoint(&checkpoint_name(group), head).await?;
             tracing::info!(%group, position = %head, "no checkpoint yet: the group begins with the next event");
@@ -72,30 +75,31 @@ impl StoredProgress {
             let has_events = Announced::match_stored(&subscribers.announced(group), store).await;
             log_oldest_start(group, has_events.unwrap_or_default());
         }
-        let lost = checkpoint.filter(|checkpoint| *checkpoint > head);
+        let lost = checkpoint.filter(|checkpoint| *checkpoint > store_end);
         let dead_ahead = match lost {
-            Some(_) => store.dead_positions(group, head).await?,
+            Some(_) => store.dead_positions(group, store_end).await?,
             None => dead_ahead,
         };
-        let (waiting, lost_waiting): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|row| row.position <= head);
-        let (dead_ahead, lost_dead): (Vec<_>, Vec<_>) = dead_ahead.into_iter().partition(|position| *position <= head);
+        let (waiting, lost_waiting): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|row| row.position <= store_end);
+        let (dead_ahead, lost_dead): (Vec<_>, Vec<_>) =
+            dead_ahead.into_iter().partition(|position| *position <= store_end);
         if !lost_waiting.is_empty() || !lost_dead.is_empty() {
             tracing::warn!(
-                %group, %head, waiting = lost_waiting.len(), dead_letters = lost_dead.len(),
+                %group, %store_end, waiting = lost_waiting.len(), dead_letters = lost_dead.len(),
                 "the store lost events: deletes their unfinished deliveries, as new events get their positions"
             );
             forget_lost(store, group, lost_waiting, lost_dead).await?;
         }
         if let Some(lost) = lost {
-            tracing::warn!(%group, checkpoint = %lost, %head, "the store lost events: the group begins at its end");
-            store.save_checkpoint(&checkpoint_name(group), head).await?;
-            checkpoint = Some(head);
+            tracing::warn!(%group, checkpoint = %lost, %store_end, "the store lost events: the group begins at its end");
+            store.save_checkpoint(&checkpoint_name(group), store_end).await?;
+            checkpoint = Some(store_end);
         }
         let types = announced_types::load(store, group, checkpoint).await?;
         let read_limit = store.load_checkpoint(&read_limit_name(group)).await?;
         // the limit is ahead of the events: those appended from now on were not in flight
         let in_flight_through =
-            read_limit.filter(|read_limit| *read_limit > Position::START).map(|read_limit| read_limit.min(head));
+            read_limit.filter(|read_limit| *read_limit > Position::START).map(|read_limit| read_limit.min(store_end));
         let end = checkpoint.unwrap_or(Position::START);
         let (passed, ahead): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|row| row.position <= end);
         let (mut before, mut unreadable) = (Vec::with_capacity(passed.len()), Vec::new());
@@ -141,6 +145,20 @@ impl StoredProgress {
             log.restore_loaded(&self.group, &event, attempts);
         }
         log.cursor(&self.group).end_load();
+    }
+}
+
+/// Returns the end of a store for these positions: its head, or the highest of them, if the store has events from the
+/// lowest one beyond its head on, as while a slow append is open.
+async fn end_of(
+    store: &dyn EventStore,
+    head: Position,
+    positions: impl Iterator<Item = Position>,
+) -> Result<Position, ReadError> {
+    let beyond: Vec<Position> = positions.filter(|position| *position > head).collect();
+    match beyond.iter().min() {
+        Some(lowest) if !is_beyond_end(store, *lowest).await? => Ok(beyond.iter().max().copied().unwrap_or(head)),
+        _ => Ok(head),
     }
 }
 

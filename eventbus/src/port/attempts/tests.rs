@@ -176,6 +176,7 @@ mod for_a_time {
         // a second consumer takes over
         let mut attempts = DeliveryAttempts::from_json(&attempts.to_json()).unwrap();
         manual.advance(HOUR);
+        attempts.next_at = None; // it was read again, and runs: the delay counts all the same
         let next = attempts.fail(&[plain("a"), plain("b")], &[], &FOR_TWO_HOURS, &clock);
         assert!(next.is_some(), "b may still succeed");
         assert!(attempts.is_finished_for("a") && !attempts.is_finished_for("b"));
@@ -229,14 +230,22 @@ mod for_a_time {
     #[test]
     fn of_a_time_without_a_process_a_quarter_of_the_time_counts() {
         let (manual, clock) = clock();
-        let mut attempts = DeliveryAttempts::default();
-        attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock);
-        // the planned delay of an hour, and half an hour of the night
-        manual.advance(12 * HOUR);
-        assert!(attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock).is_some());
-        assert!(!attempts.is_finished_for("a"));
-        manual.advance(HOUR);
-        assert_eq!(attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), None);
+        for was_in_flight in [false, true] {
+            let mut attempts = DeliveryAttempts::default();
+            attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock);
+            // the planned delay of an hour, and half an hour of the night
+            manual.advance(12 * HOUR);
+            let mut attempts = DeliveryAttempts::from_json(&attempts.to_json()).unwrap();
+            attempts.next_at = None; // it was read again, and runs
+            if was_in_flight {
+                assert!(attempts.note_process_end(&clock));
+                attempts.begin(true);
+            }
+            assert!(attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock).is_some());
+            assert!(!attempts.is_finished_for("a"));
+            manual.advance(HOUR);
+            assert_eq!(attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), None);
+        }
     }
 
     #[test]

@@ -12,14 +12,14 @@ use super::{
     error::relay_error_of_publish,
     leadership::{FeedPublisher, LEASE_CHECK_INTERVAL, PublishEnd, PublishStep, STOPPED_RETRY_INTERVAL, publish_until},
     range::{FeedRange, RangeReader},
-    restore_watch::{RestoreWatch, holds_event, is_beyond_end},
+    restore_watch::{RestoreWatch, holds_event},
     status::RelayStatusCell,
 };
 use crate::{
     domain::{error::BoxError, metadata::EventId, name::Name, stream::Position},
     port::{CheckpointError, EventBus, EventStore, MessageId},
     runtime::feed_head::FeedHead,
-    support::{relay_to, spans},
+    support::{is_beyond_end, relay_to, spans},
 };
 
 /// Publishes to a bus that keeps no position: the store keeps it for a durable bus. The groups of any other bus keep

@@ -15,7 +15,7 @@ use super::{
     group_floors::{GroupCheck, GroupFloorTracker, ResyncPlan, plan_resync},
     leadership::{FeedPublisher, PublishStep},
     range::{FeedRange, RangeReader},
-    restore_watch::{RestoreWatch, holds_event, is_beyond_end},
+    restore_watch::{RestoreWatch, holds_event},
     status::RelayStatusCell,
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
         EventBus, EventStore, PublishError, RelayTarget,
         relay::{PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
     },
-    support::spans,
+    support::{is_beyond_end, spans},
 };
 
 /// Interval of the group checks. An idle relay asks the bus for its position as often, to notice that the bus lost

@@ -5,11 +5,9 @@ use futures_util::TryStreamExt as _;
 
 use crate::{
     domain::{metadata::EventId, stream::Position},
-    port::{EventStore, FeedFilter, ReadError},
+    port::{EventStore, ReadError},
+    support::{is_beyond_end, position_before},
 };
-
-/// The highest position that any store assigns.
-const POSITION_MAX: u64 = i64::MAX as u64;
 
 /// Notes what makes a check of the store due: a failure, a lower head or a possible restore since the last one.
 pub(super) struct RestoreWatch {
@@ -66,13 +64,4 @@ pub(super) async fn holds_event(
         // the readable end of the feed may be behind the last event for a moment
         Ok(None) => Ok(!is_beyond_end(store, position).await?),
     }
-}
-
-/// Returns `true` if a store holds no event at or after a position.
-pub(super) async fn is_beyond_end(store: &dyn EventStore, position: Position) -> Result<bool, ReadError> {
-    Ok(store.count_events(position_before(position), Position::new(POSITION_MAX), &FeedFilter::all()).await? == 0)
-}
-
-fn position_before(position: Position) -> Position {
-    Position::new(position.get().saturating_sub(1))
 }

@@ -39,16 +39,11 @@ pub fn router(app: &App, limit: Duration) -> Router {
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(middleware::from_fn(move |request: Request, next: Next| {
             let is_read = request.method().is_safe();
+            // a change may have taken effect, or do so yet
             timeout(limit, next.run(request))
-                .map_err(move |late| if is_read { Problem::unavailable(late) } else { unknown() })
+                .map_err(move |late| if is_read { Problem::unavailable(late) } else { Problem::outcome_unknown(late) })
         }))
         .with_state(app.clone())
-}
-
-/// Answers a change that took too long: it may have taken effect, or do so yet.
-fn unknown() -> Problem {
-    let detail = "it is not known whether the change took effect; repeat it only with the same Idempotency-Key";
-    Problem::new(StatusCode::GATEWAY_TIMEOUT, detail)
 }
 
 /// A user as the API shows one; the same again if a client repeats the request under its `Idempotency-Key`.

@@ -375,6 +375,21 @@ async fn ten_seconds_after_a_wait_in_vain_suspects_run_alone_again() {
     assert_eq!(begins(&bench.written), [(id(1), 0), (id(2), 1)]);
 }
 
+/// Fails if the suspects of a group give up running alone because one of another group does.
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_another_suspect_that_runs_alone_is_not_in_vain() {
+    let handler = RecordingHandler::willing();
+    let mut bench = Bench::new([handler.subscriber("suspects")]);
+    let alone = bench.context.run_lock.exclusive().await;
+    bench.add([redelivered("a", 1, waiting(0))]);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    drop(alone);
+    bench.drain().await;
+    bench.add([redelivered("b", 2, waiting(0))]);
+    bench.drain().await;
+    assert_eq!(begins(&bench.written), [(id(1), 0), (id(2), 1)]);
+}
+
 /// Fails if the task of suspects waits on for the entry, and keeps all deliveries of the bus waiting meanwhile.
 #[tokio::test(start_paused = true)]
 async fn letting_go_of_the_only_suspect_while_it_begins_lets_other_groups_go_on() {
