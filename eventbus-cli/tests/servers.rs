@@ -251,6 +251,14 @@ async fn count(_event: &OrderPlaced, meta: &Metadata, counted: State<Counted>) -
     Ok(())
 }
 
+#[track_caller]
+fn assert_dry_run(ran: &Ran, would: &str) {
+    let wanted = json!({ "version": 1, "dry_run": true, "would": would });
+    let mut document = ran.documents().remove(0);
+    document.as_object_mut().unwrap().remove("as_of");
+    assert_json(&document, &wanted);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_is_created_after_a_position_and_its_handlers_get_no_event_from_before() {
     let live = LiveApp::start().await;
@@ -264,6 +272,7 @@ async fn a_group_is_created_after_a_position_and_its_handlers_get_no_event_from_
         live.redis.prefix()
     );
     assert_eq!((dry.code, dry.err), (0, format!("dry run: {question}; nothing is changed\n")));
+    assert_dry_run(&create(&["reports", "--after", "2", "--dry-run", "--json"]), &question);
     let refused = create(&["reports", "--after", "2"]);
     assert!(refused.code == 4 && refused.err.starts_with(&format!("{question}?\n")), "{refused:?}");
     for (arguments, code, says) in [
@@ -371,6 +380,7 @@ async fn pending_events_of_a_type_that_a_group_forgets_are_skipped() {
     let question =
         "have group `mail` forget event type `OrderReturned`; its 1 pending entries of that type are skipped";
     assert_eq!((dry.code, dry.err), (0, format!("dry run: {question}; nothing is changed\n")));
+    assert_dry_run(&forget(&["mail", "OrderReturned", "--dry-run", "--json"]), question);
     let other = forget(&["mail", "OrderPlaced", "--dry-run"]);
     assert!(other.err.contains("its 0 pending entries of that type"), "{other:?}");
     let all = forget(&["mail", "*", "--dry-run"]);
@@ -602,6 +612,7 @@ async fn a_relay_begins_after_a_position() {
          position 4"
     );
     assert_eq!((dry.code, dry.err), (0, format!("dry run: {question}; nothing is changed\n")));
+    assert_dry_run(&run(&["--json", "--dry-run", "relay", "begin", "--after", "3"]), &question);
     assert_eq!(run(&["relay", "begin", "--after", "3"]).code, 4);
     let beyond = run(&["--yes", "relay", "begin", "--after", "5"]);
     assert_eq!((beyond.code, beyond.err.as_str()), (64, "error: the store ends at position 4\n"));

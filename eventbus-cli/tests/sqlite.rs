@@ -361,6 +361,19 @@ async fn dead_letters_are_listed_replayed_and_discarded() {
         let [dry, made] = ["--dry-run", "--yes"].map(|consent| app.run(&[consent, "dead-letters", action, id]));
         assert_eq!((dry.code, dry.out), (1, made.out), "a dry run finds the dead letter as the command does");
     }
+    for (action, filter) in ["replay", "discard"].into_iter().flat_map(|action| {
+        let filters = [["--handler", "other"], ["--type", "OrderPlaced"], ["--error", "no such text"]];
+        filters.map(|filter| (action, filter))
+    }) {
+        let none = app.run(&[&["--yes", "--json", "dead-letters", action], &filter[..]].concat());
+        assert_json(&none.masked_json(), &json!({ "version": 1, "as_of": "TIME", "found": 0 }));
+    }
+    for filter in [["--handler", "send"], ["--type", "OrderShipped"], ["--error", "mailbox"]] {
+        for (action, outcome) in [("replay", "unchanged"), ("discard", "unchanged")] {
+            let dry = app.run(&[&["--dry-run", "dead-letters", action], &filter[..]].concat());
+            assert_eq!((dry.code, dry.out), (0, format!("{} {outcome}\n", all[1])), "{action} {filter:?}");
+        }
+    }
     for consent in ["--dry-run", "--yes"] {
         let none = app.run(&[consent, "--json", "dead-letters", "discard", "--group", "other"]);
         assert_json(&none.masked_json(), &json!({ "version": 1, "as_of": "TIME", "found": 0 }));
@@ -911,6 +924,8 @@ async fn each_command_has_json_and_a_dry_run_changes_nothing() {
     assert_eq!(app.run(&["export", &file]).code, 0);
     assert_eq!(eventbus(&["--store", &empty, "--yes", "migrate"]).code, 0);
     without_log(Path::new(&path_of("empty.db"))).await;
+    let new = format!("sqlite:{}", path_of("new.db"));
+    let make = format!("new {} --path {}/..", path_of("my-app"), env!("CARGO_MANIFEST_DIR"));
     let reading = [
         "doctor",
         "status",
@@ -938,11 +953,11 @@ async fn each_command_has_json_and_a_dry_run_changes_nothing() {
         (&url, "groups retire mail"),
         (&url, "dead-letters replay --all"),
         (&url, "dead-letters discard --all"),
-        (&url, &format!("new {} --path {}/..", path_of("my-app"), env!("CARGO_MANIFEST_DIR"))),
+        (&url, &make),
         (&url, &format!("export {file}.zst")),
         (&url, &format!("copy --to {empty}")),
         (&empty, &format!("import {file}")),
-        (&format!("sqlite:{}", path_of("new.db")), "migrate"),
+        (&new, "migrate"),
     ];
     let before = contents(app.folder.path());
     let mut named = BTreeSet::new();
@@ -957,16 +972,44 @@ async fn each_command_has_json_and_a_dry_run_changes_nothing() {
         let are_ours = documents.iter().all(|document| document["version"] == 1);
         assert!(!documents.is_empty() && are_ours, "{command}: {ran:?}");
         named.extend(command.split(' ').next().map(str::to_owned));
+        // those with a second name
+        named.insert(command.split(' ').take(2).collect::<Vec<_>>().join(" "));
     }
     let after = contents(app.folder.path());
     assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
     assert!(after == before, "a dry run or a command that reads changed a file");
 
-    // what has no JSON: a server and a script
-    let help = eventbus(&["--help"]).out;
-    let listed = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
-    let listed =
-        listed.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).filter(|name| !name.is_empty());
-    named.extend(["dashboard", "completions", "help"].map(str::to_owned));
-    assert_eq!(listed.map(str::to_owned).collect::<BTreeSet<_>>(), named);
+    for (store, command) in [
+        (&url, make),
+        (&url, format!("export {file}.zst")),
+        (&url, format!("copy --to {empty}")),
+        (&new, "migrate".to_owned()),
+        (&new, format!("import {file}")),
+    ] {
+        let ran =
+            eventbus(&["--store", store, "--json", "--yes"].into_iter().chain(command.split(' ')).collect::<Vec<_>>());
+        let documents = ran.documents();
+        let is_dry = documents.iter().any(|document| document.get("dry_run").is_some());
+        assert!(ran.code == 0 && documents.iter().all(|document| document["version"] == 1), "{command}: {ran:?}");
+        assert!(!documents.is_empty() && !is_dry, "{command}: {ran:?}");
+    }
+
+    // a server, a script, and what needs Redis
+    named.extend(
+        ["dashboard", "completions", "help", "groups create", "groups forget-type", "relay begin"].map(str::to_owned),
+    );
+    for command in names_in_help(&[]) {
+        assert!(named.contains(&command), "{command}");
+        for second in names_in_help(&[&command]).iter().filter(|second| *second != "help") {
+            assert!(named.contains(&format!("{command} {second}")), "{command} {second}");
+        }
+    }
+}
+
+/// Returns the names of the commands that the help of a command lists.
+fn names_in_help(command: &[&str]) -> Vec<String> {
+    let help = eventbus(&[command, &["--help"]].concat()).out;
+    let listed = help.split("Commands:\n").nth(1).and_then(|listed| listed.split("\n\n").next()).unwrap_or_default();
+    let names = listed.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+    names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }

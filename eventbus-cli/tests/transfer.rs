@@ -437,25 +437,31 @@ async fn a_copy_that_was_killed_goes_on() {
     assert!(feed(&reader).await == feed_of(&url).await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_import_that_ctrl_c_has_ended_goes_on() {
-    let folder = tempfile::tempdir().unwrap();
-    let (url, file) = (source(&folder, 6_000).await, file(&folder, "events.jsonl"));
-    done(&eventbus(&["--store", &url, "export", &file]));
-    let target = migrated(&folder, "target.db");
-    let reader = SqliteEventStore::connect(&target).await.unwrap();
-    let mut importing = Running::start(&["--store", &target, "--yes", "import", &file]);
+/// Interrupts an import or a copy of these events, and runs it again.
+async fn assert_goes_on_after_ctrl_c(arguments: &[&str], target: &str, wanted: &[String]) {
+    let reader = SqliteEventStore::connect(target).await.unwrap();
+    let mut moving = Running::start(arguments);
     wait_until_begun(&reader).await;
-    // a writer that holds the file keeps the import from its end
+    // a writer that holds the file keeps the command from its end
     let writer = rusqlite::Connection::open(target.trim_start_matches("sqlite:")).unwrap();
     writer.execute_batch("BEGIN IMMEDIATE").unwrap();
-    importing.interrupt();
-    assert_eq!(importing.child.wait().unwrap().code(), Some(130));
+    moving.interrupt();
+    assert_eq!(moving.child.wait().unwrap().code(), Some(130));
     writer.execute_batch("ROLLBACK").unwrap();
-    let wanted = feed_of(&url).await;
     assert!(feed(&reader).await.len() < wanted.len());
-    done(&eventbus(&["--store", &target, "--yes", "import", &file]));
+    done(&eventbus(arguments));
     assert!(feed(&reader).await == wanted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_and_a_copy_that_ctrl_c_has_ended_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (url, file) = (source(&folder, 6_000).await, file(&folder, "events.jsonl"));
+    let wanted = feed_of(&url).await;
+    done(&eventbus(&["--store", &url, "export", &file]));
+    let [imported, copied] = ["imported.db", "copied.db"].map(|name| migrated(&folder, name));
+    assert_goes_on_after_ctrl_c(&["--store", &imported, "--yes", "import", &file], &imported, &wanted).await;
+    assert_goes_on_after_ctrl_c(&["--store", &url, "--yes", "copy", "--to", &copied], &copied, &wanted).await;
 }
 
 /// Waits until a move has stored more than its first chunk.

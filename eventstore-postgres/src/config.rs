@@ -41,9 +41,9 @@ pub struct PgEventStoreConfig {
     pub schema: String,
     /// Set if connecting also creates and upgrades the tables; default true.
     pub migrate: bool,
-    /// The most open connections; default 10. Appends use half of them and one more, at least one; about a quarter may
-    /// wait for a stream that a transaction has locked. With fewer than four connections, appends may wait for decisions
-    /// whose tag is locked; with a single one, every statement waits for an append.
+    /// The most open connections; default 10. Appends use half of them (rounded up) and one more; about a quarter may
+    /// wait for a stream that a transaction has locked. Of three connections appends use two, and may wait for decisions
+    /// whose tag is locked. With one or two, appends may use all, and every other statement then waits for one.
     pub max_connections: u32,
     /// The most appends of this process that are queued or executed at once; further callers wait for a permit. Default
     /// 4,096.

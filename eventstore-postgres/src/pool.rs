@@ -70,8 +70,8 @@ pub(crate) struct ConnectionPools {
     /// A prepared statement of a transaction was outdated: connections that are older may have prepared it, too. For
     /// `transactions`, if they are the store's own.
     last_outdated: Arc<LastFault>,
-    /// For appends that give up soon if another transaction holds a row. Together with `long_wait_permits` half of the
-    /// connections and one: the rest serves all other statements.
+    /// For appends that give up soon if another transaction holds a row. From four connections on, these and
+    /// `long_wait_permits` are half of the connections and one: the rest serves all other statements.
     short_wait_permits: Arc<Semaphore>,
     /// Beside a short-wait permit, for a statement that a caller sends again and again while a transaction holds its tag,
     /// its value or one of its streams. With four connections or more there is one less, so that group commit never waits

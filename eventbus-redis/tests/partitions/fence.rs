@@ -196,7 +196,7 @@ async fn what_only_another_member_handles_waits_until_the_partition_is_its() {
 }
 
 /// Consumers are what frees memory. Fails if a server without memory keeps one from leaving events to a second member: they
-/// stay in flight, and it reads no more.
+/// stay in flight, and it reads no more; or if the server does not record that they stay.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_another_member_keeps_nothing_from_being_read_on_a_server_without_memory() {
     let server = eventbus_test::private_redis();
@@ -205,8 +205,9 @@ async fn what_waits_for_another_member_keeps_nothing_from_being_read_on_a_server
     let (of_one, of_both) = (Actor::willing(), Actor::willing());
     of_one.join_as(&one, "one", ONLY_SHIPPED, HandlerOptions::default());
     of_both.join_as(&other, "both", BOTH, HandlerOptions::default());
-    // so that the group knows both types
     start(&other).await;
+    let known = format!("{{{}}}:event_types:{}", one.config().stream_name(), one.default_group());
+    until("the group knows both types", async || command::<usize>(&one, "HLEN", &[&known]).await == 2).await;
     other.stop_consuming().await;
     let shipped = |number: usize| {
         let stream = StreamId::parse("Order", &format!("s{number}")).unwrap();
@@ -219,6 +220,13 @@ async fn what_waits_for_another_member_keeps_nothing_from_being_read_on_a_server
     let _: String = command(&one, "CONFIG", &["SET", "maxmemory", "1", "maxmemory-policy", "noeviction"]).await;
     start(&one).await;
     until("its events are acknowledged", async || of_one.done().len() == 20 && left(&one).await == 60).await;
+    let mut recorded = 0;
+    for partition in 0..2 {
+        let key = format!("{{{}:{partition}}}:retry:{}", one.config().stream_name(), one.default_group());
+        let attempts: Vec<String> = command(&one, "HVALS", &[&key]).await;
+        recorded += attempts.iter().filter(|attempts| attempts.contains("\"stays\":true")).count();
+    }
+    assert_eq!(recorded, 60);
     one.stop_consuming().await;
 }
 

@@ -51,8 +51,8 @@ pub struct DeliveryAttempts {
     /// The time of the next attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_at: Option<u64>,
-    /// The time until which the time since the last failure counts for [`RetryPolicy::retry_for`]: the next attempt is
-    /// planned long before. After it no process has run the event, or the clock was set forward.
+    /// The end of the time that counts for [`RetryPolicy::retry_for`]: a quarter of it after the planned attempt. What
+    /// passes from then to the next failure is left out: mostly no process ran meanwhile, or the clock was set forward.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counts_until: Option<u64>,
     /// Set if all attempts are used up, and the bus writes no dead letters.
@@ -110,6 +110,7 @@ impl HandlerFailure {
 /// The time since the previous failure, in ms.
 #[derive(Clone, Copy)]
 struct Elapsed {
+    /// All of it.
     passed: u64,
     /// The part after [`DeliveryAttempts::counts_until`].
     idle: u64,
@@ -255,8 +256,14 @@ impl DeliveryAttempts {
         self.attempts = self.attempts.saturating_add(1);
         self.reset_process_ends();
         self.first_failed_at = self.first_failed_at.or(Some(now));
-        let passed = now.saturating_sub(self.last_failed_at.replace(now).unwrap_or(now));
-        let idle = now.saturating_sub(self.counts_until.unwrap_or(now));
+        let previous = self.last_failed_at.replace(now);
+        // earlier releases did not record it
+        let planned = self.next_at.or(previous);
+        let counts_until =
+            self.counts_until.or_else(|| planned.map(|planned| planned.saturating_add(longest_pause(policy))));
+        let idle = now.saturating_sub(counts_until.unwrap_or(now));
+        // the end of a process in between counts as the previous failure
+        let passed = now.saturating_sub(previous.unwrap_or(now)).max(idle);
         self.succeeded(succeeded);
         let elapsed = Elapsed { passed, idle };
         let delay = failures.iter().filter_map(|failure| self.fail_one(failure, policy, now, elapsed)).max();

@@ -162,6 +162,24 @@ async fn unfinished_deliveries_beyond_a_head_that_went_lower_stay() {
     until("the next event is handled", async || worker.got() == [3, 5]).await;
 }
 
+/// Fails if one event that was appended after the restoring makes all lost ones count as present: the group would leave
+/// out the next events up to its checkpoint.
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_the_store_lost_is_reset_though_an_event_is_beyond_a_low_head() {
+    let kept = Kept::with_events(4).await;
+    *kept.low_head.lock().unwrap() = Some(Position::new(2));
+    kept.save_checkpoint_of("a", 100).await;
+    let row =
+        UnfinishedDelivery { position: Position::new(3), attempts: DeliveryAttempts::default(), dead_since: None };
+    kept.put(&Name::from_static("a"), vec![row]).await;
+    let worker = Worker::new();
+    let (bus, _) = process(&kept, SOON, &worker).await;
+    until("the group begins at the head", async || kept.get("group:a") == Some(Position::new(2))).await;
+    *kept.low_head.lock().unwrap() = None;
+    feed(&bus, &kept.after(Position::new(2)).await).await;
+    until("the events after it are handled", async || worker.got() == [3, 4]).await;
+}
+
 /// Fails if a new event counts as the lost one of its position: it would not be delivered, or with former attempts.
 #[tokio::test]
 async fn unfinished_deliveries_beyond_the_end_of_the_store_go_with_their_events() {

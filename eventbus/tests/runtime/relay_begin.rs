@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::{gated::GatedStore, relay_kit::*, wait::until};
+use crate::{gated::GatedStore, relay_kit::*};
 
 #[tokio::test(start_paused = true)]
 async fn the_relay_begins_after_the_position_also_if_the_bus_loses_its_data() {
@@ -64,20 +64,27 @@ async fn a_relay_does_not_begin_while_a_process_relays() {
     let again = store.acquire_lease(&ROLE, &MAILS, LEASE).await.unwrap();
     assert!(again.is_some(), "it has released the lease");
 
-    // its lease ends while the store does not answer
-    let store = GatedStore::open();
-    store.saves.forget_permits(Semaphore::MAX_PERMITS);
-    let (saving, bus) = (store.clone(), bus.connection());
-    let begun = tokio::spawn(async move { begin_after(&saving, &bus, Position::START).await });
-    until("it saves the position", async || store.lease_of(&ROLE).await.unwrap().is_some()).await;
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    store.acquire_lease(&ROLE, &MAILS, LEASE).await.unwrap().unwrap();
-    store.saves.add_permits(1);
-    let error = begun.await.unwrap().unwrap_err();
-    assert!(matches!(error, BeginError::Relaying { .. }), "{error}");
-
     let error = begin_after(&store, &InMemoryEventBus::new(), Position::START).await.unwrap_err();
     assert!(matches!(error, BeginError::NoPosition { .. }), "{error}");
+}
+
+/// The store does not answer for longer than the lease lasts, before the position is saved, and while it is.
+#[tokio::test(start_paused = true)]
+async fn a_relay_does_not_begin_with_a_lease_that_a_process_has_taken_meanwhile() {
+    for is_saving in [false, true] {
+        let (store, bus) = (GatedStore::open(), LossyBus::new());
+        let gate = if is_saving { &store.saves } else { &store.loads };
+        gate.forget_permits(Semaphore::MAX_PERMITS);
+        let (slow, bus) = (store.clone(), bus.connection());
+        let begun = tokio::spawn(async move { begin_after(&slow, &bus, Position::START).await });
+        store.until_waiting().await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        store.acquire_lease(&ROLE, &MAILS, LEASE).await.unwrap().unwrap();
+        gate.add_permits(Semaphore::MAX_PERMITS);
+        let error = begun.await.unwrap().unwrap_err();
+        assert!(matches!(error, BeginError::Relaying { .. }), "{error}");
+        assert_eq!(store.load_checkpoint(&ROLE).await.unwrap().is_some(), is_saving);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,3 +6,4 @@ mod app;
 mod async_api;
 mod bank;
 mod chapters;
+mod validators;

@@ -35,9 +35,14 @@ local function deliver(p, name, range)
     end
   end
   if not comes_from_stores or (oldest and not is_before(last, oldest)) then
-    -- the stores fill in theirs; in a field of its own, as older releases do not know it
-    if comes_from_stores then redis.call('HSET', fills, 'foreign ' .. group .. '\n' .. name, '1') end
-    redis.call('HSET', fills, 'copy ' .. group .. '\n' .. name, first .. ' ' .. last)
+    -- the stores fill in theirs; in a field of its own, as older releases do not know it, nor remove it
+    local of_type = group .. '\n' .. name
+    if comes_from_stores then
+      redis.call('HSET', fills, 'foreign ' .. of_type, '1')
+    else
+      redis.call('HDEL', fills, 'foreign ' .. of_type)
+    end
+    redis.call('HSET', fills, 'copy ' .. of_type, first .. ' ' .. last)
   end
 end
 

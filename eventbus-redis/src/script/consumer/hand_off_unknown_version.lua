@@ -32,7 +32,8 @@ if #candidates == 0 and not is_awaited then return 'no' end
 if #redis.call('XPENDING', stream, group, id, id, 1, me) == 0 then return 'lost' end
 if #redis.call('XRANGE', stream, id, id) == 0 then return 'no' end
 if me ~= my_name then
-  redis.pcall('HSET', retry, id, with_field('stays', 'true', attempts))
+  redis.call('HDEL', members, '') -- so that a server out of memory takes the next write, too: see rebalance.lua
+  redis.call('HSET', retry, id, with_field('stays', 'true', attempts))
   return 'stays'
 end
 if is_awaited then

@@ -52,6 +52,7 @@ local function note_skipped(name, id, position)
   end
 end
 
+redis.call('HDEL', members, '') -- so that a server out of memory takes the next writes, too: see rebalance.lua
 local acknowledged, left, stay, absent = 0, 0, {}, {}
 for i = 6, #ARGV, 5 do
   local id, name, position, attempts = ARGV[i], ARGV[i + 1], ARGV[i + 3], ARGV[i + 4]
@@ -81,12 +82,7 @@ for i = 6, #ARGV, 5 do
       end
       if is_owner or claim(stream, group, to, { id }, options, relay)[id] then
         if #candidates == 0 and is_known then absent[name] = true end
-        if attempts == '' then
-          redis.call('HDEL', retry, id)
-        else
-          -- refused by a server out of memory: it must not keep other entries from being acknowledged
-          redis.pcall('HSET', retry, id, attempts)
-        end
+        if attempts == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, attempts) end
         left = left + 1
       end
     end
@@ -94,8 +90,7 @@ for i = 6, #ARGV, 5 do
 end
 for name, range in pairs(ranges) do
   local text = { range.first, range.last, string.format('%.0f', range.count), range.at, range.from, range.to }
-  -- refused by a server out of memory: the entries skipped now are not delivered later
-  redis.pcall('HSET', skipped, name, table.concat(text, ' '))
+  redis.call('HSET', skipped, name, table.concat(text, ' '))
 end
 local absent_types = {}
 for name in pairs(absent) do absent_types[#absent_types + 1] = name end

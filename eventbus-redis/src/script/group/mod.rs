@@ -96,6 +96,38 @@ mod tests {
         }
     }
 
+    /// Fails if the search for one store leaves no reads for the next one.
+    #[tokio::test]
+    async fn the_first_entry_of_a_store_is_found_though_that_of_a_different_one_is_far_away() {
+        let server = eventbus_test::private_redis();
+        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
+        let far: Vec<_> = (1..=4).map(|number| Uuid::from_u128(number).to_string()).collect();
+        let near: Vec<_> = (5..=8).map(|number| Uuid::from_u128(number).to_string()).collect();
+        let mut add = redis::pipe();
+        for number in 1..25_000_usize {
+            add.cmd("XADD").arg("stream").arg(format!("{number}-0"));
+            add.arg("store").arg(&near[number % 4]).arg("position").arg(number + 9);
+        }
+        let mut note = redis::cmd("HSET");
+        note.arg("relay").arg("trimmed_below").arg("1-0");
+        for store in &far {
+            add.cmd("XADD").arg("stream").arg("*").arg("store").arg(store).arg("position").arg(70);
+        }
+        for store in far.iter().chain(&near) {
+            note.arg(store).arg("1 30000 - - - -");
+        }
+        let _: Value = add.query_async(&mut connection).await.unwrap();
+        let _: u64 = note.query_async(&mut connection).await.unwrap();
+        create_group(&mut connection).await;
+        for (number, store) in near.iter().enumerate() {
+            let first = if number == 0 { 4 } else { number };
+            assert_eq!(missing_of(&mut connection, store).await, format!("0 {}", first + 8));
+        }
+        for store in &far {
+            assert_eq!(missing_of(&mut connection, store).await, "0 30000", "beyond the limit of reads");
+        }
+    }
+
     /// Fails if the script searches the whole stream for a store that has none of its entries any more.
     #[tokio::test]
     async fn entries_after_the_last_one_of_a_store_are_not_searched() {

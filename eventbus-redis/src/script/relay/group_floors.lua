@@ -137,6 +137,9 @@ for _, group in ipairs(absent) do
   if first then redis.call('HSET', relay, 'floor:' .. group, first .. ' -') end
 end
 for name, value in pairs(new) do redis.pcall('HSET', relay, name, value) end
-for group, id in pairs(ids) do redis.pcall('HSET', floors, group, id) end
+for group, id in pairs(ids) do
+  local written = listed[group] and 0 or redis.pcall('HSET', fills_key(floors), unjoined_field(group), '1')
+  if type(written) == 'number' then redis.pcall('HSET', floors, group, id) end
+end
 for _, name in ipairs(gone) do redis.call('HDEL', relay, name) end
 return reply

@@ -2,8 +2,8 @@
 --
 -- Creates the known groups that are missing, at their low-water mark or at the oldest entry, and lists all groups in
 -- the floors, so that trimming keeps the entries that they have yet to read. Puts the events before the position into
--- the backlog of groups that have finished no entry, and of groups that consumers of this library joined and the relay
--- does not know.
+-- the backlog of groups that have finished no entry, and of groups that the relay does not know; not of those that no
+-- consumer of this library has joined.
 --
 -- KEYS  stream, relay, floors
 -- ARGV  store, epoch, position, '1' if other stores may publish to the stream, for each known group its name and '1' if
@@ -48,6 +48,9 @@ end
 for group, floor in pairs(at) do
   if not listed[group] then redis.call('HSET', floors, group, floor) end
   redis.call('HSET', relay, 'floor:' .. group, floor .. ' -')
+end
+for _, group in ipairs(redis.call('HKEYS', fills_key(floors))) do
+  fresh[string.match(group, '^unjoined (.*)$') or ''] = nil
 end
 for group in pairs(fresh) do begin_backlog(fills_key(floors), store, group, position, now_in_ms()) end
 redis.call('HSET', relay, 'head', first or '', 'began:' .. store, position)

@@ -1,6 +1,12 @@
 //! The context in which the entries of one group are handled.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -19,6 +25,8 @@ use crate::{
 pub struct RunLock {
     /// Locked by each delivery for its run; for writing by one that runs alone.
     runs: Arc<RwLock<()>>,
+    /// Set while a delivery runs alone.
+    runs_alone: Arc<AtomicBool>,
     /// Locked to read or replace it: the suspects of all groups share it.
     timed_out: Arc<Mutex<Option<TimedOutWait>>>,
 }
@@ -38,14 +46,15 @@ impl RunLock {
 
     /// Waits until no other delivery runs; none begins during the wait, nor until the guard is dropped.
     pub async fn exclusive(&self) -> RunGuard {
-        RunGuard::Exclusive(Arc::clone(&self.runs).write_owned().await)
+        let guard = Arc::clone(&self.runs).write_owned().await;
+        RunGuard::Exclusive(AloneMark::set(&self.runs_alone), guard)
     }
 
     /// Waits until no other delivery runs, for `delay` at most; `None` if others run on for that long.
     pub(super) async fn exclusive_within(&self, delay: Duration, clock: &SharedClock) -> Option<RunGuard> {
         let guard = clock.timeout(delay, self.exclusive()).await.ok();
-        // a suspect of another group that runs alone is no reason to give up
-        if guard.is_none() && self.runs.try_read().is_ok() {
+        // the wait for a suspect that runs alone says nothing of the next wait
+        if guard.is_none() && !self.runs_alone.load(Ordering::Acquire) {
             *self.timed_out.lock() = Some(TimedOutWait { delay, at: clock.instant() });
         }
         guard
@@ -65,8 +74,25 @@ impl RunLock {
 pub enum RunGuard {
     /// Beside other deliveries.
     Shared(OwnedRwLockReadGuard<()>),
-    /// Alone.
-    Exclusive(OwnedRwLockWriteGuard<()>),
+    /// Alone. The mark is dropped first: the next delivery that runs alone sets it again.
+    Exclusive(AloneMark, OwnedRwLockWriteGuard<()>),
+}
+
+/// Marks that a delivery runs alone, until dropped.
+#[derive(Debug)]
+pub struct AloneMark(Arc<AtomicBool>);
+
+impl AloneMark {
+    fn set(mark: &Arc<AtomicBool>) -> Self {
+        mark.store(true, Ordering::Release);
+        Self(Arc::clone(mark))
+    }
+}
+
+impl Drop for AloneMark {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 /// The handlers, limits and counters that the deliveries of one group share.

@@ -148,16 +148,16 @@ impl StoredProgress {
     }
 }
 
-/// Returns the end of a store for these positions: its head, or the highest of them, if the store has events from the
-/// lowest one beyond its head on, as while a slow append is open.
+/// Returns the end of a store for these positions: its head, or the highest of them, if the store has events beyond that
+/// one although its head is lower, as while a slow append is open. If one of them is lost, the head is the end: the
+/// events between may be new ones.
 async fn end_of(
     store: &dyn EventStore,
     head: Position,
     positions: impl Iterator<Item = Position>,
 ) -> Result<Position, ReadError> {
-    let beyond: Vec<Position> = positions.filter(|position| *position > head).collect();
-    match beyond.iter().min() {
-        Some(lowest) if !is_beyond_end(store, *lowest).await? => Ok(beyond.iter().max().copied().unwrap_or(head)),
+    match positions.filter(|position| *position > head).max() {
+        Some(highest) if !is_beyond_end(store, highest).await? => Ok(highest),
         _ => Ok(head),
     }
 }

@@ -227,19 +227,30 @@ mod for_a_time {
         assert_eq!(attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), None);
     }
 
+    /// Fails if a fault of the database right after the restart uses up the night.
     #[test]
     fn of_a_time_without_a_process_a_quarter_of_the_time_counts() {
         let (manual, clock) = clock();
-        for was_in_flight in [false, true] {
+        let fault = || HandlerError::from("no").with_server_fault(crate::port::ServerFault::new("SQLSTATE 57P03"));
+        for (was_in_flight, has_fault, is_of_earlier_release) in
+            [(false, false, false), (true, false, false), (true, true, false), (false, false, true)]
+        {
             let mut attempts = DeliveryAttempts::default();
             attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock);
             // the planned delay of an hour, and half an hour of the night
             manual.advance(12 * HOUR);
             let mut attempts = DeliveryAttempts::from_json(&attempts.to_json()).unwrap();
+            if is_of_earlier_release {
+                attempts.counts_until = None;
+            }
             attempts.next_at = None; // it was read again, and runs
             if was_in_flight {
                 assert!(attempts.note_process_end(&clock));
                 attempts.begin(true);
+            }
+            if has_fault {
+                manual.advance(Duration::from_secs(1));
+                assert!(attempts.fail(&[failure("a", None, fault())], &[], &FOR_TWO_HOURS, &clock).is_some());
             }
             assert!(attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock).is_some());
             assert!(!attempts.is_finished_for("a"));

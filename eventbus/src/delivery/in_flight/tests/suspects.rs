@@ -390,6 +390,25 @@ async fn a_wait_for_another_suspect_that_runs_alone_is_not_in_vain() {
     assert_eq!(begins(&bench.written), [(id(1), 0), (id(2), 1)]);
 }
 
+/// Fails if a wait counts as one for a suspect because another wait is queued behind it: the suspects of several groups
+/// would keep all deliveries waiting in turn.
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_a_long_run_is_in_vain_though_another_one_is_queued() {
+    let (clock, delay) = (SharedClock::SYSTEM, Duration::from_secs(1));
+    let run_lock = RunLock::default();
+    let _long_run = run_lock.shared().await;
+    let second = async {
+        tokio::time::sleep(delay / 2).await;
+        run_lock.exclusive_within(delay, &clock).await
+    };
+    let mut second = Box::pin(second);
+    tokio::select! {
+        first = run_lock.exclusive_within(delay, &clock) => assert!(first.is_none()),
+        _ = &mut second => panic!("it waits for longer"),
+    }
+    assert!(run_lock.is_busy(delay, &clock));
+}
+
 /// Fails if the task of suspects waits on for the entry, and keeps all deliveries of the bus waiting meanwhile.
 #[tokio::test(start_paused = true)]
 async fn letting_go_of_the_only_suspect_while_it_begins_lets_other_groups_go_on() {
