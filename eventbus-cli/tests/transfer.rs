@@ -456,7 +456,7 @@ async fn assert_goes_on_after_ctrl_c(arguments: &[&str], target: &str, wanted: &
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_and_a_copy_that_ctrl_c_has_ended_go_on() {
     let folder = tempfile::tempdir().unwrap();
-    let (url, file) = (source(&folder, 6_000).await, file(&folder, "events.jsonl"));
+    let (url, file) = (source(&folder, 20_000).await, file(&folder, "events.jsonl"));
     let wanted = feed_of(&url).await;
     done(&eventbus(&["--store", &url, "export", &file]));
     let [imported, copied] = ["imported.db", "copied.db"].map(|name| migrated(&folder, name));

@@ -65,6 +65,10 @@ async fn of_a_server_that_is_away_roles_and_projections_say_so_once_and_when_the
     for role in &roles {
         told(&["gives up the role", role]).await;
     }
+    let projections = ["in-rows", "elsewhere", "in-memory"].map(|name| format!("projection=\"{name}\""));
+    for projection in &projections {
+        told(&["projection cannot use its store, trying again", projection]).await;
+    }
     server.start();
     for role in &roles {
         told(&["this process has the role again", role]).await;
@@ -74,8 +78,8 @@ async fn of_a_server_that_is_away_roles_and_projections_say_so_once_and_when_the
     for role in &roles {
         assert_told_once(role, "gives up the role", "this process has the role again");
     }
-    for projection in ["in-rows", "elsewhere", "in-memory"].map(|name| format!("projection=\"{name}\"")) {
-        assert_told_once(&projection, "projection cannot use its store, trying again", "projection goes on");
+    for projection in &projections {
+        assert_told_once(projection, "projection cannot use its store, trying again", "projection goes on");
     }
 }
 

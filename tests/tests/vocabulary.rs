@@ -304,7 +304,7 @@ const REDIS_ONLY: &[(&str, &str, &str)] = &[
         "the number of partitions, and its change",
     ),
     ("eventbus-redis", "backlog fills fill filler copy foreign open first waiting", "the backlogs of groups"),
-    ("eventbus-redis", "relay began head trimmed_below", "what relays and trimming have done"),
+    ("eventbus-redis", "relay began head", "what relays and trimming have done"),
     ("eventbus-redis", "hole", "a gap of a group; stored before the glossary had the word"),
     ("eventbus-redis", "projection projections keys rebuild rebuilding", "projections of plain streams"),
 ];

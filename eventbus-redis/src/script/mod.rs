@@ -22,6 +22,7 @@ const BACKLOG_ROOM: &str = include_str!("lib/backlog_room.lua");
 const FENCE: &str = include_str!("lib/fence.lua");
 const GONE: &str = include_str!("lib/gone.lua");
 const MEMBERS: &str = include_str!("lib/members.lua");
+const MISSING: &str = include_str!("lib/missing.lua");
 const ONE_STREAM: &str = include_str!("lib/one_stream.lua");
 const PARTITIONED: &str = include_str!("lib/partitioned.lua");
 const RELAY: &str = include_str!("lib/relay.lua");

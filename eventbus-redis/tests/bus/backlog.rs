@@ -285,46 +285,6 @@ async fn events_before_the_relay_begins_are_given_to_new_groups_alone() {
     app.shutdown(Duration::from_secs(10)).await.unwrap();
 }
 
-/// Fails if a store that comes to a stream takes each group that is listed in the floors for one with a backlog: the relay
-/// of the first store lists groups of other software, too.
-#[tokio::test(flavor = "multi_thread")]
-async fn events_of_a_second_store_are_given_to_groups_of_this_library_alone() {
-    let config = RedisEventBusConfig { consumer_name: None, ..quick() };
-    let bus = connect(&config).await;
-    let (stream, stores) = (bus.config().stream_name(), [InMemoryEventStore::new(), InMemoryEventStore::new()]);
-    let () = command(&bus, "XGROUP", &["CREATE", &stream, "foreign", "0", "MKSTREAM"]).await;
-    let app = async |store: &InMemoryEventStore| {
-        let seen = First::default();
-        let app = App::builder().store(store.clone()).bus(connect(&config).await).share_stream();
-        (app.state(seen.clone()).handler::<first>().start().await.unwrap(), seen)
-    };
-    let (one, seen_by_one) = app(&stores[0]).await;
-    save(&one, 0..10).await;
-    one.settled().await.unwrap();
-    let floors = format!("{{{stream}}}:floors");
-    until("the relay has listed the group", async || {
-        command::<usize>(&bus, "HEXISTS", &[&floors, "foreign"]).await == 1
-    })
-    .await;
-
-    let imported = App::builder().store(stores[1].clone()).start().await.unwrap();
-    save(&imported, 10..40).await;
-    imported.shutdown(Duration::from_secs(10)).await.unwrap();
-    relay::begin_after(&stores[1], &bus, stores[1].head().await.unwrap()).await.unwrap();
-    let (second, seen_by_second) = app(&stores[1]).await;
-    until("the group of the handler has the events from before", async || {
-        let mut seen = [numbers(&seen_by_one.0), numbers(&seen_by_second.0)].concat();
-        seen.sort_unstable();
-        seen.into_iter().eq(0..40)
-    })
-    .await;
-    let backlogs: Vec<String> = command(&bus, "HKEYS", &[&format!("{{{stream}}}:fills")]).await;
-    assert!(!backlogs.iter().any(|name| name == "open foreign"), "{backlogs:?}");
-    for app in [one, second] {
-        app.shutdown(Duration::from_secs(10)).await.unwrap();
-    }
-}
-
 fn shipped(id: &str) -> RecordedEvent {
     let event = NewEvent::new(Name::from_static(SHIPPED), 1, "{}");
     event.recorded_as(StreamId::parse("Order", id).unwrap(), Version::FIRST, None)

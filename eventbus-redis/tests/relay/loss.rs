@@ -157,12 +157,12 @@ async fn what_a_known_group_has_yet_to_read_is_not_trimmed_though_another_proces
 }
 
 #[tokio::test]
-async fn a_group_that_nobody_joined_is_not_told_unless_it_is_known() {
+async fn a_group_that_no_consumer_joined_is_told_only_to_who_knows_it_and_without_a_position() {
     let rig = Rig::adopted().await;
     let group = rig.bus.default_group().clone();
     rig.publish(0, 5).await;
     assert!(rig.floors(&[]).await.is_empty());
-    assert_eq!(rig.floor(&group).await, GroupFloor::At(at(0)));
+    assert_eq!(rig.floor(&group).await, GroupFloor::Unknown);
     rig.read(&group, 1).await;
     assert_eq!(rig.floors(&[]).await[group.as_str()], GroupFloor::At(at(0)));
 }

@@ -414,7 +414,7 @@ pub(crate) mod tests {
         let mut dropped = Box::pin(waiting_run(&activity));
         assert!(dropped.as_mut().now_or_never().is_none());
         drop(dropped);
-        assert!(activity.waiting(&handler).is_some_and(|waiting| waiting.fault == "down"));
+        assert_eq!(activity.0.lock().server_fault.as_ref().map(|fault| fault.0), Some(since));
     }
 
     /// An id is unique within its stream only.

@@ -307,15 +307,19 @@ async fn a_process_that_loses_the_lock_stops() {
     let (mut holder, mut watcher) = (database.connection().await, database.connection().await);
     holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.unwrap();
     let end_lock = async {
-        until_blocked(&mut watcher, "CREATE INDEX CONCURRENTLY").await;
+        let builder = until_blocked(&mut watcher, "CREATE INDEX CONCURRENTLY").await;
         let lock = "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
                     WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND d.datname = current_database()";
         assert!(sqlx::query_scalar::<_, bool>(lock).fetch_one(&mut watcher).await.unwrap());
+        builder
     };
-    let (connected, ()) = tokio::join!(database.connect(NEWER), end_lock);
+    let (connected, builder) = tokio::join!(database.connect(NEWER), end_lock);
     let error = connected.expect_err("it goes on without the lock");
     assert!(matches!(error, PgConnectError::Unreachable { .. }), "{error:?}");
     assert_eq!(database.applied().await, up_to(&COLUMN));
+    // its statement would otherwise run on, beside that of the next process
+    let end = sqlx::query("SELECT pg_terminate_backend($1, 60000)").bind(builder);
+    end.execute(&mut watcher).await.unwrap();
     let (opened, _) = tokio::join!(database.open(NEWER), holder.execute("ROLLBACK"));
     add(&opened, &new_stream()).await;
     assert!(database.ask::<bool>(&format!("SELECT {INDEX_IS_VALID}")).await);

@@ -12,58 +12,16 @@
 --       this release writes, the lowest format that its readers must know
 -- Replies 1 if it was created.
 
--- Number of entries that are read at once to find the first ones of the stores, and of their bytes.
-local PAGE_LEN, PAGE_BYTES = 500, 4 * 1024 * 1024
--- Number of these pages, as the server runs no other command meanwhile. If the first entry of a store is not among them,
--- the group gets the events up to the published position from its backlog, and those that are in the stream twice.
-local PAGES_MAX = 40
-
 local stream, floors, relay, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local found, floor = groups_of(stream)[group], redis.call('HGET', floors, group)
 local notes, newest = by_name(redis.call('HGETALL', relay)), newest_of(stream)
 local is_new = not floor and (not found or not is_known(found, floor, floors))
 
--- Returns the id after which the stream has no entries of these stores.
-local function last_of(records)
-  local last = '0-0'
-  for _, record in pairs(records) do
-    if record.sentinel == '-' then return '+' end
-    if is_before(last, record.sentinel) then last = record.sentinel end
-  end
-  return last
-end
-
--- Returns for each store the position up to which its published events are no longer in the stream.
-local function missing_positions()
-  local missing, sought, first = {}, {}, first_of(stream)
-  for store, record in pairs(records_of(notes)) do
-    local began = notes['began:' .. store]
-    -- no entries were removed since
-    local is_whole = began and not notes.trimmed_below and notes.head == (first or '')
-    missing[store] = is_whole and began or record.position
-    sought[store] = not is_whole and record or nil
-  end
-  -- mostly the first entry is that of the only store
-  local from, count, pages = '-', 1, 0
-  while from and next(sought) and pages < PAGES_MAX do
-    local entries, more = read_page('XRANGE', { stream }, from, last_of(sought), count, PAGE_BYTES)
-    for _, entry in ipairs(entries) do
-      local fields = by_name(entry[2])
-      local position = sought[fields.store] and is_number(fields.position)
-      if position then
-        missing[fields.store] = position == '0' and position or minus_one(position)
-        sought[fields.store] = nil
-      end
-    end
-    from, count, pages = more == 1 and '(' .. entries[#entries][1] or nil, PAGE_LEN, pages + 1
-  end
-  return missing
-end
-
 if ARGV[3] == '2' and is_new and ARGV[2] ~= '$' then
-  for store, through in pairs(missing_positions()) do begin_backlog(fills_key(floors), store, group, through, now_in_ms()) end
+  for store, through in pairs(missing_positions(stream, notes)) do
+    begin_backlog(fills_key(floors), store, group, through, now_in_ms())
+  end
 end
-if ARGV[3] ~= '0' then redis.call('HDEL', fills_key(floors), unjoined_field(group)) end
 if found then
   if ARGV[3] ~= '0' then
     if is_new and ARGV[3] == '2' and ARGV[2] == '$' then redis.call('XGROUP', 'SETID', stream, group, '$') end

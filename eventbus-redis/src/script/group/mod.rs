@@ -1,9 +1,9 @@
 //! Scripts of groups: their creation, their end and trimming.
 
-use super::{BACKLOG, ENTRY_BYTES, ENTRY_IDS, FORMAT, Lua, MEMBERS, PAGES, RELAY, TRIM_FLOOR, lua};
+use super::{BACKLOG, ENTRY_BYTES, ENTRY_IDS, FORMAT, Lua, MEMBERS, MISSING, PAGES, RELAY, TRIM_FLOOR, lua};
 
 pub(crate) static CREATE_GROUP: Lua =
-    lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, BACKLOG, RELAY, FORMAT, include_str!("create_group.lua")]);
+    lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, BACKLOG, RELAY, MISSING, FORMAT, include_str!("create_group.lua")]);
 pub(crate) static FIND_POSITION: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("find_position.lua")]);
 pub(crate) static COUNT_AFTER: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("count_after.lua")]);
 pub(crate) static RETIRE_GROUP: Lua = lua(&[ENTRY_IDS, BACKLOG, include_str!("retire_group.lua")]);
@@ -20,6 +20,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::script::relay::{GROUP_FLOORS, RESYNC};
 
     /// Returns the most memory that the server has used so far, with that of its scripts.
     async fn memory(connection: &mut MultiplexedConnection) -> u64 {
@@ -31,9 +32,14 @@ mod tests {
 
     /// Creates a group for its consumers, which begins with the oldest event of each store.
     async fn create_group(connection: &mut MultiplexedConnection) {
+        assert!(try_create_group(connection, 2).await);
+    }
+
+    /// Creates a group, or joins it; `listing` says whether it is listed in the floors. Returns `true` if it is new.
+    async fn try_create_group(connection: &mut MultiplexedConnection, listing: u32) -> bool {
         let mut create = CREATE_GROUP.key("stream");
-        create.key("floors").key("relay").key("meta").arg("group").arg("0-0").arg(2).arg(1).arg(1);
-        assert!(create.invoke_async::<bool>(connection).await.unwrap());
+        create.key("floors").key("relay").key("meta").arg("group").arg("0-0").arg(listing).arg(1).arg(1);
+        create.invoke_async(connection).await.unwrap()
     }
 
     /// Returns the positions between which the group lacks the events of a store.
@@ -54,7 +60,7 @@ mod tests {
             let _: String = add.query_async(&mut connection).await.unwrap();
         }
         let mut note = redis::cmd("HSET");
-        note.arg("relay").arg(&store).arg("1 47 - - - -").arg("trimmed_below").arg("0-1");
+        note.arg("relay").arg(&store).arg("1 47 - - - -");
         let _: u64 = note.query_async(&mut connection).await.unwrap();
         let before = memory(&mut connection).await;
         create_group(&mut connection).await;
@@ -96,6 +102,89 @@ mod tests {
         }
     }
 
+    /// Fails if a relay lists a group before its first consumer joins, or tells its store that the group has finished what
+    /// the stream lacks: the group would get neither the trimmed events, nor those of a store that was resynced meanwhile.
+    #[tokio::test]
+    async fn a_group_that_relays_know_before_its_first_consumer_joins_gets_what_the_stream_lacks() {
+        let server = eventbus_test::private_redis();
+        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
+        let [first, second] = [1, 2].map(|number| Uuid::from_u128(number).to_string());
+        let mut add = redis::pipe();
+        for position in 501..=510 {
+            add.cmd("XADD").arg("stream").arg(format!("{position}-0"));
+            add.arg("store").arg(&first).arg("position").arg(position);
+        }
+        add.cmd("HSET").arg("relay").arg(&first).arg("1 510 510-0 - - -");
+        let _: Value = add.query_async(&mut connection).await.unwrap();
+        // as a bus does while it connects
+        assert!(try_create_group(&mut connection, 0).await);
+        let mut check = GROUP_FLOORS.key("stream");
+        check.key("relay").key("floors").arg(&first).arg(1).arg("group");
+        let floors: [String; 4] = check.invoke_async(&mut connection).await.unwrap();
+        assert_eq!(floors, ["groups", "group", "unknown", ""]);
+        let mut resync = RESYNC.key("stream");
+        resync.key("relay").key("floors").arg(&second).arg(1).arg(40).arg(1);
+        let _: Value = resync.invoke_async(&mut connection).await.unwrap();
+        assert!(!try_create_group(&mut connection, 2).await);
+        assert_eq!(missing_of(&mut connection, &first).await, "0 500");
+        assert_eq!(missing_of(&mut connection, &second).await, "0 40");
+    }
+
+    /// Fails if a relay that has seen the stream since makes it one from which no entry was removed.
+    #[tokio::test]
+    async fn a_new_group_gets_the_events_that_other_software_trimmed() {
+        for connects_before in [false, true] {
+            let server = eventbus_test::private_redis();
+            let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
+            let store = Uuid::from_u128(1).to_string();
+            let mut add = redis::pipe();
+            for position in 1..=10 {
+                add.cmd("XADD").arg("stream").arg(format!("{position}-0"));
+                add.arg("store").arg(&store).arg("position").arg(position);
+            }
+            let mut note = redis::cmd("HSET");
+            note.arg("relay").arg(&store).arg("1 10 10-0 - - -").arg(format!("began:{store}")).arg(0);
+            let _: Value =
+                add.add_command(note.arg("head").arg("1-0").clone()).query_async(&mut connection).await.unwrap();
+            if connects_before {
+                assert!(try_create_group(&mut connection, 0).await);
+            }
+            let trim = redis::cmd("XTRIM").arg("stream").arg("MAXLEN").arg(5).query_async::<u64>(&mut connection).await;
+            assert_eq!(trim.unwrap(), 5);
+            let mut check = GROUP_FLOORS.key("stream");
+            check.key("relay").key("floors").arg(&store).arg(1);
+            let _: Value = check.invoke_async(&mut connection).await.unwrap();
+            assert_eq!(try_create_group(&mut connection, 2).await, !connects_before);
+            assert_eq!(missing_of(&mut connection, &store).await, "0 5");
+        }
+    }
+
+    /// Fails if such a group gets only the events of the store whose relay lists it first.
+    #[tokio::test]
+    async fn a_group_that_a_resync_lists_before_its_first_consumer_joins_gets_the_events_of_all_stores() {
+        for connects_before in [false, true] {
+            let server = eventbus_test::private_redis();
+            let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
+            let [own, other] = [1, 2].map(|number| Uuid::from_u128(number).to_string());
+            let mut add = redis::pipe();
+            for position in 6..=10 {
+                add.cmd("XADD").arg("stream").arg(format!("{position}-0"));
+                add.arg("store").arg(&other).arg("position").arg(position);
+            }
+            add.cmd("HSET").arg("relay").arg(&other).arg("1 10 10-0 - - -");
+            let _: Value = add.query_async(&mut connection).await.unwrap();
+            if connects_before {
+                assert!(try_create_group(&mut connection, 0).await);
+            }
+            let mut resync = RESYNC.key("stream");
+            resync.key("relay").key("floors").arg(&own).arg(1).arg(40).arg(1).arg("group").arg(1);
+            let _: Value = resync.invoke_async(&mut connection).await.unwrap();
+            assert!(!try_create_group(&mut connection, 2).await);
+            assert_eq!(missing_of(&mut connection, &own).await, "0 40");
+            assert_eq!(missing_of(&mut connection, &other).await, "0 5");
+        }
+    }
+
     /// Fails if the search for one store leaves no reads for the next one.
     #[tokio::test]
     async fn the_first_entry_of_a_store_is_found_though_that_of_a_different_one_is_far_away() {
@@ -109,7 +198,7 @@ mod tests {
             add.arg("store").arg(&near[number % 4]).arg("position").arg(number + 9);
         }
         let mut note = redis::cmd("HSET");
-        note.arg("relay").arg("trimmed_below").arg("1-0");
+        note.arg("relay");
         for store in &far {
             add.cmd("XADD").arg("stream").arg("*").arg("store").arg(store).arg("position").arg(70);
         }
@@ -142,7 +231,7 @@ mod tests {
         let _: Value = add.query_async(&mut connection).await.unwrap();
         // trimming has made the oldest entry the sentinel of the quiet store
         let mut note = redis::cmd("HSET");
-        note.arg("relay").arg("trimmed_below").arg("8-0");
+        note.arg("relay");
         note.arg(&busy).arg("1 3007 3007-0 - - -").arg(&quiet).arg("1 5 8-0 - - -");
         let _: u64 = note.query_async(&mut connection).await.unwrap();
         let _: Value = redis::cmd("CONFIG").arg("RESETSTAT").query_async(&mut connection).await.unwrap();

@@ -61,9 +61,6 @@ for store, record in pairs(records) do
   end
 end
 local removed = redis.call('XTRIM', stream, 'MINID', '=', kept)
-if first_left and removed > 0 then
-  if notes.head == first[1] then redis.pcall('HSET', relay, 'head', first_of(stream)) end
-  redis.pcall('HSET', relay, 'trimmed_below', kept)
-end
+if first_left and removed > 0 and notes.head == first[1] then redis.pcall('HSET', relay, 'head', first_of(stream)) end
 if not held then return {removed, more, length, now, 'none', '', ''} end
 return {removed, 0, length, now, holder_reason, holder, holder_reason == 'pending' and floor or cut}

@@ -7,13 +7,9 @@
 --   first <group>         since when (ms) the backlog comes before the stream: the group is new
 --   open <group>          the backlog is unfinished, so the stream alone does not show the group's progress; since when
 --                         (ms) it waits for stores or copies; 1 if an older release wrote it
---   unjoined <group>      set while the floors list the group for a relay alone: no consumer of this library has joined
 --   filler <store>        when a process with that store last listed or filled (ms)
 
 local function fills_key(floors) return (string.gsub(floors, 'floors$', 'fills')) end
-
--- Returns the field that is set while no consumer of this library has joined a group that a relay listed in the floors.
-local function unjoined_field(group) return 'unjoined ' .. group end
 
 -- Returns true if an entry used up its attempts and stays pending, by its attempts as JSON.
 local function is_exhausted(attempts) return attempts and string.find(attempts, '"is_exhausted":true', 1, true) end

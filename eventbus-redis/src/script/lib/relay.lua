@@ -12,7 +12,6 @@
 --                    unread entries, or `-` if unknown
 --   hole:<store>:<group>  the group has a gap; `found`, or the epoch of the relay that was informed
 --   began:<store>    the store's events in the stream begin after this position
---   trimmed_below    this library trimmed entries below this id only
 
 local NUMBER, ID = '^%d+$', '^%d+%-%d+$'
 

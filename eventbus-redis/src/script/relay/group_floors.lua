@@ -7,6 +7,9 @@
 -- The notes keep each gap for all stores until it is repaired, and the epoch of the relay that was informed: that one
 -- repairs it.
 --
+-- A group that a bus created while it connected, and that no consumer has joined, has finished nothing, even if the stream
+-- has lost its first entries: it gets what the stream lacks when a consumer joins, and is not listed in the floors before.
+--
 -- KEYS  stream, relay, floors
 -- ARGV  store, epoch, groups that it knows ...
 -- Replies {'lost'}, or {'groups', group, 'at' 'unknown' 'missing' or 'hole', position or '', ...}.
@@ -85,7 +88,9 @@ local function add_reply(group, what, position)
   for _, value in ipairs({ group, what, position or '' }) do reply[#reply + 1] = value end
 end
 for group, info in pairs(groups) do
-  if requested[group] or is_known(info, listed[group], floors) then
+  if not is_known(info, listed[group], floors) then
+    if requested[group] then add_reply(group, 'unknown') end
+  else
     local note, mark = 'floor:' .. group, 'hole:' .. store .. ':' .. group
     local floor = floor_of(stream, info, first)
     local gap, is_cut = false, may_miss(notes, group, first)
@@ -137,9 +142,6 @@ for _, group in ipairs(absent) do
   if first then redis.call('HSET', relay, 'floor:' .. group, first .. ' -') end
 end
 for name, value in pairs(new) do redis.pcall('HSET', relay, name, value) end
-for group, id in pairs(ids) do
-  local written = listed[group] and 0 or redis.pcall('HSET', fills_key(floors), unjoined_field(group), '1')
-  if type(written) == 'number' then redis.pcall('HSET', floors, group, id) end
-end
+for group, id in pairs(ids) do redis.pcall('HSET', floors, group, id) end
 for _, name in ipairs(gone) do redis.call('HDEL', relay, name) end
 return reply

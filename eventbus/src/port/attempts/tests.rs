@@ -240,10 +240,10 @@ mod for_a_time {
             // the planned delay of an hour, and half an hour of the night
             manual.advance(12 * HOUR);
             let mut attempts = DeliveryAttempts::from_json(&attempts.to_json()).unwrap();
-            if is_of_earlier_release {
-                attempts.counts_until = None;
+            match is_of_earlier_release {
+                true => attempts.counts_until = None,
+                false => attempts.next_at = None, // it was read again, and runs
             }
-            attempts.next_at = None; // it was read again, and runs
             if was_in_flight {
                 assert!(attempts.note_process_end(&clock));
                 attempts.begin(true);
