@@ -361,17 +361,16 @@ async fn dead_letters_are_listed_replayed_and_discarded() {
         let [dry, made] = ["--dry-run", "--yes"].map(|consent| app.run(&[consent, "dead-letters", action, id]));
         assert_eq!((dry.code, dry.out), (1, made.out), "a dry run finds the dead letter as the command does");
     }
-    for (action, filter) in ["replay", "discard"].into_iter().flat_map(|action| {
-        let filters = [["--handler", "other"], ["--type", "OrderPlaced"], ["--error", "no such text"]];
-        filters.map(|filter| (action, filter))
-    }) {
-        let none = app.run(&[&["--yes", "--json", "dead-letters", action], &filter[..]].concat());
-        assert_json(&none.masked_json(), &json!({ "version": 1, "as_of": "TIME", "found": 0 }));
+    for filter in [["--handler", "other"], ["--type", "OrderPlaced"], ["--error", "no such text"]] {
+        for action in ["replay", "discard"] {
+            let none = app.run(&[&["--yes", "--json", "dead-letters", action], &filter[..]].concat());
+            assert_json(&none.masked_json(), &json!({ "version": 1, "as_of": "TIME", "found": 0 }));
+        }
     }
     for filter in [["--handler", "send"], ["--type", "OrderShipped"], ["--error", "mailbox"]] {
-        for (action, outcome) in [("replay", "unchanged"), ("discard", "unchanged")] {
+        for action in ["replay", "discard"] {
             let dry = app.run(&[&["--dry-run", "dead-letters", action], &filter[..]].concat());
-            assert_eq!((dry.code, dry.out), (0, format!("{} {outcome}\n", all[1])), "{action} {filter:?}");
+            assert_eq!((dry.code, dry.out), (0, format!("{} unchanged\n", all[1])), "{action} {filter:?}");
         }
     }
     for consent in ["--dry-run", "--yes"] {

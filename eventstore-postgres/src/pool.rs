@@ -29,7 +29,7 @@ use crate::{
     gate::{Gate, GatePass},
     last_fault::LastFault,
     statement_error::{NoAnswerWithin, NoConnection, StatementError},
-    statement_pool::{CheckedOutConnection, PING_AFTER_IDLE, PING_TIMEOUT, StatementPool},
+    statement_pool::{CheckedOutConnection, PING_TIMEOUT, StatementPool, is_doubtful},
 };
 
 /// The function that is called for each new connection.
@@ -174,7 +174,7 @@ impl ConnectionPools {
             Connector::Own(options) => {
                 let last_unanswered = Arc::<LastFault>::default();
                 let (statements, transactions) =
-                    own_pools(config, &options, on_connect, [&last_outdated, &last_unanswered]);
+                    own_pools(config, &options, on_connect, &last_outdated, &last_unanswered);
                 let statements = StatementPool::new(statements, config.connect_timeout, last_unanswered);
                 (StatementConnections::Own(Arc::new(statements)), transactions)
             }
@@ -456,7 +456,8 @@ fn own_pools(
     config: &PgEventStoreConfig,
     options: &PgConnectOptions,
     on_connect: &OnConnect,
-    [last_outdated, last_unanswered]: [&Arc<LastFault>; 2],
+    last_outdated: &Arc<LastFault>,
+    last_unanswered: &Arc<LastFault>,
 ) -> (PgPool, PgPool) {
     let answer_timeout = config.answer_timeout();
     let pool = |connections, last_outdated: Arc<LastFault>| {
@@ -467,7 +468,7 @@ fn own_pools(
             .test_before_acquire(false)
             .before_acquire(move |connection, meta| {
                 let is_outdated = last_outdated.is_within(meta.age);
-                let is_doubtful = meta.idle_for > PING_AFTER_IDLE || last_unanswered.is_within(meta.idle_for);
+                let is_doubtful = is_doubtful(meta.idle_for, &last_unanswered);
                 Box::pin(async move {
                     match is_doubtful {
                         _ if is_outdated => Ok(false),

@@ -21,9 +21,8 @@ use tokio::{
 
 use crate::last_fault::LastFault;
 
-/// A connection that was idle for longer than this is pinged before it is used. One that was idle when a statement on
-/// another connection got no answer is pinged too: the server may have closed both.
-pub(crate) const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
+/// A connection that was idle for longer than this is pinged before it is used.
+const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
 /// The time limit of the answer to a ping over a connection without a statement; the connection is closed after it.
 pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -31,6 +30,12 @@ pub(crate) const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest time that a connection stays out of the driver's pool, which closes connections that reach their maximal
 /// age.
 const OUT_OF_POOL_MAX: Duration = Duration::from_secs(10);
+
+/// Returns `true` if a connection that was idle for this time is pinged before it is used: it was idle for long, or when a
+/// statement on a different one got no answer, as the server may have closed both.
+pub(crate) fn is_doubtful(idle_for: Duration, last_unanswered: &LastFault) -> bool {
+    idle_for > PING_AFTER_IDLE || last_unanswered.is_within(idle_for)
+}
 
 /// A pool of connections for statements.
 #[derive(Debug)]
@@ -71,17 +76,13 @@ impl StatementPool {
         };
         let unused = self.unused.lock().pop();
         // a doubtful one goes back to the driver's pool, which pings it
-        let fresh = unused.filter(|unused| !self.is_doubtful(unused.idle_since.elapsed()));
+        let fresh = unused.filter(|unused| !is_doubtful(unused.idle_since.elapsed(), &self.last_unanswered));
         let (connection, taken_at) = match fresh {
             Some(OutOfPool { connection, taken_at, .. }) => (connection, taken_at),
             None => (self.pool.acquire().await?, Instant::now()),
         };
         let home = Home { pool: Arc::clone(self), taken_at, _permit: permit };
         Ok(CheckedOutConnection { connection: Some(connection), home: Some(home) })
-    }
-
-    fn is_doubtful(&self, idle_for: Duration) -> bool {
-        idle_for > PING_AFTER_IDLE || self.last_unanswered.is_within(idle_for)
     }
 
     /// Closes all connections once their statements have ended.

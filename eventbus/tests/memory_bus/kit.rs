@@ -58,6 +58,7 @@ pub struct Kept {
 
 delegate!(Kept, self => self.store; AppendEvents, ReadStream, Leases, Floors, EventStore);
 
+// by hand: the provided methods, such as `feed_end`, follow the low head
 #[async_trait]
 impl ReadFeed for Kept {
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {

@@ -1,14 +1,13 @@
 //! A relay that begins after a position, or publishes again from one, at an operator's command.
 
+use std::time::Duration;
+
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Position,
     port::{Checkpoints, Leases},
     relay::{BeginError, begin_after, republish},
     testkit::LossyBus,
 };
-
-use std::time::Duration;
-
 use tokio::sync::Semaphore;
 
 use crate::{gated::GatedStore, relay_kit::*};

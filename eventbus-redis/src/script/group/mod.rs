@@ -49,6 +49,16 @@ mod tests {
         missing.query_async(connection).await.unwrap()
     }
 
+    /// Adds an entry of a store for each position, with the position as its id.
+    fn entries(store: &str, positions: impl IntoIterator<Item = u64>) -> redis::Pipeline {
+        let mut add = redis::pipe();
+        for position in positions {
+            add.cmd("XADD").arg("stream").arg(format!("{position}-0"));
+            add.arg("store").arg(store).arg("position").arg(position);
+        }
+        add
+    }
+
     #[tokio::test]
     async fn the_first_entry_of_a_store_is_found_without_reading_many_large_ones() {
         let server = eventbus_test::private_redis();
@@ -109,11 +119,7 @@ mod tests {
         let server = eventbus_test::private_redis();
         let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
         let [first, second] = [1, 2].map(|number| Uuid::from_u128(number).to_string());
-        let mut add = redis::pipe();
-        for position in 501..=510 {
-            add.cmd("XADD").arg("stream").arg(format!("{position}-0"));
-            add.arg("store").arg(&first).arg("position").arg(position);
-        }
+        let mut add = entries(&first, 501..=510);
         add.cmd("HSET").arg("relay").arg(&first).arg("1 510 510-0 - - -");
         let _: Value = add.query_async(&mut connection).await.unwrap();
         // as a bus does while it connects
@@ -137,11 +143,7 @@ mod tests {
             let server = eventbus_test::private_redis();
             let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
             let store = Uuid::from_u128(1).to_string();
-            let mut add = redis::pipe();
-            for position in 1..=10 {
-                add.cmd("XADD").arg("stream").arg(format!("{position}-0"));
-                add.arg("store").arg(&store).arg("position").arg(position);
-            }
+            let mut add = entries(&store, 1..=10);
             let mut note = redis::cmd("HSET");
             note.arg("relay").arg(&store).arg("1 10 10-0 - - -").arg(format!("began:{store}")).arg(0);
             let _: Value =
@@ -166,11 +168,7 @@ mod tests {
             let server = eventbus_test::private_redis();
             let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
             let [own, other] = [1, 2].map(|number| Uuid::from_u128(number).to_string());
-            let mut add = redis::pipe();
-            for position in 6..=10 {
-                add.cmd("XADD").arg("stream").arg(format!("{position}-0"));
-                add.arg("store").arg(&other).arg("position").arg(position);
-            }
+            let mut add = entries(&other, 6..=10);
             add.cmd("HSET").arg("relay").arg(&other).arg("1 10 10-0 - - -");
             let _: Value = add.query_async(&mut connection).await.unwrap();
             if connects_before {
@@ -223,16 +221,10 @@ mod tests {
         let server = eventbus_test::private_redis();
         let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
         let [busy, quiet] = [1, 2].map(|number| Uuid::from_u128(number).to_string());
-        let mut add = redis::pipe();
-        for position in 8..3_008 {
-            add.cmd("XADD").arg("stream").arg(format!("{position}-0"));
-            add.arg("store").arg(&busy).arg("position").arg(position);
-        }
-        let _: Value = add.query_async(&mut connection).await.unwrap();
+        let _: Value = entries(&busy, 8..3_008).query_async(&mut connection).await.unwrap();
         // trimming has made the oldest entry the sentinel of the quiet store
         let mut note = redis::cmd("HSET");
-        note.arg("relay");
-        note.arg(&busy).arg("1 3007 3007-0 - - -").arg(&quiet).arg("1 5 8-0 - - -");
+        note.arg("relay").arg(&busy).arg("1 3007 3007-0 - - -").arg(&quiet).arg("1 5 8-0 - - -");
         let _: u64 = note.query_async(&mut connection).await.unwrap();
         let _: Value = redis::cmd("CONFIG").arg("RESETSTAT").query_async(&mut connection).await.unwrap();
         create_group(&mut connection).await;
