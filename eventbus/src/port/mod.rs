@@ -20,6 +20,7 @@ pub mod feed_claim;
 pub mod feed_end;
 mod filter;
 mod floor;
+pub mod handler_progress;
 pub(crate) mod handler_saves;
 pub(crate) mod health;
 pub(crate) mod histogram;
@@ -58,6 +59,7 @@ pub use dead_letter::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterP
 pub use event_types::{EventTypes, StoredEventType};
 pub use filter::FeedFilter;
 pub use floor::{Floor, Floors};
+pub use handler_progress::HandlerProgress;
 pub use lease::{Lease, LeaseError, Leases};
 pub use message::MessageId;
 pub use missing_event::MissingEvent;

@@ -325,6 +325,10 @@ macro_rules! __delegate {
                     $inner.notes()
                 }
 
+                fn handler_progress(&$self) -> Option<&dyn HandlerProgress> {
+                    $inner.handler_progress()
+                }
+
                 fn event_types(&$self) -> Option<&dyn EventTypes> {
                     $inner.event_types()
                 }
