@@ -13,6 +13,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{
@@ -20,11 +21,13 @@ use super::{
     shard::{End, Restored, Shard, Size, Taken},
 };
 use crate::{
-    delivery::{ActiveSubscriber, Limits},
+    delivery::{ActiveSubscriber, ConsumerReport, Limits},
     domain::{clock::SharedClock, event::EventFilter, name::Name, record::RecordedEvent, stream::Position},
     port::{
         handler_progress::{ALL_TYPES, AcquiredShard, DeclaredHandler, DeliveryRow, ShardId, ShardSave},
+        health::OldestUnfinished,
         retry::RetryPolicy,
+        stats::InFlightCounts,
         subscriber::HandlerStart,
     },
 };
@@ -98,6 +101,8 @@ struct QueueState {
     is_paused: bool,
     /// The shard that the next event is taken of, if it has one.
     turn: u16,
+    /// Since when the handler reads no more because too many events wait behind failed ones.
+    crowded_since: Option<OffsetDateTime>,
 }
 
 struct OwnedShard {
@@ -172,8 +177,8 @@ pub(super) enum Wanted {
 }
 
 impl HandlerQueue {
-    pub(super) fn new(spec: HandlerSpec, subscriber: ActiveSubscriber) -> Self {
-        let (subscriber, state) = (Arc::new(subscriber), Mutex::default());
+    pub(super) fn new(spec: HandlerSpec, subscriber: Arc<ActiveSubscriber>) -> Self {
+        let state = Mutex::default();
         Self { spec, subscriber, state, unsaved: AtomicU64::new(0), is_full: AtomicBool::new(false) }
     }
 
@@ -263,11 +268,6 @@ impl HandlerQueue {
         has_much && self.is_full.swap(false, Ordering::Relaxed)
     }
 
-    /// Returns `true` if the handler reads no more because too many events wait behind failed ones.
-    pub(super) fn is_crowded(&self) -> bool {
-        self.state.lock().size().events >= self.spec.max_waiting
-    }
-
     /// Returns what the handler wants to read next, the lowest position of its shards first; `None` if it has no room,
     /// or no shard.
     pub(super) fn wanted(&self) -> Option<Wanted> {
@@ -287,6 +287,8 @@ impl HandlerQueue {
     /// Offers the events of the feed in a range, of all types: each shard takes what it has not read.
     pub(super) fn offer(&self, after: Position, through: Position, events: &[RecordedEvent], clock: &SharedClock) {
         let mut state = self.state.lock();
+        let is_crowded = state.size().events >= self.spec.max_waiting;
+        state.crowded_since = state.crowded_since.or_else(|| Some(clock.now())).filter(|_| is_crowded);
         let (count, now) = (state.shard_count, clock.unix_millis());
         let is_behind = |owned: &OwnedShard| {
             !owned.is_leaving
@@ -524,15 +526,43 @@ impl HandlerQueue {
         }
     }
 
-    /// Counts the events in memory.
-    pub(super) fn counts(&self) -> QueueCounts {
+    /// Returns `true` if an event is ready, or due.
+    #[cfg(feature = "testkit")]
+    pub(super) fn has_work(&self, clock: &SharedClock) -> bool {
+        let (state, now) = (self.state.lock(), clock.unix_millis());
+        let has_work = |owned: &OwnedShard| {
+            owned.shard.ready() > 0
+                || owned.shard.wait_to_run_alone().is_some()
+                || owned.shard.next_due().is_some_and(|due| due <= now)
+        };
+        state.shards.values().any(has_work)
+    }
+}
+
+impl ConsumerReport for HandlerQueue {
+    fn crowded(&self) -> Option<(usize, OffsetDateTime)> {
         let state = self.state.lock();
-        let shards = || state.shards.values();
-        QueueCounts {
-            events: state.size().events,
-            running: shards().map(|owned| owned.shard.running()).sum(),
-            blocked: shards().map(|owned| owned.shard.blocked()).sum(),
-        }
+        let events = state.size().events;
+        let since = state.crowded_since.filter(|_| events >= self.spec.max_waiting)?;
+        Some((events, since))
+    }
+
+    fn oldest_unfinished(&self, group: &Name) -> Option<OldestUnfinished> {
+        let state = self.state.lock();
+        let since = state.shards.values().filter_map(|owned| owned.shard.oldest_failure()).min()?;
+        let unfinished = state.size().events as u64;
+        Some(OldestUnfinished::new(group.as_str(), self.spec.name.as_str(), since, unfinished, &SharedClock::SYSTEM))
+    }
+
+    fn counts(&self) -> InFlightCounts {
+        let state = self.state.lock();
+        let events = state.size().events as u64;
+        let (waiting, streams) = state
+            .shards
+            .values()
+            .map(|owned| owned.shard.blocked())
+            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        InFlightCounts::new(events, waiting, streams)
     }
 }
 
@@ -545,14 +575,6 @@ pub(super) struct LocalProgress {
     pub(super) of: usize,
     /// Set if those here have nothing to do.
     pub(super) is_idle: bool,
-}
-
-/// The events of a handler in memory.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct QueueCounts {
-    pub(crate) events: usize,
-    pub(crate) running: usize,
-    pub(crate) blocked: usize,
 }
 
 /// How long a new owner may start events after it sent a renewal, of a lease that lasts `ttl`.

@@ -8,6 +8,7 @@
 //! process that another one has replaced learns it there, and forgets the shard.
 
 mod alone;
+mod dead_letters;
 mod feed_window;
 mod feeder;
 mod handler_queue;
@@ -17,13 +18,14 @@ mod ownership;
 mod run;
 mod saver;
 mod shard;
+mod store_bus;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -33,16 +35,22 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::handler_queue::{HandlerSpec, MAX_WAITING, QueueCounts};
-use self::{feed_window::FeedWindow, handler_queue::HandlerQueue, looker::LookState, saver::SaveState};
+pub(crate) use self::store_bus::StoreBus;
+use self::{
+    feed_window::FeedWindow,
+    handler_queue::{HandlerQueue, HandlerSpec, MAX_WAITING},
+    looker::LookState,
+    saver::SaveState,
+};
 use crate::{
-    delivery::ActiveSubscriber,
+    delivery::{ActiveSubscriber, ConsumerReport},
     domain::{
         clock::SharedClock, error::ErrorLine, metadata::EventId, name::Name, record::RecordedEvent, stream::Position,
     },
     port::{
         EventStore, HandlerProgress, ReadError,
-        handler_progress::{HandlerProgressError, Member, MemberGuard, MemberHandler, NotedHandler},
+        handler_progress::{HandlerProgressError, ListedShard, Member, MemberGuard, MemberHandler, NotedHandler},
+        stats::BusCounters,
     },
     runtime::feed_head::FeedHead,
 };
@@ -61,6 +69,7 @@ pub(crate) struct Engine {
     member: Name,
     lease: Duration,
     queues: Vec<Arc<HandlerQueue>>,
+    counters: Arc<BusCounters>,
     /// What the store noted of each handler at the start.
     noted: OnceLock<BTreeMap<Name, NotedHandler>>,
     window: Mutex<FeedWindow>,
@@ -101,7 +110,8 @@ impl Engine {
         feed_head: FeedHead,
         member: Name,
         options: EngineOptions,
-        handlers: Vec<(HandlerSpec, ActiveSubscriber)>,
+        handlers: Vec<(HandlerSpec, Arc<ActiveSubscriber>)>,
+        counters: Arc<BusCounters>,
     ) -> Arc<Self> {
         let queues = handlers.into_iter().map(|(spec, subscriber)| Arc::new(HandlerQueue::new(spec, subscriber)));
         Arc::new(Self {
@@ -109,6 +119,7 @@ impl Engine {
             member,
             lease: options.lease,
             queues: queues.collect(),
+            counters,
             noted: OnceLock::new(),
             window: Mutex::default(),
             last_read: Mutex::default(),
@@ -306,7 +317,23 @@ impl Engine {
                 }
             },
         };
-        queue.run(taken, event, self.clock()).await
+        self.counters.events_consumed(1);
+        let end = queue.run(taken, event, self.clock()).await;
+        self.count(&end);
+        end
+    }
+
+    fn count(&self, end: &shard::End) {
+        let counters = &self.counters;
+        match end {
+            shard::End::Done => counters.events_processed_success(1),
+            shard::End::Again(_) => {}
+            failed => {
+                counters.events_processed_failed(1);
+                counters.handler_errors(1);
+                counters.messages_sent_to_dlq(u64::from(matches!(failed, shard::End::Dead { .. })));
+            }
+        }
     }
 
     /// Makes events ready when their time comes.
@@ -382,35 +409,52 @@ impl Engine {
         self.look.notify();
     }
 
-    /// Returns the handlers of this process by group, with their counts.
-    pub(crate) fn counts(&self) -> Vec<(&HandlerSpec, &Arc<ActiveSubscriber>, QueueCounts)> {
-        self.queues.iter().map(|queue| (&queue.spec, &queue.subscriber, queue.counts())).collect()
+    /// Returns what each handler reports to health.
+    fn reports(&self) -> Vec<(Name, Weak<dyn ConsumerReport>)> {
+        let report = |queue: &Arc<HandlerQueue>| {
+            let queue: Arc<dyn ConsumerReport> = Arc::<HandlerQueue>::clone(queue);
+            Arc::downgrade(&queue)
+        };
+        self.queues.iter().map(|queue| (queue.spec.group.clone(), report(queue))).collect()
     }
 
-    /// Returns the handlers that have not finished the events up to `head`, whichever process owns them. Paused ones are
-    /// among them.
-    pub(crate) async fn unsettled(&self, head: Position) -> Result<BTreeSet<Name>, HandlerProgressError> {
+    /// Returns the number of events of a group's handlers in memory.
+    fn pending_of(&self, group: &Name) -> u64 {
+        self.of_group(group).map(|queue| queue.counts().entries).sum()
+    }
+
+    fn of_group(&self, group: &Name) -> impl Iterator<Item = &Arc<HandlerQueue>> {
+        self.queues.iter().filter(move |queue| queue.spec.group == *group)
+    }
+
+    /// Returns `true` if a handler has events to run now.
+    #[cfg(feature = "testkit")]
+    fn has_work(&self) -> bool {
+        self.queues.iter().any(|queue| queue.has_work(self.clock()))
+    }
+
+    /// Returns `true` if a handler of a group has not finished, or not saved, the events up to `head`, whichever process
+    /// owns its shards.
+    async fn unsettled(&self, head: Position, group: &Name) -> Result<bool, HandlerProgressError> {
         let mut elsewhere = Vec::new();
-        let mut unsettled = BTreeSet::new();
-        for queue in &self.queues {
+        for queue in self.of_group(group) {
             let local = queue.progress(head);
             if !local.is_idle {
-                unsettled.insert(queue.spec.name.clone());
-            } else if local.owned < local.of {
-                elsewhere.push(queue.spec.name.clone());
+                return Ok(true);
+            }
+            if local.owned < local.of {
+                elsewhere.push(&queue.spec.name);
             }
         }
-        if unsettled.is_empty() && !elsewhere.is_empty() {
-            for listed in self.progress()?.list_handlers().await? {
-                let is_done = |shard: &crate::port::handler_progress::ListedShard| {
-                    shard.checkpoint >= head && shard.waiting == 0 && shard.started == 0
-                };
-                let name = &listed.noted.name;
-                if elsewhere.contains(name) && !(listed.waiting_rows == 0 && listed.shards.iter().all(is_done)) {
-                    unsettled.insert(name.clone());
-                }
-            }
+        if self.save.is_saving() {
+            return Ok(true);
         }
-        Ok(unsettled)
+        if elsewhere.is_empty() {
+            return Ok(false);
+        }
+        let is_done = |shard: &ListedShard| shard.checkpoint >= head && shard.waiting == 0 && shard.started == 0;
+        let listed = self.progress()?.list_handlers().await?;
+        let mut elsewhere = listed.iter().filter(|listed| elsewhere.contains(&&listed.noted.name));
+        Ok(elsewhere.any(|listed| listed.waiting_rows > 0 || !listed.shards.iter().all(is_done)))
     }
 }

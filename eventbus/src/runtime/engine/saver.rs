@@ -46,8 +46,9 @@ impl SaveState {
         }
     }
 
-    pub(super) fn has_failed(&self) -> bool {
-        self.has_failed.load(Ordering::Relaxed)
+    /// Returns `true` while a save is under way.
+    pub(super) fn is_saving(&self) -> bool {
+        self.saving.try_lock().is_err()
     }
 }
 

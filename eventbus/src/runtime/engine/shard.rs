@@ -254,10 +254,24 @@ impl Shard {
         items.chain(self.unsaved.finished.iter().copied()).collect()
     }
 
-    /// Returns the number of events that wait behind a failed one of their stream.
-    pub(super) fn blocked(&self) -> usize {
+    /// Returns the number of events that wait for a retry, or behind one that does, and that of their streams.
+    pub(super) fn blocked(&self) -> (u64, u64) {
         let is_blocked = |queue: &&StreamQueue| !matches!(queue.front, Front::Ready | Front::Running);
-        self.streams.values().filter(is_blocked).map(|queue| queue.items.len()).sum()
+        let blocked = self.streams.values().filter(is_blocked);
+        blocked.fold((0, 0), |(events, streams), queue| (events + queue.items.len() as u64, streams + 1))
+    }
+
+    /// Returns the time of the first failure of the event that fails for longest, in milliseconds of the Unix clock.
+    pub(super) fn oldest_failure(&self) -> Option<u64> {
+        let fronts = self.streams.values().filter(|queue| queue.front != Front::Held);
+        let rows = fronts.filter_map(|queue| queue.items.front()?.row.as_deref());
+        rows.filter_map(|row| row.first_failed_at).min()
+    }
+
+    /// Returns `true` if every end of a run is saved, or part of a save under way.
+    pub(super) fn is_saved(&self) -> bool {
+        let Unsaved { has_progressed, rows, finished, .. } = &self.unsaved;
+        !has_progressed && rows.is_empty() && finished.is_empty()
     }
 
     /// Returns `true` if no event waits or runs, those left out that only another owner or an operator can start.

@@ -4,7 +4,10 @@
 //! The reference is the list of events with what happened to each. It says which events may start, and after everything
 //! has run, that none is missing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures_util::{FutureExt as _, TryStreamExt as _};
 use proptest::prelude::*;
@@ -452,7 +455,7 @@ fn new_queue(release: Release) -> HandlerQueue {
     };
     let options = HandlerOptions { concurrency: Some(100), ..HandlerOptions::default() };
     let subscriber = Subscriber::new(HANDLER, release.events(), |_| Box::pin(async { Ok(()) })).with_options(options);
-    HandlerQueue::new(spec, ActiveSubscriber::new(HANDLER, subscriber))
+    HandlerQueue::new(spec, Arc::new(ActiveSubscriber::new(HANDLER, subscriber)))
 }
 
 proptest! {
