@@ -59,6 +59,10 @@ impl Handlers {
         row.owner.as_ref().is_none_or(|owner| !self.is_live(owner))
     }
 
+    fn is_free_for(&self, member: &Name, row: &ShardRow) -> bool {
+        row.owner.as_ref() == Some(member) || self.is_free(row)
+    }
+
     fn declare(&mut self, declared: &DeclaredHandler, head: Position) -> (NotedHandler, bool) {
         let Some(noted) = self.noted.get_mut(&declared.name) else {
             let noted = NotedHandler::new(declared, head);
@@ -87,11 +91,11 @@ impl Handlers {
     }
 
     fn acquire(&mut self, member: &Name, shard: &ShardId) -> Option<AcquiredShard> {
-        if !self.shards.get(shard).is_some_and(|row| self.is_free(row)) {
+        if !self.shards.get(shard).is_some_and(|row| self.is_free_for(member, row)) {
             return None;
         }
         let row = self.shards.get_mut(shard)?;
-        let has_crashed = row.owner.replace(member.clone()).is_some();
+        let has_crashed = row.owner.replace(member.clone()).is_some_and(|former| former != *member);
         row.epoch += 1;
         row.unclean += u32::from(has_crashed);
         Some(AcquiredShard {
@@ -237,7 +241,9 @@ impl HandlerProgress for InMemoryEventStore {
             Some((shard.clone(), changes))
         });
         let held: BTreeMap<_, _> = held.collect();
-        let is_free = |(shard, row): &(&ShardId, &ShardRow)| handlers.contains(&shard.handler) && table.is_free(row);
+        let is_free = |(shard, row): &(&ShardId, &ShardRow)| {
+            handlers.contains(&shard.handler) && !held.contains_key(shard) && table.is_free_for(member, row)
+        };
         let free = table.shards.iter().filter(is_free).map(|(shard, _)| shard.clone()).collect();
         let members = table.members.keys().filter(|name| table.is_live(name)).cloned().collect();
         Ok(Looked { held, free, members, paused: table.paused.clone() })

@@ -182,7 +182,7 @@ pub struct AcquiredShard {
     pub shard: ShardId,
     /// The number of its ownership, one more than that of the former owner.
     pub epoch: u64,
-    /// Set if the former owner did not release it.
+    /// Set if the former owner, a different process, did not release it.
     pub has_crashed: bool,
     /// The number of owners in a row that ended without progress, this time included.
     pub unclean: u32,
@@ -228,7 +228,8 @@ pub struct ShardSave {
 pub struct Looked {
     /// The shards that the process still owns, with the number of changes by operators.
     pub held: BTreeMap<ShardId, u64>,
-    /// The shards of its handlers that no live process owns.
+    /// The shards of its handlers that no live process owns, and those that it owns but did not name: it has lost the
+    /// answer to an acquisition, or an older copy has replaced the store.
     pub free: BTreeSet<ShardId>,
     /// The names of the live members.
     pub members: BTreeSet<Name>,
@@ -340,7 +341,8 @@ pub trait HandlerProgress: Send + Sync {
         live_for: Duration,
     ) -> Result<Looked, HandlerProgressError>;
 
-    /// Acquires those of `wanted` that no live process owns, each with a new epoch.
+    /// Acquires those of `wanted` that no other live process owns, each with a new epoch. A shard that the member itself
+    /// owns is acquired again, which is no [crash](AcquiredShard::has_crashed).
     async fn acquire_shards(
         &self,
         member: &Name,

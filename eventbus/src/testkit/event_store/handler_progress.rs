@@ -397,6 +397,22 @@ pub async fn a_shard_has_one_owner<S: EventStore>(store: S) {
     store.same(owners, vec![Some(one.name.clone()), Some(two.name.clone())], "the owners of the shards");
 }
 
+/// A process acquires its own shard again, with a new epoch and without a crash, after it has lost the answer.
+pub async fn an_own_shard_is_acquired_again<S: EventStore>(store: S) {
+    let store = Progress::new("an_own_shard_is_acquired_again", store);
+    store.declare_shards(&MAIL, 2).await;
+    let (one, two) = (store.join("one").await, store.join("two").await);
+    let first = store.acquire(&one, &shard(&MAIL, 0), HOUR).await;
+    let other = store.acquire(&one, &shard(&MAIL, 1), HOUR).await;
+    let looked = store.look(&one, &[&other]).await;
+    store.same(looked.free, BTreeSet::from([shard(&MAIL, 0)]), "own shards that are not named");
+    store.same(store.look(&two, &[]).await.free, BTreeSet::new(), "free shards for another process");
+    let again = store.acquire(&one, &shard(&MAIL, 0), HOUR).await;
+    store.same((again.epoch, again.has_crashed, again.unclean), (2, false, 0), "epoch, crash, unclean ends");
+    store.same(store.try_save(&one, &[save(&first, 9)]).await, Vec::new(), "saves of the former ownership");
+    store.save(&one, &[save(&again, 9)]).await;
+}
+
 /// Of processes that acquire shards concurrently each shard goes to one.
 pub async fn one_of_racing_processes_gets_a_shard<S: EventStore>(store: S) {
     let store = Progress::new("one_of_racing_processes_gets_a_shard", store);
@@ -505,8 +521,8 @@ pub async fn renewed_shards_are_kept<S: EventStore>(store: S) {
     let former = AcquiredShard { epoch: second.epoch + 1, ..second.clone() };
     let looked = store.look_with(&one, &[&first, &former, &foreign], Some(HOUR), HOUR).await;
     store.same(looked.held, BTreeMap::from([(shard(&MAIL, 0), 0)]), "held shards");
-    store.same(looked.free, BTreeSet::new(), "free shards after a renewal");
-    let all = store.try_acquire(&two, &shards(&MAIL, 0..3), HOUR).await;
+    store.same(looked.free, BTreeSet::from([shard(&MAIL, 1)]), "own shards that are named in another epoch");
+    let all = store.try_acquire(&two, &shards(&MAIL, 0..2), HOUR).await;
     store.same(all, Vec::new(), "shards that another process acquires after the renewal");
     let looked = store.look(&one, &[&first, &second]).await;
     store.same(looked.held.into_keys().collect(), shards(&MAIL, 0..2), "held shards without a renewal");
