@@ -151,15 +151,12 @@ impl Results {
         after: u64,
         clock: &SharedClock,
     ) -> Result<Option<(QueueEvent, Option<Claim>)>> {
-        let (head, mut id) = (log.head()?, after);
+        let (mut head, mut id) = (None, after);
         // the removal mark first: otherwise a new worker checks the result file of every event ever published
         let removed = log.removed_through()?;
         self.finished.lock().insert_through(removed);
         loop {
             id = self.finished.lock().next_unfinished(id);
-            if id > head {
-                return Ok(None);
-            }
             if self.is_waiting(id, clock) {
                 continue;
             }
@@ -171,6 +168,14 @@ impl Results {
                 LogEntry::Removed(through) => self.finished.lock().insert_through(through),
                 LogEntry::Gap => self.finished.lock().insert(id),
                 LogEntry::Missing => {
+                    // only here: it lists a folder
+                    let head = match head {
+                        Some(head) => head,
+                        None => *head.insert(log.head()?),
+                    };
+                    if id > head {
+                        return Ok(None);
+                    }
                     log.fill_overdue_gap(id)?;
                 }
                 LogEntry::Torn(error) => {

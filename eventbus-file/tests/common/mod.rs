@@ -76,7 +76,6 @@ macro_rules! jobs_conformance {
                 events_with_one_id_in_different_streams_are_all_delivered,
                 typed_subscribers_get_their_types_and_wildcards_everything,
                 typed_subscribers_run_before_wildcards,
-                one_publish_of_a_thousand_events_is_delivered,
                 a_large_payload_is_delivered,
                 a_payload_takes_over_no_identity,
                 what_not_every_bus_can_carry_is_refused,
