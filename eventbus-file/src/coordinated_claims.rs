@@ -51,7 +51,7 @@ async fn claim_with_coordination(queue: &Arc<QueueInner>, claim_id: &str, data: 
     }
     let id = claim_id.to_owned();
     let create = move |queue: &QueueInner| {
-        let created = queue.claims().create(&id, data, false)?;
+        let created = queue.claims().create(&id, data)?;
         if let Some(NewClaim { claim, previous: Some(_) }) = &created
             && let Err(error) = queue.claims().remove_epochs_before(claim)
         {
