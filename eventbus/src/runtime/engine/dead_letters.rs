@@ -64,6 +64,11 @@ impl DeadLetterId {
     }
 }
 
+/// Returns the id of a dead letter, as the log names it.
+pub(super) fn id_of(handler: &Name, position: Position, since: OffsetDateTime) -> MessageId {
+    MessageId::new(DeadLetterId { since, position, handler: handler.clone() }.to_string())
+}
+
 fn to_dead_letter(dead: &DeadRow, group: &Name, record: Option<RecordedEvent>) -> DeadLetter {
     let attempts = &dead.attempts;
     let mut dead_letter = DeadLetter::new(MessageId::new(DeadLetterId::of(dead).to_string()));

@@ -436,10 +436,6 @@ impl HandlerQueue {
         std::mem::replace(&mut self.state.lock().is_paused, is_paused) != is_paused
     }
 
-    pub(super) fn is_paused(&self) -> bool {
-        self.state.lock().is_paused
-    }
-
     /// Returns the shards whose rows operators have changed, with the number of changes.
     pub(super) fn changed(&self, held: &BTreeMap<ShardId, u64>) -> Vec<(ShardId, u64)> {
         let state = self.state.lock();
@@ -517,8 +513,12 @@ impl HandlerQueue {
     /// Returns `true` if all shards of the handler are here, are read up to `head`, and have nothing to do.
     pub(super) fn progress(&self, head: Position) -> LocalProgress {
         let state = self.state.lock();
-        let is_idle =
-            |owned: &OwnedShard| owned.left.unread().is_none() && owned.shard.read() >= head && owned.shard.is_idle();
+        let is_idle = |owned: &OwnedShard| {
+            owned.left.unread().is_none()
+                && owned.shard.read() >= head
+                && owned.shard.is_idle()
+                && owned.shard.is_saved()
+        };
         LocalProgress {
             owned: state.shards.len(),
             of: usize::from(state.shard_count),

@@ -55,6 +55,9 @@ use crate::{
     runtime::feed_head::FeedHead,
 };
 
+/// The time after which an event that cannot be read is read again, in milliseconds.
+const REREAD_MILLIS: u64 = 1_000;
+
 /// How an app runs its handlers on its store.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EngineOptions {
@@ -302,25 +305,43 @@ impl Engine {
     async fn run_event(&self, queue: &HandlerQueue, taken: &mut shard::Taken) -> shard::End {
         let event = match taken.event.take() {
             Some(event) => event,
-            None => match self.store().read_events_at(&[taken.position]).await.pop() {
-                Some(Ok(Some(event))) => event,
-                Some(Ok(None)) => {
-                    tracing::warn!(handler = %queue.spec.name, position = %taken.position, "an event was removed from the store, the handler does not get it");
-                    return shard::End::Done;
-                }
-                other => {
-                    if let Some(Err(error)) = other {
-                        self.note_feed_error(&error);
-                    }
-                    let due = self.clock().unix_millis() + 1_000;
-                    return shard::End::Retry(taken.attempts.clone(), due);
-                }
+            None => match self.read_taken(queue, taken).await {
+                Ok(event) => event,
+                Err(end) => return end,
             },
         };
         self.counters.events_consumed(1);
-        let end = queue.run(taken, event, self.clock()).await;
+        let end = queue.run(taken, event.clone(), self.clock()).await;
         self.count(&end);
+        if let shard::End::Dead { attempts, since, .. } = &end {
+            let dead_letter = dead_letters::id_of(&queue.spec.name, taken.position, *since);
+            let (event_type, aggregate) = (event.event_type(), event.metadata().stream());
+            tracing::error!(
+                handler = %queue.spec.name, group = %queue.spec.group, %dead_letter, error = attempts.errors(),
+                attempts = attempts.most_attempts(), %event_type, %aggregate,
+                "delivery given up: it is a dead letter now"
+            );
+        }
         end
+    }
+
+    /// Reads a taken event; how it ends instead if it cannot be read.
+    async fn read_taken(&self, queue: &HandlerQueue, taken: &shard::Taken) -> Result<RecordedEvent, shard::End> {
+        let (handler, position) = (&queue.spec.name, taken.position);
+        match self.store().read_events_at(&[position]).await.pop() {
+            Some(Ok(Some(event))) => Ok(event),
+            Some(Ok(None)) => {
+                tracing::warn!(%handler, %position, "an event was removed from the store, the handler does not get it");
+                Err(shard::End::Done)
+            }
+            other => {
+                if let Some(Err(error)) = other {
+                    self.note_feed_error(&error);
+                }
+                let due = self.clock().unix_millis().saturating_add(REREAD_MILLIS);
+                Err(shard::End::Retry(taken.attempts.clone(), due))
+            }
+        }
     }
 
     fn count(&self, end: &shard::End) {

@@ -1,5 +1,7 @@
 //! One run of a handler, and what follows from its result.
 
+use time::OffsetDateTime;
+
 use super::{
     handler_queue::HandlerQueue,
     shard::{End, Taken},
@@ -50,9 +52,14 @@ impl HandlerQueue {
                         let due = attempts.due_at().unwrap_or_default();
                         End::Retry(attempts, due)
                     }
-                    None => End::Dead { attempts, since: clock.now(), is_held: self.spec.holds_dead },
+                    None => End::Dead { attempts, since: whole_micros(clock.now()), is_held: self.spec.holds_dead },
                 }
             }
         }
     }
+}
+
+/// Returns a time as stores keep it.
+fn whole_micros(time: OffsetDateTime) -> OffsetDateTime {
+    time.replace_nanosecond(time.nanosecond() / 1_000 * 1_000).unwrap_or(time)
 }

@@ -1,12 +1,6 @@
 //! Saves the progress of all handlers of a process: one save at a time, of all shards that have changed.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +12,7 @@ use crate::{
         backoff::{Backoff, BackoffTimer},
         handler_progress::{HandlerProgressError, Saved, ShardSave},
     },
+    support::Outage,
 };
 
 /// The shortest time between the begins of two saves, unless many runs have ended. Real time, as it limits the load of a
@@ -34,7 +29,8 @@ pub(super) struct SaveState {
     due: Notify,
     /// Held during a save.
     saving: tokio::sync::Mutex<()>,
-    has_failed: AtomicBool,
+    /// From a save that failed until one that did not.
+    outage: parking_lot::Mutex<Outage>,
 }
 
 impl SaveState {
@@ -100,13 +96,18 @@ impl Engine {
         let last_read = *self.last_read.lock();
         let unsaved = UnsavedOnDrop { engine: self, saves: Some(saves) };
         let answer = self.progress()?.save_shards(&self.member, last_read, unsaved.saves()).await;
-        let is_failed = answer.is_err();
-        if is_failed != self.save.has_failed.swap(is_failed, Ordering::Relaxed) {
+        {
+            let mut outage = self.save.outage.lock();
             match &answer {
-                Err(error) => {
-                    tracing::warn!(error = %ErrorLine(error), "the progress of handlers cannot be saved, trying again")
+                Err(error) if outage.begins() => {
+                    tracing::warn!(error = %ErrorLine(error), "progress not saved, trying again");
                 }
-                Ok(_) => tracing::info!("the progress of handlers can be saved again"),
+                Err(_) => {}
+                Ok(_) => {
+                    if let Some(lasted) = outage.ends() {
+                        tracing::info!(?lasted, "progress is saved again");
+                    }
+                }
             }
         }
         match answer? {

@@ -149,8 +149,6 @@ struct Unsaved {
     rows: BTreeMap<Position, DeliveryRow>,
     finished: BTreeSet<Position>,
     left: BTreeMap<Name, Option<Position>>,
-    /// The checkpoint of the last save.
-    checkpoint: Position,
 }
 
 /// An event that a worker runs.
@@ -212,7 +210,7 @@ impl Shard {
             alone: VecDeque::new(),
             due: BTreeSet::new(),
             size: Size::default(),
-            unsaved: Unsaved { checkpoint: acquired.checkpoint, ..Unsaved::default() },
+            unsaved: Unsaved::default(),
             alone_left,
         }
     }
@@ -598,8 +596,7 @@ impl Shard {
         let waiting = self.open.range(..=checkpoint).filter(|(_, stage)| !stage.is_running);
         let waiting = waiting.map(|(position, _)| *position).collect();
         let started = self.running.iter().copied().collect();
-        let Unsaved { has_progressed, rows, finished, left, .. } =
-            std::mem::replace(&mut self.unsaved, Unsaved { checkpoint, ..Unsaved::default() });
+        let Unsaved { has_progressed, rows, finished, left, .. } = std::mem::take(&mut self.unsaved);
         Some(ShardSave {
             shard: self.id.clone(),
             epoch: self.epoch,

@@ -226,6 +226,9 @@ impl EventBus for StoreBus {
         let clock = running.engine.clock().clone();
         let stopped = clock.timeout(timeout, running.ended.cancelled()).await;
         if stopped.is_err() {
+            for busy in self.inner.subscribers.list().iter().filter_map(|subscriber| subscriber.handling()) {
+                tracing::warn!(busy, "aborted by shutdown; the event runs again at the next start");
+            }
             running.engine.abort();
             // the aborted events are saved as ones that run again: the process has not ended because of them
             let _ = tokio::time::timeout(Duration::from_secs(1), running.ended.cancelled()).await;
