@@ -17,8 +17,8 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId},
     },
     port::{
-        AppendError, AppendEvents, CheckpointError, Checkpoints, EventBus, EventStore, HandlerProgress, MultiStreamAppends,
-        PublishError, ReadError,
+        AppendError, AppendEvents, CheckpointError, Checkpoints, EventBus, EventStore, HandlerProgress,
+        MultiStreamAppends, PublishError, ReadError,
         multi_stream_append::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
     },
 };

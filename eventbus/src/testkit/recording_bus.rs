@@ -69,6 +69,7 @@ impl RecordedRuns {
     /// Returns a subscriber that runs `subscriber` and records it.
     fn record(&self, subscriber: Subscriber) -> Subscriber {
         let (runs, options, app) = (self.clone(), subscriber.options(), subscriber.app());
+        let crate_name = subscriber.crate_name();
         let (name, events) = (subscriber.name().clone(), subscriber.events());
         let recording = Subscriber::new(name.clone(), events, move |delivery| {
             let (runs, subscriber, name) = (runs.clone(), subscriber.clone(), name.clone());
@@ -81,7 +82,7 @@ impl RecordedRuns {
                 outcome
             }))
         });
-        recording.with_options(options).of_app(app)
+        recording.with_options(options).of_app(app).of_crate(crate_name)
     }
 }
 

@@ -6,10 +6,10 @@ use std::{
 };
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, LoadError, Name, Position, Version,
+    InMemoryEventBus, InMemoryEventStore, LoadError, Position, Version,
     app::{SettleError, StartMistake},
     health::HealthThresholds,
-    port::{Checkpoints, DeadLetterError, DeadLetterFilter, EventBus, ReadError, ReadFeed as _},
+    port::{DeadLetterError, DeadLetterFilter, EventBus, HandlerProgress as _, ReadError, ReadFeed as _},
     prelude::*,
     testkit::{LossyBus, event_bus::SHORT_DELAYS},
 };

@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use eventbus::{InMemoryEventStore, Position, port::EventStore, prelude::*};
+use eventbus::{InMemoryEventBus, InMemoryEventStore, Position, port::EventStore, prelude::*};
 
 use crate::{
     gated::GatedStore,

@@ -25,8 +25,6 @@
 //!
 //! Invariant: the checkpoint passes an unfinished event only in a save that writes its row, or once its row is stored.
 
-#[cfg(feature = "testkit")]
-use std::collections::HashSet;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use time::OffsetDateTime;

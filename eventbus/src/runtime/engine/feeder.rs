@@ -229,6 +229,6 @@ impl Engine {
 }
 
 /// Returns the filter for events of these types.
-fn filter_of(types: Vec<Name>) -> FeedFilter {
+pub(super) fn filter_of(types: Vec<Name>) -> FeedFilter {
     if types.contains(&ALL_TYPES) { FeedFilter::all() } else { FeedFilter::all().event_types(types) }
 }

@@ -18,6 +18,7 @@ mod ownership;
 mod run;
 mod saver;
 mod shard;
+mod start_log;
 mod store_bus;
 #[cfg(test)]
 mod tests;

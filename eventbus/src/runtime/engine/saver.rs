@@ -42,6 +42,11 @@ impl SaveState {
         }
     }
 
+    /// Returns `true` from a save that failed until one that did not.
+    pub(super) fn is_failing(&self) -> bool {
+        self.outage.lock().lasts()
+    }
+
     /// Returns `true` while a save is under way.
     pub(super) fn is_saving(&self) -> bool {
         self.saving.try_lock().is_err()

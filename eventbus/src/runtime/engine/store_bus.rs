@@ -100,7 +100,7 @@ impl StoreBus {
                 events: subscriber.events(),
                 shards: 1,
                 start: options.start.unwrap_or(HandlerStart::Oldest),
-                crate_name: String::new(),
+                crate_name: subscriber.crate_name().to_owned(),
                 retry: RetryPolicy::default(),
                 limits: Limits::default(),
                 max_waiting: MAX_WAITING,
@@ -126,9 +126,13 @@ impl StoreBus {
         let clock = engine.clock().clone();
         let mut has_failed = false;
         let declared = async {
-            while let Err(error) = engine.declare().await {
-                if !std::mem::replace(&mut has_failed, true) {
-                    tracing::warn!(error = %ErrorLine(&error), "the store cannot note the handlers, trying again");
+            loop {
+                match engine.declare().await {
+                    Ok(declared) => return engine.log_new_handlers(&declared).await,
+                    Err(error) if !std::mem::replace(&mut has_failed, true) => {
+                        tracing::warn!(error = %ErrorLine(&error), "the store cannot note the handlers, trying again");
+                    }
+                    Err(_) => {}
                 }
                 clock.sleep(DECLARE_INTERVAL).await;
             }
@@ -182,7 +186,9 @@ impl EventBus for StoreBus {
     }
 
     fn report(&self, health: Health) -> Health {
-        self.inner.subscribers.report(health)
+        let mut health = self.inner.subscribers.report(health);
+        health.handlers.extend(self.engine().map(|engine| engine.problems()).unwrap_or_default());
+        health
     }
 
     fn in_flight(&self) -> BTreeMap<Name, InFlightCounts> {
