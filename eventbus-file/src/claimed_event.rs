@@ -200,7 +200,7 @@ async fn claim_first(queue: &Arc<QueueInner>) -> Result<Option<ClaimedEvent>> {
         let id = event.id();
         after = id;
         let data = next_claim_data(previous.as_ref(), &event)?;
-        let Some(claim) = coordinated_claims::claim(queue, &event_claim_id(id), data).await? else {
+        let Some(claim) = coordinated_claims::claim_now(queue, &event_claim_id(id), data).await? else {
             continue;
         };
         // the previous owner may have written the result since the search

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use eventbus::{
     Name, Position,
     port::{EventBus as _, PublishError, RelayTarget},
-    relay::{GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
+    relay::{
+        GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest,
+    },
     support::{check_range, check_records},
 };
 
@@ -18,6 +20,7 @@ use crate::{
     bus::{publish_error, publish_records},
     error::Result,
     inner::QueueInner,
+    relay_records::RelayRecord,
 };
 
 #[async_trait]
@@ -78,10 +81,14 @@ impl RelayTarget for FileQueue {
         Ok(last.map(|(_, last)| last.published_position()).into_iter().collect())
     }
 
-    /// Returns no groups: the queue has none.
-    async fn group_floors(&self, publisher: Publisher, _known: &[Name]) -> Result<GroupFloors, PublishError> {
+    /// Returns the published position for each known group: the queue has no groups, and keeps all that is published
+    /// until it has a result.
+    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
         let last = ask(self.inner(), move |queue| queue.relays().load_last(publisher.store)).await?;
-        Ok(last.map_or(GroupFloors::Lost, |_| GroupFloors::Groups(Vec::new())))
+        let floors = |last: RelayRecord| {
+            known.iter().map(|group| (group.clone(), GroupFloor::At(last.position.into()))).collect()
+        };
+        Ok(last.map_or(GroupFloors::Lost, |(_, last)| GroupFloors::Groups(floors(last))))
     }
 
     async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {

@@ -36,6 +36,9 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// Number of workers that die with a job in a row before it becomes a dead letter.
 const WORKER_DEATHS_MAX: u32 = 5;
 
+/// Maximum number of workers: each is a task, and more would only take memory.
+const WORKERS_MAX: usize = 10_000;
+
 /// Runs as many workers as the handlers allow runs at once, until `stop`; returns when the last job has ended.
 pub(super) async fn run_workers(queue: Arc<QueueInner>, stop: StopSignal) {
     let (mut workers, search) = (JoinSet::new(), Arc::new(Mutex::new(Outage::new(queue.config().clock.clone()))));
@@ -58,11 +61,11 @@ pub(super) async fn run_workers(queue: Arc<QueueInner>, stop: StopSignal) {
     }
 }
 
-/// Returns the highest concurrency of a handler.
+/// Returns the highest concurrency of a handler, at most [`WORKERS_MAX`].
 fn count_workers(queue: &QueueInner) -> usize {
     let handlers = queue.subscribers().of_group(queue.name());
     let own = handlers.iter().filter_map(|handler| handler.options().concurrency).max().unwrap_or_default();
-    queue.config().concurrency.max(own as usize).max(1)
+    queue.config().concurrency.max(own as usize).clamp(1, WORKERS_MAX)
 }
 
 struct Worker {
