@@ -138,6 +138,8 @@ pub mod bus {
     pub use crate::port::{
         ConnectError, ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError, SkippedBefore,
     };
+    #[doc(hidden)]
+    pub use crate::runtime::engine::{bus_of_store, reads_store};
 }
 
 /// What is linked into a program: events, aggregates, handlers and projections. For tools; needs the cargo feature

@@ -405,6 +405,9 @@ impl TestApp {
                 for _ in 0..QUIET_TURNS {
                     tokio::task::yield_now().await;
                 }
+                if !self.is_crashed {
+                    self.bus.flush().await;
+                }
                 let now = (self.effects(caller).await, self.clock.sleeps_begun());
                 let waits = self.clock.woken() == 0 && now.0.running <= self.clock.sleeping_runs();
                 if !waits || last.as_ref() != Some(&now) {

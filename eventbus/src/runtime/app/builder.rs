@@ -519,6 +519,7 @@ impl AppBuilder {
             bus,
             bus_share: BusShare::new(tasks.number(), stats_at_start),
             has_store: !consumes_only,
+            has_bus: store_bus.is_none(),
             groups: plan.groups(),
             projections: plan.projections,
             tasks,

@@ -30,6 +30,8 @@ pub(super) struct AppInner {
     pub(super) bus: Arc<dyn EventBus>,
     pub(super) bus_share: BusShare,
     pub(super) has_store: bool,
+    /// Set if events are published on `bus`, or consumed from it: unset if it only runs the handlers of the store.
+    pub(super) has_bus: bool,
     pub(super) groups: Vec<Name>,
     pub(super) projections: Vec<AnyProjection>,
     pub(super) tasks: AppTasks,

@@ -204,7 +204,7 @@ pub(super) async fn read_first_recorded(
 }
 
 pub(super) fn relay_view(app: &AppInner) -> Option<RelayView> {
-    let other = || if app.has_store { RelayView::for_bus(&app.store, &*app.bus) } else { None };
+    let other = || if app.has_store && app.has_bus { RelayView::for_bus(&app.store, &*app.bus) } else { None };
     app.tasks.relay().cloned().or_else(other)
 }
 

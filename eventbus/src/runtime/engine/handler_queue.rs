@@ -84,6 +84,7 @@ impl HandlerSpec {
 /// A handler with the shards that this process owns.
 pub(super) struct HandlerQueue {
     pub(super) spec: HandlerSpec,
+    clock: SharedClock,
     pub(super) subscriber: Arc<ActiveSubscriber>,
     state: Mutex<QueueState>,
     /// The runs that ended since the last save.
@@ -177,9 +178,9 @@ pub(super) enum Wanted {
 }
 
 impl HandlerQueue {
-    pub(super) fn new(spec: HandlerSpec, subscriber: Arc<ActiveSubscriber>) -> Self {
+    pub(super) fn new(spec: HandlerSpec, subscriber: Arc<ActiveSubscriber>, clock: SharedClock) -> Self {
         let state = Mutex::default();
-        Self { spec, subscriber, state, unsaved: AtomicU64::new(0), is_full: AtomicBool::new(false) }
+        Self { spec, clock, subscriber, state, unsaved: AtomicU64::new(0), is_full: AtomicBool::new(false) }
     }
 
     /// Sets the number of all shards of the handler, as the store notes it.
@@ -526,6 +527,12 @@ impl HandlerQueue {
         }
     }
 
+    /// Returns up to where all shards here have read the feed; `None` without a shard.
+    pub(super) fn read_through(&self) -> Option<Position> {
+        let of_shard = |owned: &OwnedShard| owned.left.unread().map_or(owned.shard.read(), |(after, _)| after);
+        self.state.lock().shards.values().map(of_shard).min()
+    }
+
     /// Returns `true` if an event is ready, or due.
     #[cfg(feature = "testkit")]
     pub(super) fn has_work(&self, clock: &SharedClock) -> bool {
@@ -551,7 +558,7 @@ impl ConsumerReport for HandlerQueue {
         let state = self.state.lock();
         let since = state.shards.values().filter_map(|owned| owned.shard.oldest_failure()).min()?;
         let unfinished = state.size().events as u64;
-        Some(OldestUnfinished::new(group.as_str(), self.spec.name.as_str(), since, unfinished, &SharedClock::SYSTEM))
+        Some(OldestUnfinished::new(group.as_str(), self.spec.name.as_str(), since, unfinished, &self.clock))
     }
 
     fn counts(&self) -> InFlightCounts {

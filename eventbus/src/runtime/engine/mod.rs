@@ -11,6 +11,7 @@ mod alone;
 mod dead_letters;
 mod feed_window;
 mod feeder;
+mod for_tools;
 mod handler_queue;
 mod left_types;
 mod looker;
@@ -36,6 +37,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::for_tools::{bus_of_store, reads_store};
 pub(crate) use self::store_bus::StoreBus;
 use self::{
     feed_window::FeedWindow,
@@ -117,12 +119,15 @@ impl Engine {
         handlers: Vec<(HandlerSpec, Arc<ActiveSubscriber>)>,
         counters: Arc<BusCounters>,
     ) -> Arc<Self> {
-        let queues = handlers.into_iter().map(|(spec, subscriber)| Arc::new(HandlerQueue::new(spec, subscriber)));
+        let queues = handlers
+            .into_iter()
+            .map(|(spec, subscriber)| Arc::new(HandlerQueue::new(spec, subscriber, feed_head.clock().clone())));
+        let queues = queues.collect();
         Arc::new(Self {
             feed_head,
             member,
             lease: options.lease,
-            queues: queues.collect(),
+            queues,
             counters,
             noted: OnceLock::new(),
             window: Mutex::default(),
@@ -449,6 +454,19 @@ impl Engine {
         self.queues.iter().filter(move |queue| queue.spec.group == *group)
     }
 
+    /// Returns up to where all handlers of a group here have read the feed.
+    fn read_through(&self, group: &Name) -> Option<Position> {
+        self.of_group(group).filter_map(|queue| queue.read_through()).min()
+    }
+
+    /// Saves what has changed, and looks at the store, without the pauses between two of them.
+    #[cfg(feature = "testkit")]
+    async fn flush(self: &Arc<Self>) {
+        if self.noted.get().is_some() && self.save_round(false).await.is_ok() {
+            let _ = self.look().await;
+        }
+    }
+
     /// Returns `true` if a handler has events to run now.
     #[cfg(feature = "testkit")]
     fn has_work(&self) -> bool {
@@ -459,6 +477,9 @@ impl Engine {
     /// owns its shards.
     async fn unsettled(&self, head: Position, group: &Name) -> Result<bool, HandlerProgressError> {
         let mut elsewhere = Vec::new();
+        if self.noted.get().is_none() {
+            return Ok(true);
+        }
         for queue in self.of_group(group) {
             let local = queue.progress(head);
             if !local.is_idle {

@@ -252,11 +252,12 @@ impl Shard {
         items.chain(self.unsaved.finished.iter().copied()).collect()
     }
 
-    /// Returns the number of events that wait for a retry, or behind one that does, and that of their streams.
+    /// Returns the number of events that wait behind one that waits for a retry, and that of their streams.
     pub(super) fn blocked(&self) -> (u64, u64) {
-        let is_blocked = |queue: &&StreamQueue| !matches!(queue.front, Front::Ready | Front::Running);
+        let is_blocked =
+            |queue: &&StreamQueue| queue.items.len() > 1 && !matches!(queue.front, Front::Ready | Front::Running);
         let blocked = self.streams.values().filter(is_blocked);
-        blocked.fold((0, 0), |(events, streams), queue| (events + queue.items.len() as u64, streams + 1))
+        blocked.fold((0, 0), |(events, streams), queue| (events + queue.items.len() as u64 - 1, streams + 1))
     }
 
     /// Returns the time of the first failure of the event that fails for longest, in milliseconds of the Unix clock.

@@ -83,6 +83,25 @@ impl StoreBus {
         self.inner.running.lock().as_ref().map(|running| Arc::clone(&running.engine))
     }
 
+    /// Saves what has changed, and learns what other processes have: without the pauses between two saves and two looks.
+    #[cfg(feature = "testkit")]
+    pub(crate) async fn flush(&self) {
+        if let Some(engine) = self.engine() {
+            engine.flush().await;
+        }
+    }
+
+    /// Returns the lag of a group's handlers here, in positions of the feed, and the age of the oldest event that they
+    /// have not read, in milliseconds.
+    async fn lag(&self, group: &Name) -> Option<(u64, Option<u64>)> {
+        let engine = self.engine()?;
+        let (store, read) = (engine.store(), engine.read_through(group)?);
+        let lag = store.head().await.ok()?.get().saturating_sub(read.get());
+        let recorded = if lag > 0 { store.first_recorded_after(read).await.ok()? } else { None };
+        let age = recorded.map_or(0, |recorded| (engine.clock().now() - recorded).whole_milliseconds().max(0));
+        Some((lag, u64::try_from(age).ok()))
+    }
+
     /// Returns `true` if a handler has events to run now.
     #[cfg(feature = "testkit")]
     pub(crate) fn has_work(&self) -> bool {
@@ -254,7 +273,11 @@ impl EventBus for StoreBus {
             let consumers = u64::from(self.is_consuming());
             info.active_consumers += consumers;
             info.pending_messages += pending;
-            info.consumer_groups.push(GroupInfo::new(group.to_string(), consumers, pending));
+            let mut described = GroupInfo::new(group.to_string(), consumers, pending);
+            if let Some((lag, age)) = self.lag(&group).await {
+                (described.lag, described.oldest_unread_age_ms) = (Some(lag), age);
+            }
+            info.consumer_groups.push(described);
         }
         let progress = self.inner.bound.get().and_then(|bound| bound.feed_head.store().handler_progress());
         match progress {

@@ -160,7 +160,7 @@ impl World {
         let clock = ManualClock::new();
         let store = InMemoryEventStore::with_clock(clock.clone());
         let release = Release::Both;
-        let (queue, noted) = (new_queue(release), NotedHandler::created(HANDLER, HANDLER, Position::START));
+        let (queue, noted) = (new_queue(release, &clock), NotedHandler::created(HANDLER, HANDLER, Position::START));
         let mut world = Self {
             store,
             clock,
@@ -188,7 +188,7 @@ impl World {
         }
         self.starts += 1;
         self.member = Name::numbered(&HANDLER, self.starts);
-        self.queue = new_queue(release);
+        self.queue = new_queue(release, &self.clock);
         self.release = release;
         self.left.extend(TYPES.into_iter().filter(|name| !release.events().matches(name)));
         let head = now(self.store.head()).unwrap();
@@ -440,7 +440,7 @@ impl World {
     }
 }
 
-fn new_queue(release: Release) -> HandlerQueue {
+fn new_queue(release: Release, clock: &ManualClock) -> HandlerQueue {
     let spec = HandlerSpec {
         name: HANDLER,
         group: HANDLER,
@@ -455,7 +455,7 @@ fn new_queue(release: Release) -> HandlerQueue {
     };
     let options = HandlerOptions { concurrency: Some(100), ..HandlerOptions::default() };
     let subscriber = Subscriber::new(HANDLER, release.events(), |_| Box::pin(async { Ok(()) })).with_options(options);
-    HandlerQueue::new(spec, Arc::new(ActiveSubscriber::new(HANDLER, subscriber)))
+    HandlerQueue::new(spec, Arc::new(ActiveSubscriber::new(HANDLER, subscriber)), SharedClock::new(clock.clone()))
 }
 
 proptest! {
