@@ -30,7 +30,9 @@ impl RelayTarget for FileQueue {
         check_records(self.destination(), range.events)?;
         let (queue, through) = (self.inner(), range.through);
         loop {
-            let Some((number, last)) = ask(queue, move |queue| queue.relays().load_last(publisher.store)).await? else {
+            let Some((number, last)) =
+                blocking_for_relay(queue, move |queue| queue.relays().load_last(publisher.store)).await?
+            else {
                 return Ok(RangeOutcome::Lost);
             };
             if publisher.epoch < last.epoch {
@@ -48,7 +50,7 @@ impl RelayTarget for FileQueue {
             let event_id = if range.after == through { last.event_id } else { newest };
             let record =
                 move |queue: &QueueInner| queue.relays().create(number + 1, publisher, through.get(), event_id);
-            if ask(queue, record).await? {
+            if blocking_for_relay(queue, record).await? {
                 return Ok(RangeOutcome::Published(ids));
             }
             // a second relay was faster: its record tells the outcome
@@ -57,7 +59,7 @@ impl RelayTarget for FileQueue {
 
     async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
         let (floor, is_shared) = (request.floor, request.is_shared);
-        ask(self.inner(), move |queue| {
+        blocking_for_relay(self.inner(), move |queue| {
             loop {
                 if let Some((_, last)) = queue.relays().load_last(publisher.store)? {
                     return Ok(match publisher.epoch < last.epoch {
@@ -77,14 +79,14 @@ impl RelayTarget for FileQueue {
     }
 
     async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
-        let last = ask(self.inner(), move |queue| queue.relays().load_last(publisher.store)).await?;
+        let last = blocking_for_relay(self.inner(), move |queue| queue.relays().load_last(publisher.store)).await?;
         Ok(last.map(|(_, last)| last.published_position()).into_iter().collect())
     }
 
     /// Returns the published position for each known group: the queue has no groups, and keeps all that is published
     /// until it has a result.
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
-        let last = ask(self.inner(), move |queue| queue.relays().load_last(publisher.store)).await?;
+        let last = blocking_for_relay(self.inner(), move |queue| queue.relays().load_last(publisher.store)).await?;
         let floors = |last: RelayRecord| {
             known.iter().map(|group| (group.clone(), GroupFloor::At(last.position.into()))).collect()
         };
@@ -92,7 +94,7 @@ impl RelayTarget for FileQueue {
     }
 
     async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
-        ask(self.inner(), move |queue| {
+        blocking_for_relay(self.inner(), move |queue| {
             loop {
                 let Some((number, last)) = queue.relays().load_last(publisher.store)? else {
                     // no record to rewind: the next range gets `Lost`, and the relay resyncs
@@ -114,7 +116,7 @@ impl RelayTarget for FileQueue {
 }
 
 /// Runs `ask` on a thread that may block on the file system; refuses after the shutdown.
-async fn ask<T: Send + 'static>(
+async fn blocking_for_relay<T: Send + 'static>(
     queue: &Arc<QueueInner>,
     ask: impl FnOnce(&QueueInner) -> Result<T> + Send + 'static,
 ) -> Result<T, PublishError> {

@@ -19,6 +19,7 @@ use crate::{
     migrate::migrate,
     migration_step::MigrationStep,
     query::execute,
+    slots,
 };
 
 /// Capacity of the statement cache: above the number of statements, so that none is prepared twice.
@@ -70,6 +71,7 @@ pub(crate) fn open_writer_as(
     }
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
     connection.busy_timeout(config.busy_timeout).map_err(fault)?;
+    slots::add_function(&connection).map_err(fault)?;
     let prepare = |connection: &Connection| prepare_journal(connection, location, config);
     migrate(&mut connection, location.path(), config, steps, prepare)?;
     Ok(connection)
@@ -135,6 +137,7 @@ pub(crate) fn open_reader(path: &std::path::Path, busy_timeout: Duration) -> rus
     let connection = Connection::open_with_flags(path, flags)?;
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
     connection.busy_timeout(busy_timeout)?;
+    slots::add_function(&connection)?;
     Ok(connection)
 }
 

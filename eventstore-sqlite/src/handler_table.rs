@@ -1,7 +1,7 @@
 //! The tables of the progress of handlers.
 //!
-//! Invariant: a process dies with its lock, and its shards stay its own in the table. So whoever asks for the owner of a
-//! shard also asks whether it lives.
+//! Invariant: a shard has an owner in the table until it is released or acquired, also if that process is dead. So each use
+//! of an owner checks the lock of its process.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

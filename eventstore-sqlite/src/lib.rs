@@ -57,6 +57,7 @@ mod row;
 mod schema;
 mod search;
 mod shadow_databases;
+mod slots;
 mod snapshot;
 mod store;
 mod store_inner;

@@ -218,8 +218,13 @@ fn names_hold_no_retired_word() {
 }
 
 /// Tables and columns that one of the SQL stores alone needs: its package, the name, and the reason.
-const SQL_ONLY: &[(&str, &str, &str)] =
-    &[("eventstore-sqlite", "shadows", "rebuilds fill a file; PostgreSQL has a schema for them")];
+const SQL_ONLY: &[(&str, &str, &str)] = &[
+    ("eventstore-sqlite", "shadows", "rebuilds fill a file; PostgreSQL has a schema for them"),
+    ("eventstore-sqlite", "handler_members.lock_id", "names the lock that a process holds while it lives"),
+    ("eventstore-postgres", "handler_members.seen_at", "a process lives while it renews; SQLite has locks"),
+    ("eventstore-postgres", "handler_shards.renewed_at", "a lease expires; in SQLite it ends with its process"),
+    ("eventstore-postgres", "handler_shards.expires_at", "a lease expires; in SQLite it ends with its process"),
+];
 
 /// Returns the tables that the migrations of a package create, each with its columns.
 fn sql_tables(package: &str) -> BTreeMap<String, BTreeSet<String>> {
@@ -285,6 +290,9 @@ const REDIS_ONLY: &[(&str, &str, &str)] = &[
         "waiting_deliveries dead_deliveries dead_delivery_attempts",
         "`unfinished_deliveries` by what they wait for",
     ),
+    ("eventstore-redis", "waiting_rows dead_rows dead_row_times", "`handler_rows` by what they wait for"),
+    ("eventstore-redis", "handler_member_times", "orders the members by their last renewal"),
+    ("eventstore-redis", "shards", "the number of shards, which the SQL stores count"),
     ("eventstore-redis", "lock undo", "a transaction of several steps"),
     ("eventstore-redis", "shadow_copies shadow_copy tables", "rebuilds fill copies of keys"),
     ("eventbus-redis", "type timestamp traceparent tracestate", "the wire, and traces in the W3C's format"),

@@ -1,8 +1,13 @@
-//! A bus that exists: on Redis, or the in-process one whose progress is in the store.
+//! A bus that exists: on Redis, or none, if handlers read the store.
 
 use std::sync::Arc;
 
-use eventbus::{InMemoryEventBus, bus::EventBus, dead_letter::DeadLetters, health::StreamInfo, store::EventStore};
+use eventbus::{
+    bus::{EventBus, bus_of_store, reads_store},
+    dead_letter::DeadLetters,
+    health::StreamInfo,
+    store::EventStore,
+};
 use eventbus_redis::RedisEventBus;
 
 use super::settings::ConnectionSettings;
@@ -14,15 +19,16 @@ use crate::error::CommandError;
 pub enum OpenBus {
     /// On Redis Streams.
     Redis(RedisEventBus),
-    /// In the process of the application, with the progress of its groups in the store.
-    InProcess(InMemoryEventBus),
+    /// None: the handlers read the store, which keeps their progress and dead letters.
+    #[debug("{}", _0.describe())]
+    Store(Arc<dyn EventBus>),
     /// The bus, of any kind, of an application that runs in this process.
     #[debug("{}", _0.describe())]
     Other(Arc<dyn EventBus>),
 }
 
 impl OpenBus {
-    /// Opens the bus that the settings name; without one, the in-process bus of `store`.
+    /// Opens the bus that the settings name; without one, the handlers of `store`.
     ///
     /// # Errors
     /// [`CommandError::Unreachable`] if it cannot be reached, [`CommandError::Fault`] if there is none.
@@ -34,12 +40,12 @@ impl OpenBus {
             return Ok(Self::Redis(RedisEventBus::attach(config).await?));
         }
         let missing =
-            || CommandError::Usage("which bus? pass `--bus URL`, or `--store URL` for the in-process bus".into());
-        Self::in_process(store.ok_or_else(missing)?).await
+            || CommandError::Usage("which bus? pass `--bus URL`, or `--store URL` for the handlers of a store".into());
+        store.map(|store| Self::of_store(store)).ok_or_else(missing)
     }
 
-    /// Opens the bus of an application a second time, in a way that creates no keys. If its groups are in the process
-    /// of the application, their progress and dead letters are read from `store`.
+    /// Opens the bus of an application a second time, in a way that creates no keys. A bus in the process keeps nothing:
+    /// progress and dead letters are then those of `store`.
     ///
     /// # Errors
     /// [`CommandError::Unreachable`] if it cannot be reached, [`CommandError::Fault`] if there is none.
@@ -48,21 +54,22 @@ impl OpenBus {
             return Ok(Self::Redis(RedisEventBus::attach(bus.config().clone()).await?));
         }
         match store {
-            // the application's own bus knows its store only once it has started
-            Some(store) if !bus.is_durable() => Self::in_process(store).await,
+            Some(store) if !bus.is_durable() => Ok(Self::of_store(store)),
             _ => Ok(Self::Other(Arc::clone(bus))),
         }
     }
 
     /// Returns the bus of an application that runs in this process.
     pub(crate) fn of_app(bus: &Arc<dyn EventBus>) -> Self {
-        as_redis(bus).map_or_else(|| Self::Other(Arc::clone(bus)), |redis| Self::Redis(redis.clone()))
+        match as_redis(bus) {
+            Some(redis) => Self::Redis(redis.clone()),
+            None if reads_store(&**bus) => Self::Store(Arc::clone(bus)),
+            None => Self::Other(Arc::clone(bus)),
+        }
     }
 
-    async fn in_process(store: &Arc<dyn EventStore>) -> Result<Self, CommandError> {
-        let bus = InMemoryEventBus::new();
-        bus.resume_from(Arc::clone(store)).await?;
-        Ok(Self::InProcess(bus))
+    fn of_store(store: &Arc<dyn EventStore>) -> Self {
+        Self::Store(bus_of_store(Arc::clone(store)))
     }
 
     /// Returns the bus as a port.
@@ -70,8 +77,7 @@ impl OpenBus {
     pub fn as_bus(&self) -> &dyn EventBus {
         match self {
             Self::Redis(bus) => bus,
-            Self::InProcess(bus) => bus,
-            Self::Other(bus) => &**bus,
+            Self::Store(bus) | Self::Other(bus) => &**bus,
         }
     }
 
@@ -100,12 +106,12 @@ impl OpenBus {
         self.as_bus().dead_letters().ok_or_else(none)
     }
 
-    /// Returns `true` if the groups of the bus are in the process of the application.
+    /// Returns `true` if no server and no file transports the events.
     #[must_use]
     pub fn is_in_process(&self) -> bool {
         match self {
             Self::Redis(_) => false,
-            Self::InProcess(_) => true,
+            Self::Store(_) => true,
             Self::Other(bus) => !bus.is_durable(),
         }
     }

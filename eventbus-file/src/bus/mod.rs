@@ -27,7 +27,8 @@ use crate::{
     publish::{self, PublishFailure},
 };
 
-/// Time after a shutdown in which aborted workers release their claims.
+/// Time after a shutdown in which aborted workers release their claims. Real time, not the given clock: other workers read
+/// the claims in files.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[async_trait]

@@ -34,7 +34,7 @@ use crate::{
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// Number of workers that die with a job in a row before it becomes a dead letter.
-const WORKER_DEATHS_MAX: u32 = 5;
+const WORKER_ENDS_MAX: u32 = 5;
 
 /// Maximum number of workers: each is a task, and more would only take memory.
 const WORKERS_MAX: usize = 10_000;
@@ -110,7 +110,7 @@ impl Worker {
         let Some(job) = &held.0 else { return };
         let clock = &self.queue.config().clock;
         let mut attempts = claimed_event::attempts_of(&job.claim(), job.event());
-        let disposition = if attempts.process_ends >= WORKER_DEATHS_MAX {
+        let disposition = if attempts.process_ends >= WORKER_ENDS_MAX {
             Some(Disposition::DeadLetter(died_with_workers(&attempts, clock)))
         } else {
             let outcome = tokio::select! {
@@ -141,7 +141,7 @@ impl Worker {
     /// Records what followed from a job; tries again while the file system refuses and the claim is live.
     async fn record(&self, event: &QueueEvent, claim: Claim, disposition: Option<Disposition>) {
         let (mut outage, id, queue) = (Outage::new(self.queue.config().clock.clone()), event.id(), self.queue.name());
-        // before the result, which ends the waits of others
+        // before the result: callers that wait for it then read the counters
         match &disposition {
             Some(Disposition::Skip(_)) => self.queue.counters().events_skipped(1),
             Some(Disposition::DeadLetter(_)) => self.queue.counters().messages_sent_to_dlq(1),

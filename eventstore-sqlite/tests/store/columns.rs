@@ -31,12 +31,13 @@ fn time_columns(connection: &Connection) -> Vec<(String, String)> {
 
 /// Saves a dead letter of a handler.
 async fn save_dead_row(store: &SqliteEventStore, dead_since: Option<OffsetDateTime>) {
-    let shard = ShardId { handler: Name::from_static("mail"), number: 0 };
-    assert!(store.create_handler(&shard.handler, Position::START).await.unwrap());
-    let acquired = store.acquire_shards(&shard.handler, std::slice::from_ref(&shard), Duration::ZERO).await.unwrap().remove(0);
+    let name = Name::from_static("mail");
+    assert!(store.create_handler(&name, Position::START).await.unwrap());
+    let shard = ShardId { handler: name.clone(), number: 0 };
+    let acquired = store.acquire_shards(&name, &[shard], Duration::ZERO).await.unwrap().remove(0);
     let row = DeliveryRow { position: 1.into(), attempts: DeliveryAttempts::default(), dead_since, is_held: false };
     let save = ShardSave {
-        shard: acquired.shard.clone(),
+        shard: acquired.shard,
         epoch: acquired.epoch,
         checkpoint: 1.into(),
         waiting: Vec::new(),
@@ -47,7 +48,7 @@ async fn save_dead_row(store: &SqliteEventStore, dead_since: Option<OffsetDateTi
         finished: Vec::new(),
         is_release: true,
     };
-    store.save_shards(&acquired.shard.handler, None, &[save]).await.unwrap();
+    store.save_shards(&name, None, &[save]).await.unwrap();
 }
 
 #[tokio::test]

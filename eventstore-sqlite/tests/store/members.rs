@@ -144,7 +144,7 @@ async fn shards_of_a_process_that_returns_without_a_shutdown_are_free_at_once() 
 }
 
 #[tokio::test]
-async fn two_processes_kill_each_other_in_turns_and_lose_no_progress() {
+async fn progress_outlives_owners_that_are_killed_in_turn() {
     let path = fresh_path();
     let store = open(path.clone()).await;
     for round in 1..=4 {

@@ -154,6 +154,7 @@ macro_rules! event_store_conformance {
                 a_note_is_what_was_saved_last,
                 notes_are_listed_by_prefix_until_they_are_removed,
                 filters_ask_for_types_and_tenant,
+                slots_divide_the_feed,
                 long_filtered_feeds_are_read_whole,
                 feeds_end_at_a_position,
                 as_many_events_are_counted_as_are_read,
@@ -425,6 +426,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 193);
+        assert_eq!(rules, 194);
     }
 }
