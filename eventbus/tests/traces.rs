@@ -217,7 +217,7 @@ fn paths(spans: &[SpanData]) -> Vec<String> {
 }
 
 /// Saves an order within a span, which is the root of a trace; returns the trace.
-async fn place(app: &App, id: &str, cents: u64) -> TraceId {
+async fn place(app: &TestApp, id: &str, cents: u64) -> TraceId {
     place_in(&app.repository::<Order>(), id, cents).await
 }
 
@@ -255,7 +255,7 @@ fn has_link(span: &SpanData, trace: TraceId) -> bool {
 }
 
 #[tokio::test]
-async fn a_trace_goes_from_a_save_over_a_handler_to_the_next_save() {
+async fn a_trace_goes_from_a_save_over_relay_and_handler_to_the_next_save() {
     let app = start().await;
     let trace = place(&app, "o-1", 120).await;
     app.settle().await;
@@ -267,8 +267,11 @@ async fn a_trace_goes_from_a_save_over_a_handler_to_the_next_save() {
             "request/append",
             "request/append/handle",
             "request/append/handle/append",
+            "request/append/handle/read_feed",
+            "request/append/handle/relay",
             "request/append/project",
             "request/append/read_feed",
+            "request/append/relay",
         ]
     );
     let append = spans.iter().find(|span| attribute(span, "eventbus.stream").is_some()).unwrap();
@@ -313,7 +316,16 @@ async fn the_trace_of_a_request_that_the_caller_attached_goes_on() {
     let spans = spans_of(TraceId::from_hex(trace).unwrap());
     assert_eq!(
         paths(&spans),
-        ["append", "append/handle", "append/handle/append", "append/project", "append/read_feed",]
+        [
+            "append",
+            "append/handle",
+            "append/handle/append",
+            "append/handle/read_feed",
+            "append/handle/relay",
+            "append/project",
+            "append/read_feed",
+            "append/relay",
+        ]
     );
     let append = spans.iter().find(|span| attribute(span, "eventbus.stream").is_some()).unwrap();
     assert_eq!(append.parent_span_id.to_string(), "00f067aa0ba902b7");
@@ -323,12 +335,10 @@ async fn the_trace_of_a_request_that_the_caller_attached_goes_on() {
 
 #[tokio::test]
 async fn a_relay_call_for_several_traces_has_a_link_to_each() {
-    LazyLock::force(&SPANS);
-    let app = App::builder().store(InMemoryEventStore::new()).bus(InMemoryEventBus::new());
-    let app = app.handler::<invoice>().projection(Sales).start().await.unwrap();
+    let app = start().await;
     // without a pause in which the relay could run
     let (one, two) = (place(&app, "o-3", 1).await, place(&app, "o-4", 2).await);
-    app.settled().await.unwrap();
+    app.settle().await;
     let spans = SPANS.get_finished_spans().unwrap();
     for name in ["relay", "read_feed"] {
         let span = spans.iter().find(|span| span.name == name && has_link(span, one) && has_link(span, two));
@@ -370,9 +380,8 @@ async fn relay_and_follower_show_their_reads_of_the_store() {
     for _ in 0..2 {
         followed.try_next().await.unwrap();
     }
-    let app =
-        App::builder().store(store.clone()).bus(InMemoryEventBus::new()).handler::<invoice>().start().await.unwrap();
-    app.settled().await.unwrap();
+    let app = TestApp::start(move || App::builder().store(store.clone()).handler::<invoice>()).await;
+    app.settle().await;
     let reads = all_reads_of("follow");
     let read = reads.iter().find(|read| read.span_context.trace_id() == new).expect("a read of the new event");
     assert_eq!(attribute(read, "messaging.batch.message_count").as_deref(), Some("2"));

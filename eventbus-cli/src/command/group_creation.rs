@@ -26,14 +26,14 @@ use crate::{
     session::Session,
 };
 
-/// The start of a new handler or group.
+/// The start of a new group.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct StartArgs {
     /// Begin with the first event after this position of the store
     #[arg(long, value_name = "POSITION")]
     after: Option<u64>,
-    /// Begin with the next event
+    /// Begin with the next event that is published
     #[arg(long)]
     now: bool,
 }
@@ -47,11 +47,6 @@ struct Created<'g> {
 }
 
 impl StartArgs {
-    /// Returns the position after which it begins; `None` if it begins now.
-    pub(super) fn after(&self) -> Option<Position> {
-        self.after.map(Position::new)
-    }
-
     /// Creates a group that neither the bus nor the store has.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use crate::{
     session::Session,
 };
 
-/// Show how far projections, relay, handlers and groups are behind
+/// Show how far projections, relay and groups are behind
 #[derive(Debug, Args)]
 pub(crate) struct LagArgs {
     /// Show it again and again, every 2 seconds or as often as this says; once it was shown, an outage does not end it
@@ -23,7 +23,7 @@ pub(crate) struct LagArgs {
     watch: Option<Duration>,
     /// End with exit code 1 if a reader is more than so many events behind, or their number is unknown
     ///
-    /// A group that no consumer has joined yet does not count, nor does a handler that is paused, or that no release has.
+    /// A group that no consumer has joined yet does not count.
     #[arg(long, value_name = "EVENTS")]
     over: Option<u64>,
     /// End with exit code 1 if a reader is behind for longer than this, or its lag is unknown
@@ -86,7 +86,7 @@ impl LagArgs {
             None => row.events.is_none() || (row.position.is_some() && row.events != Some(0)),
         };
         let is_over = self.over.is_some_and(|most| row.events.is_none_or(|events| events > most));
-        !row.is_at_rest() && (is_over || self.over_time.is_some_and(is_late))
+        !row.is_unjoined && (is_over || self.over_time.is_some_and(is_late))
     }
 }
 
@@ -108,11 +108,7 @@ fn table(readers: &[LagRow]) -> Table {
             optional(row.head.as_ref()),
             optional(row.events),
             optional(row.seconds.map(|seconds| format!("{seconds:.1}"))),
-            match row.remark {
-                Some(remark) => remark.into(),
-                None if row.is_unjoined => UNJOINED.into(),
-                None => optional(row.owner.as_ref()),
-            },
+            if row.is_unjoined { UNJOINED.into() } else { optional(row.owner.as_ref()) },
         ]);
     }
     table

@@ -15,7 +15,6 @@ mod export;
 mod follow;
 mod group_creation;
 mod groups;
-mod handlers;
 mod import;
 mod lag;
 mod new;

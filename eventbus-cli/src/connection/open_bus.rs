@@ -1,13 +1,8 @@
-//! A bus that exists: on Redis, or none, if handlers read the store.
+//! A bus that exists: on Redis, or the in-process one whose progress is in the store.
 
 use std::sync::Arc;
 
-use eventbus::{
-    bus::{EventBus, bus_of_store, reads_store},
-    dead_letter::DeadLetters,
-    health::StreamInfo,
-    store::EventStore,
-};
+use eventbus::{InMemoryEventBus, bus::EventBus, dead_letter::DeadLetters, health::StreamInfo, store::EventStore};
 use eventbus_redis::RedisEventBus;
 
 use super::settings::ConnectionSettings;
@@ -19,16 +14,15 @@ use crate::error::CommandError;
 pub enum OpenBus {
     /// On Redis Streams.
     Redis(RedisEventBus),
-    /// None: the handlers read the store, which keeps their progress and dead letters.
-    #[debug("{}", _0.describe())]
-    Store(Arc<dyn EventBus>),
+    /// In the process of the application, with the progress of its groups in the store.
+    InProcess(InMemoryEventBus),
     /// The bus, of any kind, of an application that runs in this process.
     #[debug("{}", _0.describe())]
     Other(Arc<dyn EventBus>),
 }
 
 impl OpenBus {
-    /// Opens the bus that the settings name; without one, the handlers of `store`.
+    /// Opens the bus that the settings name; without one, the in-process bus of `store`.
     ///
     /// # Errors
     /// [`CommandError::Unreachable`] if it cannot be reached, [`CommandError::Fault`] if there is none.
@@ -40,12 +34,12 @@ impl OpenBus {
             return Ok(Self::Redis(RedisEventBus::attach(config).await?));
         }
         let missing =
-            || CommandError::Usage("which bus? pass `--bus URL`, or `--store URL` for the handlers of a store".into());
-        store.map(|store| Self::of_store(store)).ok_or_else(missing)
+            || CommandError::Usage("which bus? pass `--bus URL`, or `--store URL` for the in-process bus".into());
+        Self::in_process(store.ok_or_else(missing)?).await
     }
 
-    /// Opens the bus of an application a second time, in a way that creates no keys. A bus in the process keeps nothing:
-    /// progress and dead letters are then those of `store`.
+    /// Opens the bus of an application a second time, in a way that creates no keys. If its groups are in the process
+    /// of the application, their progress and dead letters are read from `store`.
     ///
     /// # Errors
     /// [`CommandError::Unreachable`] if it cannot be reached, [`CommandError::Fault`] if there is none.
@@ -54,22 +48,21 @@ impl OpenBus {
             return Ok(Self::Redis(RedisEventBus::attach(bus.config().clone()).await?));
         }
         match store {
-            Some(store) if !bus.is_durable() => Ok(Self::of_store(store)),
+            // the application's own bus knows its store only once it has started
+            Some(store) if !bus.is_durable() => Self::in_process(store).await,
             _ => Ok(Self::Other(Arc::clone(bus))),
         }
     }
 
     /// Returns the bus of an application that runs in this process.
     pub(crate) fn of_app(bus: &Arc<dyn EventBus>) -> Self {
-        match as_redis(bus) {
-            Some(redis) => Self::Redis(redis.clone()),
-            None if reads_store(&**bus) => Self::Store(Arc::clone(bus)),
-            None => Self::Other(Arc::clone(bus)),
-        }
+        as_redis(bus).map_or_else(|| Self::Other(Arc::clone(bus)), |redis| Self::Redis(redis.clone()))
     }
 
-    fn of_store(store: &Arc<dyn EventStore>) -> Self {
-        Self::Store(bus_of_store(Arc::clone(store)))
+    async fn in_process(store: &Arc<dyn EventStore>) -> Result<Self, CommandError> {
+        let bus = InMemoryEventBus::new();
+        bus.resume_from(Arc::clone(store)).await?;
+        Ok(Self::InProcess(bus))
     }
 
     /// Returns the bus as a port.
@@ -77,7 +70,8 @@ impl OpenBus {
     pub fn as_bus(&self) -> &dyn EventBus {
         match self {
             Self::Redis(bus) => bus,
-            Self::Store(bus) | Self::Other(bus) => &**bus,
+            Self::InProcess(bus) => bus,
+            Self::Other(bus) => &**bus,
         }
     }
 
@@ -106,12 +100,12 @@ impl OpenBus {
         self.as_bus().dead_letters().ok_or_else(none)
     }
 
-    /// Returns `true` if no server and no file transports the events.
+    /// Returns `true` if the groups of the bus are in the process of the application.
     #[must_use]
     pub fn is_in_process(&self) -> bool {
         match self {
             Self::Redis(_) => false,
-            Self::Store(_) => true,
+            Self::InProcess(_) => true,
             Self::Other(bus) => !bus.is_durable(),
         }
     }

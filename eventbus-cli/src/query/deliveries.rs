@@ -7,14 +7,13 @@ use eventbus::{
     dead_letter::{DeadLetterFilter, DeadLetters},
     delivery::DeliveryAttempts,
     health::GroupInfo,
-    port::handler_progress::ShardId,
     store::EventStore,
-    support::PAGE_BYTES,
+    support::{PAGE_BYTES, ReaderKind},
 };
 use eventbus_redis::{PendingDelivery, RedisEventBus};
 use serde::Serialize;
 
-use super::{events::event_bytes, group_view::AttemptsView};
+use super::{events::event_bytes, group_view::AttemptsView, position::all_checkpoints};
 use crate::{connection::OpenBus, error::CommandError};
 
 /// The number of dead letters on a page, and the most that are searched.
@@ -56,10 +55,8 @@ impl EventDeliveries {
 pub struct WaitingDeliveryRow {
     /// The group.
     pub group: String,
-    /// The consumer that has it; `None` for a handler of the store.
+    /// The consumer that has it; `None` on the in-process bus.
     pub consumer: Option<String>,
-    /// The handler of the store; `None` for a group of a bus.
-    pub handler: Option<String>,
     /// The runs in which a handler failed, and the failures.
     #[serde(flatten)]
     pub attempts: AttemptsView,
@@ -103,9 +100,9 @@ pub(super) async fn find_deliveries(
     found.add_notes(store, &keys, &indexes).await?;
     match bus {
         OpenBus::Redis(redis) => found.add_pending(redis, bus.stream_info().await?.consumer_groups, &indexes).await?,
-        OpenBus::Store(_) | OpenBus::Other(_) => {}
+        OpenBus::InProcess(_) => found.add_waiting(store, events).await?,
+        OpenBus::Other(_) => {}
     }
-    found.add_waiting(store, events).await?;
     if let Some(dead_letters) = bus.as_bus().dead_letters() {
         found.add_dead(dead_letters, &indexes).await?;
     }
@@ -163,23 +160,15 @@ impl Deliveries {
         Ok(())
     }
 
-    /// Adds the deliveries that handlers of the store have not finished after a failure or a replay.
+    /// Adds the deliveries that groups of the in-process bus have not finished.
     async fn add_waiting(&mut self, store: &dyn EventStore, events: &[RecordedEvent]) -> Result<(), CommandError> {
-        let Some(progress) = store.handler_progress() else { return Ok(()) };
-        let places: HashMap<_, _> =
-            events.iter().enumerate().filter_map(|(index, event)| Some((event.position()?, index))).collect();
-        for handler in progress.list_handlers().await?.into_iter().filter(|handler| handler.waiting_rows > 0) {
-            let (name, group) = (handler.noted.name, handler.noted.group);
-            let shards: Vec<_> =
-                handler.shards.iter().map(|shard| ShardId { handler: name.clone(), number: shard.number }).collect();
-            let rows = progress.live_rows(&shards).await?.into_values().flatten();
-            for row in rows.filter(|row| row.dead_since.is_none()) {
-                if let Some(index) = places.get(&row.position) {
-                    let waiting = WaitingDeliveryRow {
-                        handler: Some(name.to_string()),
-                        ..WaitingDeliveryRow::new(&group, None, row.attempts)
-                    };
-                    self.of_events[*index].waiting.push(waiting);
+        for checkpoint in all_checkpoints(store, ReaderKind::Group.prefix()).await? {
+            let group = ReaderKind::parse(&checkpoint.name).and_then(|(_, name)| Name::new("group", name).ok());
+            let Some(group) = group else { continue };
+            for delivery in store.waiting_deliveries(&group).await? {
+                let index = events.iter().position(|event| event.position() == Some(delivery.position));
+                if let Some(index) = index {
+                    self.of_events[index].waiting.push(WaitingDeliveryRow::new(&group, None, delivery.attempts));
                 }
             }
         }
@@ -253,6 +242,6 @@ pub(crate) async fn count_pending(
 
 impl WaitingDeliveryRow {
     fn new(group: &str, consumer: Option<String>, attempts: DeliveryAttempts) -> Self {
-        Self { group: group.to_owned(), consumer, handler: None, attempts: attempts.into() }
+        Self { group: group.to_owned(), consumer, attempts: attempts.into() }
     }
 }

@@ -1,9 +1,12 @@
 //! The consumer groups of a bus.
 
-use eventbus::{Position, clock::SharedClock, health::GroupInfo, store::EventStore};
+use eventbus::{Name, Position, clock::SharedClock, health::GroupInfo, store::EventStore, support::ReaderKind};
 use serde::Serialize;
 
-use super::{dead_letters::DeadLetterTally, position::Lag};
+use super::{
+    dead_letters::DeadLetterTally,
+    position::{Lag, all_checkpoints},
+};
 use crate::{connection::OpenBus, error::CommandError};
 
 /// A consumer group of a bus.
@@ -11,14 +14,16 @@ use crate::{connection::OpenBus, error::CommandError};
 pub struct GroupRow {
     /// Its name.
     pub group: String,
-    /// The number of live consumers.
-    pub consumers: u64,
-    /// The entries that consumers have read and not acknowledged, or that wait for a retry.
-    pub pending: u64,
+    /// The number of live consumers; `None` for a group of the in-process bus, whose only consumer is the application's
+    /// process.
+    pub consumers: Option<u64>,
+    /// The entries that consumers have read and not acknowledged, or that wait for a retry; `None` if they were not
+    /// counted.
+    pub pending: Option<u64>,
     /// The time since the oldest of them was published, in milliseconds, if the bus knows.
     pub oldest_ms: Option<u64>,
-    /// The entries that no consumer has read; `None` if neither the bus nor the store knows. An upper bound if Redis
-    /// has lost count.
+    /// The entries that no consumer has read; `None` if neither the bus nor the store knows. An upper bound for a group
+    /// of the in-process bus, and if Redis has lost count.
     pub unread: Option<u64>,
     /// The time since the oldest of them was published, in milliseconds, if the bus knows.
     pub oldest_unread_ms: Option<u64>,
@@ -44,34 +49,54 @@ pub struct GroupRow {
     pub remarks: Vec<String>,
 }
 
+/// The data that is read about the groups of the in-process bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupDetail {
+    /// Also the deliveries that wait for a retry: the store reads a row for each unfinished delivery of a group,
+    /// including its dead letters.
+    Waiting,
+    /// Only their checkpoints: pending deliveries are not counted, and the lag is the checkpoint's.
+    Checkpoints,
+}
+
 impl GroupRow {
     /// Returns the number of its unfinished entries; `None` if neither the bus nor the store knows it.
     #[must_use]
     pub fn unfinished(&self) -> Option<u64> {
-        Some(self.unread?.saturating_add(self.pending))
+        Some(self.unread?.saturating_add(self.pending.unwrap_or_default()))
     }
 
     /// Returns `true` if entries wait, or may wait, and no consumer is alive.
     #[must_use]
     pub fn lacks_consumer(&self) -> bool {
-        self.consumers == 0 && !self.is_lost && !self.is_unjoined && self.unfinished() != Some(0)
+        self.consumers == Some(0) && !self.is_lost && !self.is_unjoined && self.unfinished() != Some(0)
     }
 }
 
-/// Lists the consumer groups of a bus, by name, with the counts of their dead letters from `tally`; none without a server
-/// or a file that has them.
+/// Lists the consumer groups of a bus, by name, with the counts of their dead letters from `tally`.
 ///
 /// # Errors
 /// [`CommandError`] if the bus or the store cannot be reached.
 pub async fn list_groups(
     bus: &OpenBus,
     store: Option<&dyn EventStore>,
+    (tally, detail): (&DeadLetterTally, GroupDetail),
+    clock: &SharedClock,
+) -> Result<Vec<GroupRow>, CommandError> {
+    match store {
+        Some(store) if bus.is_in_process() => groups_in_process(store, (tally, detail), clock).await,
+        None if bus.is_in_process() => Ok(Vec::new()),
+        store => groups_of_stream(bus, store, tally, clock).await,
+    }
+}
+
+/// Lists the groups of a bus that keeps their progress itself.
+async fn groups_of_stream(
+    bus: &OpenBus,
+    store: Option<&dyn EventStore>,
     tally: &DeadLetterTally,
     clock: &SharedClock,
 ) -> Result<Vec<GroupRow>, CommandError> {
-    if bus.is_in_process() {
-        return Ok(Vec::new());
-    }
     let (port, info) = (bus.as_bus(), bus.stream_info().await?);
     let (holder, lost, unjoined) = match bus {
         OpenBus::Redis(redis) => {
@@ -109,7 +134,7 @@ pub async fn list_groups(
             None => None,
         };
         // of a group whose entries the server has lost count of
-        row.unread = row.unread.or_else(|| Some(lag?.events.saturating_sub(row.pending)));
+        row.unread = row.unread.or_else(|| Some(lag?.events.saturating_sub(row.pending.unwrap_or_default())));
         row.seconds = match lag {
             Some(lag) => lag.seconds,
             None => row.oldest_ms.max(row.oldest_unread_ms).map(|oldest| oldest as f64 / 1_000.0),
@@ -125,8 +150,8 @@ fn row_of(group: GroupInfo, tally: &DeadLetterTally, holder: Option<&str>) -> Gr
     let unfinished = group.oldest_unfinished.iter().map(ToString::to_string);
     GroupRow {
         remarks: runs.chain(silent).chain(unfinished).collect(),
-        consumers: group.active_consumers,
-        pending: group.pending,
+        consumers: Some(group.active_consumers),
+        pending: Some(group.pending),
         oldest_ms: group.oldest_pending_age_ms,
         unread: group.lag,
         oldest_unread_ms: group.oldest_unread_age_ms.filter(|_| group.lag != Some(0)),
@@ -135,4 +160,40 @@ fn row_of(group: GroupInfo, tally: &DeadLetterTally, holder: Option<&str>) -> Gr
         group: group.name,
         ..GroupRow::default()
     }
+}
+
+/// Lists the groups of the in-process bus, whose progress is in the store.
+async fn groups_in_process(
+    store: &dyn EventStore,
+    (tally, detail): (&DeadLetterTally, GroupDetail),
+    clock: &SharedClock,
+) -> Result<Vec<GroupRow>, CommandError> {
+    let prefix = ReaderKind::Group.prefix();
+    let checkpoints = all_checkpoints(store, prefix).await?;
+    let head = store.head().await?;
+    let mut rows = Vec::with_capacity(checkpoints.len());
+    for checkpoint in checkpoints {
+        let Some(group) = ReaderKind::parse(&checkpoint.name).and_then(|(_, name)| Name::new("group", name).ok())
+        else {
+            continue;
+        };
+        let waiting = match detail {
+            GroupDetail::Waiting => Some(store.waiting_deliveries(&group).await?),
+            GroupDetail::Checkpoints => None,
+        };
+        let first_waiting = waiting.as_ref().and_then(|waiting| waiting.first());
+        let first_waiting = first_waiting.map(|delivery| Position::new(delivery.position.get().saturating_sub(1)));
+        let behind = first_waiting.map_or(checkpoint.position, |waiting| waiting.min(checkpoint.position));
+        rows.push(GroupRow {
+            pending: waiting.as_ref().map(|waiting| waiting.len() as u64),
+            unread: Some(head.get().saturating_sub(checkpoint.position.get())),
+            dead_letters: tally.of_group(&group),
+            position: Some(checkpoint.position.to_string()),
+            seconds: Lag::load(store, clock, behind, head).await?.seconds,
+            group: group.to_string(),
+            ..GroupRow::default()
+        });
+    }
+    rows.sort_by(|one, two| one.group.cmp(&two.group));
+    Ok(rows)
 }

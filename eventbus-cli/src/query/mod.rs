@@ -8,7 +8,6 @@ mod deliveries;
 mod events;
 mod group_view;
 mod groups;
-mod handlers;
 mod lag;
 mod payload;
 mod position;
@@ -25,9 +24,8 @@ pub use self::{
     deliveries::{DeadDeliveryRow, EventDeliveries, WaitingDeliveryRow},
     events::EventView,
     group_view::{AttemptsView, GroupView, PendingRow, load_group},
-    groups::{GroupRow, list_groups},
-    handlers::{HandlerRow, ShardRow, list_handlers},
-    lag::{LagRow, ReaderSort, list_lags},
+    groups::{GroupDetail, GroupRow, list_groups},
+    lag::{LagRow, ReaderSort, list_lags, list_lags_with},
     position::Lag,
     projections::{ProjectionRow, StoppedRow, list_projections},
     relays::{RelayRow, list_relays},
@@ -39,7 +37,6 @@ pub use self::{
 pub(crate) use self::{dead_letters::aggregate_text, events::event_bytes, lag::list_feed_lags};
 pub(crate) use self::{
     deliveries::count_pending,
-    handlers::progress_of,
     payload::{Change, Difference, FieldChoice, Payload, PayloadComparison},
     position::{RETIRED, ago, all_checkpoints, all_leases},
     relays::list_destinations,

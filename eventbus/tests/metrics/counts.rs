@@ -104,6 +104,7 @@ async fn counts_equal_those_of_the_workload() {
     let stored = app.store().head().await.unwrap().get();
     assert_eq!(events.sum as u64, stored, "no event was stored that is not counted");
     assert_eq!(number(&metrics, "eventbus_feed_head", &[]) as u64, stored);
+    assert_eq!(number(&metrics, "eventbus_relay_published_total", &[]) as u64, stored);
 
     let runs = |group, handler, outcome| {
         count(&metrics, "eventbus_handler_seconds", &[("group", group), ("handler", handler), ("outcome", outcome)])

@@ -7,8 +7,8 @@ use eventbus::{
     App, InMemoryEventStore, Name, Never, Position, StreamId, Uuid,
     delivery::DeliveryAttempts,
     port::{
-        AppendSignal, CheckpointError, DeadDelivery, FeedFilter, HandlerProgress, MissingEvent, MultiStreamAppends,
-        ProgressUpdate, ReadError, ReadFeed, RecordStream, UnfinishedDeliveries, UnfinishedDelivery,
+        AppendSignal, CheckpointError, DeadDelivery, FeedFilter, MissingEvent, ProgressUpdate, ReadError, ReadFeed,
+        RecordStream, UnfinishedDeliveries, UnfinishedDelivery,
     },
     prelude::*,
     testkit::delegate,
@@ -39,16 +39,7 @@ impl AwayStore {
     }
 }
 
-delegate!(AwayStore, self => self.store; AppendEvents, ReadStream, Checkpoints, Leases, Floors, EventStore {
-    fn handler_progress(&self) -> Option<&dyn HandlerProgress> {
-        // the reads of a store that is away fail
-        self.store.handler_progress().filter(|_| matches!(*self.answers.borrow(), Answers::Yes))
-    }
-
-    fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
-        self.store.multi_stream_appends()
-    }
-});
+delegate!(AwayStore, self => self.store; AppendEvents, ReadStream, Checkpoints, Leases, Floors, EventStore);
 
 #[async_trait]
 impl ReadFeed for AwayStore {

@@ -7,6 +7,7 @@ mod damaged_rows;
 mod database_faults;
 mod dead_letter_copies;
 mod decisions;
+mod handlers_on_store;
 mod kill;
 mod reserved_columns;
 mod snapshots;

@@ -87,7 +87,7 @@ async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError
     let mut found = Vec::new();
     let lags = source.lags().await?;
     for row in lags.rows {
-        if row.events == Some(0) || row.is_at_rest() || row.position.is_none() && row.seconds.is_none() {
+        if row.events == Some(0) || row.position.is_none() && row.seconds.is_none() {
             continue;
         }
         let (kind, name) = (row.kind.as_str(), &row.name);
@@ -95,7 +95,7 @@ async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError
             ReaderSort::Projection => vec![format!("projection `{name}`")],
             ReaderSort::Relay if **name == **own_relay => vec!["relay lags: ".to_owned(), RELAY_STOPPED.to_owned()],
             ReaderSort::Relay => Vec::new(),
-            ReaderSort::Handler | ReaderSort::Group => vec![format!("`{name}`")],
+            ReaderSort::Group => vec![format!("`{name}`")],
         };
         let text = match row.seconds {
             None => {
@@ -104,11 +104,7 @@ async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError
             Some(seconds) if seconds > lag_max() => {
                 // one process has the role of a reader; a group has no role
                 let lacks_owner = row.kind != ReaderSort::Group && row.owner.is_none() && row.position.is_some();
-                let owner = match row.kind {
-                    ReaderSort::Handler if lacks_owner => "; no process runs it",
-                    _ if lacks_owner => "; no process has its role",
-                    _ => "",
-                };
+                let owner = if lacks_owner { "; no process has its role" } else { "" };
                 format!("{kind} `{name}` is behind by {seconds:.0} s{owner}")
             }
             Some(_) => continue,

@@ -63,8 +63,8 @@ const COMMAND_RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
 pub struct AppBuilder {
     store: Option<Arc<dyn EventStore>>,
     bus: Option<Arc<dyn EventBus>>,
-    /// The handlers on the store, where a test records their runs.
-    store_bus: Option<StoreBus>,
+    /// Set if handlers read the store instead of a bus.
+    reads_store: bool,
     state: StateMap,
     discovery: Discovery,
     expected_crates: BTreeSet<String>,
@@ -87,7 +87,7 @@ impl AppBuilder {
         Self {
             store: None,
             bus: None,
-            store_bus: None,
+            reads_store: false,
             state: StateMap::new(),
             discovery: Discovery::Off,
             expected_crates: BTreeSet::new(),
@@ -171,6 +171,16 @@ impl AppBuilder {
     pub fn projection_with<P: Projection>(mut self, make: impl Fn() -> P + Send + Sync + 'static) -> Self {
         self.projections.push(AnyProjection::new(ProjectionHandle::with_factory(make)));
         self
+    }
+
+    /// Lets handlers read the feed of the store, which keeps their progress, instead of a bus in the process: processes
+    /// on one store then share the events. Has no effect with a bus, or with a store that keeps no
+    /// [progress of handlers](EventStore::handler_progress).
+    ///
+    /// Not yet for applications: the command and the dashboard do not show these handlers.
+    #[doc(hidden)]
+    pub fn handlers_read_store(self) -> Self {
+        Self { reads_store: true, ..self }
     }
 
     /// Leaves publishing to other processes: this one only saves, consumes and projects.
@@ -294,13 +304,12 @@ impl AppBuilder {
     pub(crate) fn in_test(
         self,
         store: &InMemoryEventStore,
-        (store_bus, bus): (StoreBus, impl EventBus),
+        bus: impl EventBus,
         clock: SharedClock,
         save_clock: SharedClock,
     ) -> Self {
         let store = self.store.unwrap_or_else(|| Arc::new(store.clone()));
-        let (bus, store_bus) = (Some(Arc::new(bus) as Arc<dyn EventBus>), Some(store_bus));
-        Self { store: Some(store), bus, store_bus, clock, save_clock: Some(save_clock), ..self }
+        Self { store: Some(store), bus: Some(Arc::new(bus)), clock, save_clock: Some(save_clock), ..self }
     }
 
     /// Returns the store that the builder was given.
@@ -400,8 +409,7 @@ impl AppBuilder {
             None if consumes_only => Arc::new(NoStore::default()),
             None => Arc::new(InMemoryEventStore::with_clock(clock.clone())),
         };
-        // without a bus the handlers read the store
-        let store_bus = self.store_bus.take().or_else(|| (self.bus.is_none() && !consumes_only).then(StoreBus::new));
+        let store_bus = (self.reads_store && self.bus.is_none() && !consumes_only).then(StoreBus::new);
         let store_bus = store_bus.filter(|_| store.handler_progress().is_some());
         let bus = match (self.bus.take(), &store_bus) {
             (Some(bus), _) => bus,

@@ -532,18 +532,6 @@ impl HandlerQueue {
         let of_shard = |owned: &OwnedShard| owned.left.unread().map_or(owned.shard.read(), |(after, _)| after);
         self.state.lock().shards.values().map(of_shard).min()
     }
-
-    /// Returns `true` if an event is ready, or due.
-    #[cfg(feature = "testkit")]
-    pub(super) fn has_work(&self, clock: &SharedClock) -> bool {
-        let (state, now) = (self.state.lock(), clock.unix_millis());
-        let has_work = |owned: &OwnedShard| {
-            owned.shard.ready() > 0
-                || owned.shard.wait_to_run_alone().is_some()
-                || owned.shard.next_due().is_some_and(|due| due <= now)
-        };
-        state.shards.values().any(has_work)
-    }
 }
 
 impl ConsumerReport for HandlerQueue {

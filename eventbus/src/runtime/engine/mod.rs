@@ -459,20 +459,6 @@ impl Engine {
         self.of_group(group).filter_map(|queue| queue.read_through()).min()
     }
 
-    /// Saves what has changed, and looks at the store, without the pauses between two of them.
-    #[cfg(feature = "testkit")]
-    async fn flush(self: &Arc<Self>) {
-        if self.noted.get().is_some() && self.save_round(false).await.is_ok() {
-            let _ = self.look().await;
-        }
-    }
-
-    /// Returns `true` if a handler has events to run now.
-    #[cfg(feature = "testkit")]
-    fn has_work(&self) -> bool {
-        self.queues.iter().any(|queue| queue.has_work(self.clock()))
-    }
-
     /// Returns `true` if a handler of a group has not finished, or not saved, the events up to `head`, whichever process
     /// owns its shards.
     async fn unsettled(&self, head: Position, group: &Name) -> Result<bool, HandlerProgressError> {

@@ -83,14 +83,6 @@ impl StoreBus {
         self.inner.running.lock().as_ref().map(|running| Arc::clone(&running.engine))
     }
 
-    /// Saves what has changed, and learns what other processes have: without the pauses between two saves and two looks.
-    #[cfg(feature = "testkit")]
-    pub(crate) async fn flush(&self) {
-        if let Some(engine) = self.engine() {
-            engine.flush().await;
-        }
-    }
-
     /// Returns the lag of a group's handlers here, in positions of the feed, and the age of the oldest event that they
     /// have not read, in milliseconds.
     async fn lag(&self, group: &Name) -> Option<(u64, Option<u64>)> {
@@ -100,12 +92,6 @@ impl StoreBus {
         let recorded = if lag > 0 { store.first_recorded_after(read).await.ok()? } else { None };
         let age = recorded.map_or(0, |recorded| (engine.clock().now() - recorded).whole_milliseconds().max(0));
         Some((lag, u64::try_from(age).ok()))
-    }
-
-    /// Returns `true` if a handler has events to run now.
-    #[cfg(feature = "testkit")]
-    pub(crate) fn has_work(&self) -> bool {
-        self.engine().is_some_and(|engine| engine.has_work())
     }
 
     fn new_engine(&self, bound: &Bound) -> Arc<Engine> {
