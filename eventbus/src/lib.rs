@@ -280,6 +280,7 @@ pub mod store {
         append_batches::AppendBatches,
         boundaries::{Boundaries, Boundary, BoundaryCondition, BoundaryRead, FURTHER_TAGS},
         feed_end::FeedEnd,
+        feed_page::{FeedPage, PageLimits},
         multi_stream_append::{
             Handled, HandledCommand, HandledDelivery, MULTI_STREAM_APPENDS_MAX, MultiStreamAppend, MultiStreamOutcome,
         },

@@ -18,6 +18,7 @@ pub(crate) mod delivery;
 mod event_types;
 pub mod feed_claim;
 pub mod feed_end;
+pub mod feed_page;
 mod filter;
 mod floor;
 pub mod handler_progress;

@@ -19,6 +19,7 @@ use super::{
     MissingEvent, MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
     append_batches::AppendBatches,
     feed_end::FeedEnd,
+    feed_page::{FeedPage, PageLimits},
     listings::Listings,
     visited_event::{VisitEvent, VisitFeedEvent, visit_feed_records, visit_records},
 };
@@ -221,6 +222,20 @@ pub trait ReadFeed: Send + Sync {
     /// [`ReadError::Unavailable`] if the store cannot be reached.
     async fn feed_end(&self) -> Result<FeedEnd, ReadError> {
         Ok(FeedEnd { head: self.head().await?, has_open_appends: true })
+    }
+
+    /// Reads the end of the feed, and then the events after `after`, up to the head, that match `filter`: at most as many as
+    /// `limits` allow. A store on a server answers in one round trip where it can; the provided body makes two requests.
+    ///
+    /// Invariant: the events are read after the head, in a newer snapshot. In one snapshot with the head, the page may miss
+    /// an append that commits between the two.
+    ///
+    /// # Errors
+    /// As [`feed_end`](Self::feed_end), and as [`read_feed`](Self::read_feed) at the first event of the page. A later event
+    /// that cannot be read ends the page before it.
+    async fn read_page(&self, after: Position, filter: &FeedFilter, limits: PageLimits) -> Result<FeedPage, ReadError> {
+        let end = self.feed_end().await?;
+        FeedPage::take(self.read_feed(after, end.head, filter), end, after, limits).await
     }
 
     /// Returns for how long the oldest open append has kept readers from events after the [head](Self::head); `None` if

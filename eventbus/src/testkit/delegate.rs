@@ -128,6 +128,15 @@ macro_rules! __delegate {
                     $inner.feed_end().await
                 }
 
+                async fn read_page(
+                    &$self,
+                    after: Position,
+                    filter: &FeedFilter,
+                    limits: PageLimits,
+                ) -> Result<FeedPage, ReadError> {
+                    $inner.read_page(after, filter, limits).await
+                }
+
                 async fn held_for(&$self) -> Result<Option<Duration>, ReadError> {
                     $inner.held_for().await
                 }

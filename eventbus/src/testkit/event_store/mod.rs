@@ -142,6 +142,8 @@ macro_rules! event_store_conformance {
                 head_is_at_or_after_the_last_event,
                 feed_never_skips_repeats_or_reorders,
                 nothing_appears_at_or_below_the_head,
+                pages_are_read_after_their_end,
+                pages_reach_as_far_as_they_say,
                 append_wakes_who_watches,
                 following_has_no_seam,
                 following_a_part_keeps_up_with_the_rest,
@@ -426,6 +428,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 194);
+        assert_eq!(rules, 196);
     }
 }
