@@ -15,8 +15,8 @@ use eventbus::{
     port::{
         HandlerProgress,
         handler_progress::{
-            AcquiredShard, DeadRow, DeclaredHandler, DeliveryRow, HandlerProgressError, ListedHandler, ListedShard,
-            Looked, Member, MemberGuard, NotedHandler, Saved, ShardId, ShardSave,
+            AcquiredShard, DeadRow, DeclaredHandler, DeliveryRow, HandlerProgressError, Heartbeat, ListedHandler,
+            ListedShard, Member, MemberGuard, NotedHandler, Saved, ShardId, ShardSave,
         },
     },
 };
@@ -152,19 +152,19 @@ impl HandlerProgress for PgEventStore {
         self.fetch_handlers(query, member).await
     }
 
-    async fn look(
+    async fn heartbeat(
         &self,
         member: &Name,
         handlers: &[Name],
         owned: &[(ShardId, u64)],
         renew_for: Option<Duration>,
         live_for: Duration,
-    ) -> Result<Looked, HandlerProgressError> {
+    ) -> Result<Heartbeat, HandlerProgressError> {
         let (shard_handlers, numbers) = shard_columns(owned.iter().map(|(shard, _)| shard));
         let mut query = self
             .inner()
             .statements()
-            .look(renew_for.is_some())
+            .heartbeat(renew_for.is_some())
             .bind(member.as_str())
             .bind(handlers.iter().map(Name::as_str).collect::<Vec<_>>())
             .bind(microseconds(live_for))
@@ -174,12 +174,12 @@ impl HandlerProgress for PgEventStore {
         if let Some(renew_for) = renew_for {
             query = query.bind(microseconds(renew_for));
         }
-        let mut looked = Looked::default();
+        let mut beat = Heartbeat::default();
         let rows = self.inner().connections().fetch_all(query).await.map_err(HandlerProgressError::new)?;
         for row in &rows {
-            add_looked(&mut looked, row).map_err(HandlerProgressError::new)?;
+            add_looked(&mut beat, row).map_err(HandlerProgressError::new)?;
         }
-        Ok(looked)
+        Ok(beat)
     }
 
     async fn acquire_shards(
@@ -307,16 +307,16 @@ fn decode_positions(row: &PgRow, column: usize) -> Result<Vec<Position>, BoxErro
     positions.into_iter().map(|position| Ok(Position::new(u64::try_from(position)?))).collect()
 }
 
-fn add_looked(looked: &mut Looked, row: &PgRow) -> Result<(), BoxError> {
+fn add_looked(beat: &mut Heartbeat, row: &PgRow) -> Result<(), BoxError> {
     let shard = || {
         let number = u16::try_from(row.try_get::<i16, _>(2)?)?;
         Ok::<_, BoxError>(ShardId { handler: decode_name(row, 1)?, number })
     };
     match row.try_get(0)? {
-        "held" => drop(looked.held.insert(shard()?, decode_number(row, 3)?)),
-        "free" => drop(looked.free.insert(shard()?)),
-        "member" => drop(looked.members.insert(decode_name(row, 1)?)),
-        _ => drop(looked.paused.insert(decode_name(row, 1)?)),
+        "held" => drop(beat.held.insert(shard()?, decode_number(row, 3)?)),
+        "free" => drop(beat.free.insert(shard()?)),
+        "member" => drop(beat.members.insert(decode_name(row, 1)?)),
+        _ => drop(beat.paused.insert(decode_name(row, 1)?)),
     }
     Ok(())
 }

@@ -186,12 +186,12 @@ impl Statements {
         sqlx::query(self.get(sql))
     }
 
-    /// Returns the statement with which a process looks at its handlers; it may renew its shards.
-    pub(crate) fn look(&self, renews: bool) -> Query<'static> {
-        let sql = include_str!("sql/look.sql");
+    /// Returns the statement of a process's heartbeat; it may renew its shards.
+    pub(crate) fn heartbeat(&self, renews: bool) -> Query<'static> {
+        let sql = include_str!("sql/heartbeat.sql");
         let held = match renews {
-            true => include_str!("sql/look_renewed.sql"),
-            false => include_str!("sql/look_held.sql"),
+            true => include_str!("sql/beat_renewed.sql"),
+            false => include_str!("sql/beat_held.sql"),
         };
         let fill = || without_comments(sql).replace("{held}", &without_comments(held));
         sqlx::query(self.get_or_fill(template(sql, held, Variant::DoesMore(false)), fill))

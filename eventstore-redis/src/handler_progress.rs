@@ -12,8 +12,8 @@ use eventbus::{
     port::{
         HandlerProgress,
         handler_progress::{
-            AcquiredShard, DeadRow, DeclaredHandler, DeliveryRow, HandlerProgressError, ListedHandler, Looked, Member,
-            MemberGuard, NotedHandler, Saved, ShardId, ShardSave,
+            AcquiredShard, DeadRow, DeclaredHandler, DeliveryRow, HandlerProgressError, Heartbeat, ListedHandler,
+            Member, MemberGuard, NotedHandler, Saved, ShardId, ShardSave,
         },
     },
 };
@@ -28,7 +28,7 @@ use crate::{
     feed,
     handler_fields::{HandlerFields, from_json, read_acquired, read_row, to_json, write_row},
     keys::{StoreKeys, event_keys},
-    script::{ACQUIRE_SHARDS, DECLARE_HANDLER, END_DEAD_ROW, LOOK_AT_SHARDS, RETIRE_HANDLER, SAVE_MEMBER, SAVE_SHARDS},
+    script::{ACQUIRE_SHARDS, DECLARE_HANDLER, END_DEAD_ROW, HEARTBEAT, RETIRE_HANDLER, SAVE_MEMBER, SAVE_SHARDS},
 };
 
 /// The number of dead letters that one request lists.
@@ -167,17 +167,17 @@ impl HandlerProgress for RedisEventStore {
         members.collect()
     }
 
-    async fn look(
+    async fn heartbeat(
         &self,
         member: &Name,
         handlers: &[Name],
         owned: &[(ShardId, u64)],
         renew_for: Option<Duration>,
         live_for: Duration,
-    ) -> Result<Looked> {
+    ) -> Result<Heartbeat> {
         let keys = self.inner().keys();
         let mut numbers: BTreeMap<&Name, usize> = (1..).zip(handlers).map(|(number, name)| (name, number)).collect();
-        let mut script = LOOK_AT_SHARDS.prepare_invoke();
+        let mut script = HEARTBEAT.prepare_invoke();
         script.key(keys.member_times()).key(keys.paused_groups());
         for handler in handlers {
             script.key(keys.handler(handler));
@@ -203,7 +203,7 @@ impl HandlerProgress for RedisEventStore {
             let handler = handlers.get(handler.checked_sub(1)?)?.clone();
             Some(ShardId { handler, number: u16::try_from(*number).ok()? })
         });
-        Ok(Looked {
+        Ok(Heartbeat {
             held: held.collect::<Result<_>>()?,
             free: free.collect(),
             members: parse_names(members)?.into_iter().collect(),

@@ -17,8 +17,8 @@ use eventbus::{
     port::{
         HandlerProgress,
         handler_progress::{
-            AcquiredShard, DeadRow, DeclaredHandler, DeliveryRow, HandlerProgressError, ListedHandler, Looked, Member,
-            MemberGuard, NotedHandler, Saved, ShardId, ShardSave,
+            AcquiredShard, DeadRow, DeclaredHandler, DeliveryRow, HandlerProgressError, Heartbeat, ListedHandler,
+            Member, MemberGuard, NotedHandler, Saved, ShardId, ShardSave,
         },
     },
 };
@@ -93,17 +93,17 @@ impl HandlerProgress for SqliteEventStore {
         self.read_handlers(move |table| names.iter().filter_map(|name| table.member(name).transpose()).collect()).await
     }
 
-    async fn look(
+    async fn heartbeat(
         &self,
         member: &Name,
         handlers: &[Name],
         owned: &[(ShardId, u64)],
         _renew_for: Option<Duration>,
         _live_for: Duration,
-    ) -> Result<Looked, HandlerProgressError> {
+    ) -> Result<Heartbeat, HandlerProgressError> {
         let (member, handlers) = (member.clone(), handlers.iter().cloned().collect());
         let owned = owned.iter().cloned().collect();
-        self.read_handlers(move |table| table.look(&member, &handlers, &owned)).await
+        self.read_handlers(move |table| table.heartbeat(&member, &handlers, &owned)).await
     }
 
     async fn acquire_shards(

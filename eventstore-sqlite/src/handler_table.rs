@@ -12,8 +12,8 @@ use eventbus::{
     EventId, Name, Position,
     delivery::DeliveryAttempts,
     port::handler_progress::{
-        AcquiredShard, DeadRow, DeclaredHandler, DeliveryRow, ListedHandler, ListedShard, Looked, Member, NotedHandler,
-        Saved, ShardId, ShardSave,
+        AcquiredShard, DeadRow, DeclaredHandler, DeliveryRow, Heartbeat, ListedHandler, ListedShard, Member,
+        NotedHandler, Saved, ShardId, ShardSave,
     },
 };
 use rusqlite::{
@@ -142,31 +142,31 @@ impl HandlerTable<'_> {
         self.execute(sql, [group.as_str()]).map(drop)
     }
 
-    /// Looks at the shards of handlers and at the owned ones, each with the epoch of its ownership.
-    pub(crate) fn look(
+    /// Returns the state of the shards of handlers and of the owned ones, each with the epoch of its ownership.
+    pub(crate) fn heartbeat(
         &self,
         member: &Name,
         handlers: &BTreeSet<Name>,
         owned: &BTreeMap<ShardId, u64>,
-    ) -> Result<Looked> {
+    ) -> Result<Heartbeat> {
         let names: BTreeSet<_> = handlers.iter().chain(owned.keys().map(|shard| &shard.handler)).collect();
         // the shards first: a member that joins and acquires one meanwhile is live
-        let shards = self.rows(include_str!("sql/look_at_shards.sql"), [to_json(&names)], |row| {
+        let shards = self.rows(include_str!("sql/heartbeat.sql"), [to_json(&names)], |row| {
             let shard = ShardId { handler: get_name(row, 0)?, number: row.get(1)? };
             Ok((shard, get_optional_name(row, 2)?, get_u64(row, 3)?, get_u64(row, 4)?))
         });
-        let (members, mut looked) = (self.live_members()?, Looked::default());
+        let (members, mut beat) = (self.live_members()?, Heartbeat::default());
         for (shard, owner, epoch, changes) in shards? {
             let is_own = owner.as_ref() == Some(member);
             if is_own && owned.get(&shard) == Some(&epoch) {
-                looked.held.insert(shard, changes);
+                beat.held.insert(shard, changes);
             } else if handlers.contains(&shard.handler)
                 && (is_own || owner.is_none_or(|owner| !members.contains(&owner)))
             {
-                looked.free.insert(shard);
+                beat.free.insert(shard);
             }
         }
-        Ok(Looked { members, paused: self.paused()?, ..looked })
+        Ok(Heartbeat { members, paused: self.paused()?, ..beat })
     }
 
     /// Acquires those of `wanted` that are free, or the member's own.

@@ -16,8 +16,8 @@ use crate::{
         HandlerProgress,
         attempts::DeliveryAttempts,
         handler_progress::{
-            AcquiredShard, DeadRow, DeclaredHandler, DeliveryRow, HandlerProgressError, ListedHandler, ListedShard,
-            Looked, Member, MemberGuard, NotedHandler, Saved, ShardId, ShardSave,
+            AcquiredShard, DeadRow, DeclaredHandler, DeliveryRow, HandlerProgressError, Heartbeat, ListedHandler,
+            ListedShard, Member, MemberGuard, NotedHandler, Saved, ShardId, ShardSave,
         },
     },
 };
@@ -227,14 +227,14 @@ impl HandlerProgress for InMemoryEventStore {
         Ok(names.iter().filter_map(|name| handlers.members.get(name)).map(|(member, _)| member.clone()).collect())
     }
 
-    async fn look(
+    async fn heartbeat(
         &self,
         member: &Name,
         handlers: &[Name],
         owned: &[(ShardId, u64)],
         _renew_for: Option<Duration>,
         _live_for: Duration,
-    ) -> Result<Looked, HandlerProgressError> {
+    ) -> Result<Heartbeat, HandlerProgressError> {
         let mut table = self.handlers().0.lock();
         let held = owned.iter().filter_map(|(shard, epoch)| {
             let changes = table.owned(member, shard, *epoch)?.changes;
@@ -246,7 +246,7 @@ impl HandlerProgress for InMemoryEventStore {
         };
         let free = table.shards.iter().filter(is_free).map(|(shard, _)| shard.clone()).collect();
         let members = table.members.keys().filter(|name| table.is_live(name)).cloned().collect();
-        Ok(Looked { held, free, members, paused: table.paused.clone() })
+        Ok(Heartbeat { held, free, members, paused: table.paused.clone() })
     }
 
     async fn acquire_shards(

@@ -225,7 +225,7 @@ pub struct ShardSave {
 
 /// What a process learns of its handlers in one request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Looked {
+pub struct Heartbeat {
     /// The shards that the process still owns, with the number of changes by operators.
     pub held: BTreeMap<ShardId, u64>,
     /// The shards of its handlers that no live process owns, and those that it owns but did not name: it has lost the
@@ -320,7 +320,7 @@ pub trait HandlerProgress: Send + Sync {
     ) -> Result<Vec<(NotedHandler, bool)>, HandlerProgressError>;
 
     /// Adds a live process. It is live until its guard is dropped or, in a store whose leases expire, until it has not
-    /// [looked](Self::look) with `renew_for` for that long.
+    /// sent a [heartbeat](Self::heartbeat) with `renew_for` for that long.
     async fn join(&self, member: &Member) -> Result<MemberGuard, HandlerProgressError>;
 
     /// Removes a process that ends. Its shards stay its own until it releases them or their leases are over.
@@ -329,17 +329,17 @@ pub trait HandlerProgress: Send + Sync {
     /// Returns these members; those that have left are not among them.
     async fn members(&self, names: &[Name]) -> Result<Vec<Member>, HandlerProgressError>;
 
-    /// Looks at shards and members in one request; with `renew_for` it also renews the leases of `owned` and the life
-    /// of the member for that long. `handlers` are those whose free shards to return; `live_for` is the time without a
+    /// Returns the state of shards and members in one request; with `renew_for` it also renews the leases of `owned` and
+    /// the life of the member for that long. `handlers` are those whose free shards to return; `live_for` is the time without a
     /// renewal after which another member is not live.
-    async fn look(
+    async fn heartbeat(
         &self,
         member: &Name,
         handlers: &[Name],
         owned: &[(ShardId, u64)],
         renew_for: Option<Duration>,
         live_for: Duration,
-    ) -> Result<Looked, HandlerProgressError>;
+    ) -> Result<Heartbeat, HandlerProgressError>;
 
     /// Acquires those of `wanted` that no other live process owns, each with a new epoch. A shard that the member itself
     /// owns is acquired again, which is no [crash](AcquiredShard::has_crashed).
@@ -378,7 +378,7 @@ pub trait HandlerProgress: Send + Sync {
     async fn count_dead_rows(&self, at_most: u64) -> Result<u64, HandlerProgressError>;
 
     /// Lets a dead letter wait again, without attempts, and counts the change at its shard, so that the owner takes it
-    /// at its next look. Returns `false` if it is no dead letter.
+    /// at its next heartbeat. Returns `false` if it is no dead letter.
     async fn replay_dead(&self, handler: &Name, position: Position) -> Result<bool, HandlerProgressError>;
 
     /// Deletes a dead letter, and counts the change at its shard. Returns `false` if it is no dead letter.

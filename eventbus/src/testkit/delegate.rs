@@ -340,15 +340,15 @@ macro_rules! __delegate {
                     $inner.members(names).await
                 }
 
-                async fn look(
+                async fn heartbeat(
                     &$self,
                     member: &Name,
                     handlers: &[Name],
                     owned: &[(ShardId, u64)],
                     renew_for: Option<Duration>,
                     live_for: Duration,
-                ) -> Result<Looked, HandlerProgressError> {
-                    $inner.look(member, handlers, owned, renew_for, live_for).await
+                ) -> Result<Heartbeat, HandlerProgressError> {
+                    $inner.heartbeat(member, handlers, owned, renew_for, live_for).await
                 }
 
                 async fn acquire_shards(

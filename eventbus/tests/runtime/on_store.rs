@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventbus::{
-    InMemoryEventStore, Name,
+    InMemoryEventStore, Name, Never,
     port::{DeadLetterFilter, EventBus as _, HandlerProgress as _},
     prelude::*,
 };

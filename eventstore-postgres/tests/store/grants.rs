@@ -69,8 +69,9 @@ async fn handlers_make_progress(store: &PgEventStore) {
         is_release: false,
     };
     within(store.save_shards(&process, None, &[save.clone()])).await.unwrap();
-    let looked = within(store.look(&process, &[mail.clone()], &[(shard, acquired.epoch)], Some(minute), minute)).await;
-    assert_eq!(looked.unwrap().held.len(), 1);
+    let beat =
+        within(store.heartbeat(&process, &[mail.clone()], &[(shard, acquired.epoch)], Some(minute), minute)).await;
+    assert_eq!(beat.unwrap().held.len(), 1);
     assert!(within(store.replay_dead(&mail, Position::new(1))).await.unwrap());
     assert!(within(store.discard_dead(&mail, Position::new(2))).await.unwrap());
     for is_paused in [true, true, false] {

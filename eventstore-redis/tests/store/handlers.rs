@@ -67,8 +67,8 @@ async fn a_shard_is_free_when_the_clock_was_set_back() {
         tell::<i64>(&mut connection, &["HINCRBY", &handler, field, "86400000"]).await;
     }
     assert_eq!(store.list_handlers().await.unwrap()[0].shards[0].owner, None);
-    let looked = store.look(&TWO, &[MAIL], &[], None, HOUR).await.unwrap();
-    assert_eq!(looked.free, BTreeSet::from([shard()]));
+    let beat = store.heartbeat(&TWO, &[MAIL], &[], None, HOUR).await.unwrap();
+    assert_eq!(beat.free, BTreeSet::from([shard()]));
     let acquired = acquire(&store, &TWO).await.unwrap();
     assert_eq!((acquired.epoch, acquired.has_crashed), (2, true));
 }
@@ -110,5 +110,5 @@ async fn a_save_whose_user_lacks_a_right_writes_no_part_of_it() {
     tell::<String>(&mut admin, &["ACL", "SETUSER", "app", "-hincrby"]).await;
     store.replay_dead(&MAIL, 1.into()).await.unwrap_err();
     assert_eq!(rows().await, (0, 1, 1));
-    assert_eq!(store.look(&ONE, &[MAIL], &[(shard(), 1)], None, Duration::ZERO).await.unwrap().held[&shard()], 0);
+    assert_eq!(store.heartbeat(&ONE, &[MAIL], &[(shard(), 1)], None, Duration::ZERO).await.unwrap().held[&shard()], 0);
 }

@@ -16,7 +16,7 @@ use eventbus::{
     handler::HandlerStart,
     port::{
         AppendEvents as _, HandlerProgress as _, ReadFeed as _,
-        handler_progress::{AcquiredShard, DeclaredHandler, Looked, Member, MemberGuard, Saved, ShardId, ShardSave},
+        handler_progress::{AcquiredShard, DeclaredHandler, Heartbeat, Member, MemberGuard, Saved, ShardId, ShardSave},
     },
 };
 use eventbus_test::internal::Actor;
@@ -45,8 +45,8 @@ async fn acquire(store: &SqliteEventStore, member: &Name) -> Vec<AcquiredShard> 
     store.acquire_shards(member, &[shard(0), shard(1)], NEVER).await.unwrap()
 }
 
-async fn look(store: &SqliteEventStore, member: &Name) -> Looked {
-    store.look(member, &[MAIL], &[], Some(NEVER), NEVER).await.unwrap()
+async fn heartbeat(store: &SqliteEventStore, member: &Name) -> Heartbeat {
+    store.heartbeat(member, &[MAIL], &[], Some(NEVER), NEVER).await.unwrap()
 }
 
 fn save(acquired: &AcquiredShard, checkpoint: u64) -> ShardSave {
@@ -105,8 +105,8 @@ async fn shards_of_a_killed_process_are_acquired_at_once() {
     let (process, owner) = start_owner(&path);
     let own = Name::from_static("own");
     let _guard = join(&store, &own).await;
-    let looked = look(&store, &own).await;
-    assert_eq!((looked.members, looked.free), (BTreeSet::from([own.clone(), owner.clone()]), BTreeSet::new()));
+    let beat = heartbeat(&store, &own).await;
+    assert_eq!((beat.members, beat.free), (BTreeSet::from([own.clone(), owner.clone()]), BTreeSet::new()));
     assert_eq!(acquire(&store, &own).await, []);
     // a process that is stopped lives
     process.signal("STOP");
@@ -114,9 +114,9 @@ async fn shards_of_a_killed_process_are_acquired_at_once() {
     assert_eq!(lock_files(&path).len(), 2);
 
     process.kill();
-    let looked = look(&store, &own).await;
-    assert_eq!((looked.members, looked.free), (BTreeSet::from([own.clone()]), BTreeSet::from([shard(0), shard(1)])));
-    assert_eq!(lock_files(&path).len(), 2, "a look only reads");
+    let beat = heartbeat(&store, &own).await;
+    assert_eq!((beat.members, beat.free), (BTreeSet::from([own.clone()]), BTreeSet::from([shard(0), shard(1)])));
+    assert_eq!(lock_files(&path).len(), 2, "a heartbeat only reads");
     let acquired = acquire(&store, &own).await;
     assert_eq!(acquired.len(), 2);
     for acquired in acquired {
@@ -138,7 +138,7 @@ async fn shards_of_a_process_that_returns_without_a_shutdown_are_free_at_once() 
     assert_eq!(lock_files(&path).len(), 1, "the process has not removed it");
     let _guard = join(&store, &own).await;
     assert_eq!(lock_files(&path).len(), 1, "the next process has");
-    assert_eq!(look(&store, &own).await.members, BTreeSet::from([own.clone()]));
+    assert_eq!(heartbeat(&store, &own).await.members, BTreeSet::from([own.clone()]));
     assert_eq!(acquire(&store, &own).await.len(), 2);
     assert!(store.members(&[owner]).await.unwrap().is_empty());
 }
@@ -185,8 +185,8 @@ async fn processes_that_name_the_file_by_different_links_see_each_other() {
     let (one, two) = (Name::from_static("one"), Name::from_static("two"));
     let _guards = (join(&store, &one).await, join(&linked, &two).await);
     let both = BTreeSet::from([one.clone(), two.clone()]);
-    assert_eq!(look(&store, &one).await.members, both);
-    assert_eq!(look(&linked, &two).await.members, both);
+    assert_eq!(heartbeat(&store, &one).await.members, both);
+    assert_eq!(heartbeat(&linked, &two).await.members, both);
 }
 
 /// Fails if the file of a lock is named like its member.
@@ -196,9 +196,9 @@ async fn members_have_any_names() {
     let long = Name::new("member", "ä".repeat(127)).unwrap();
     for name in [Name::from_static("../up/and:down?*"), Name::from_static("."), long] {
         let guard = join(&store, &name).await;
-        assert_eq!(look(&store, &name).await.members, BTreeSet::from([name.clone()]));
+        assert_eq!(heartbeat(&store, &name).await.members, BTreeSet::from([name.clone()]));
         drop(guard);
-        assert_eq!(look(&store, &name).await.members, BTreeSet::new());
+        assert_eq!(heartbeat(&store, &name).await.members, BTreeSet::new());
     }
 }
 
@@ -213,7 +213,7 @@ async fn an_idle_member_writes_nothing() {
     let log = || std::fs::read(format!("{}-wal", path.display())).unwrap();
     let before = log();
     for _ in 0..100 {
-        look(&store, &one).await;
+        heartbeat(&store, &one).await;
     }
     assert!(log() == before);
 }

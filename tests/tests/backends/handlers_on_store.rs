@@ -9,11 +9,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{
-    ExpectedVersion, Name, NewEvent, StreamId,
-    port::{EventStore, HandlerProgress},
-    prelude::*,
-};
+use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, port::EventStore, prelude::*};
 use eventbus_test::internal::Actor;
 
 use crate::unfinished::{folder, opened, until};
@@ -99,11 +95,10 @@ async fn each_event_is_handled_by_one_process_and_a_killed_one_is_replaced(place
     let store = opened(place).await;
     let (mut one, mut other) = (Process::start(place), Process::start(place));
     let progress = store.handler_progress().unwrap();
-    let has_owner = |progress: &dyn HandlerProgress| {
-        let listed = progress.list_handlers();
-        async move { listed.await.unwrap().iter().any(|listed| listed.shards[0].owner.is_some()) }
-    };
-    until("a process owns the handler", async || has_owner(progress).await).await;
+    until("a process owns the handler", async || {
+        progress.list_handlers().await.unwrap().iter().any(|listed| listed.shards[0].owner.is_some())
+    })
+    .await;
     move_parcels(&*store).await;
     until("a third is handled", async || {
         one.runs("ended ").len() + other.runs("ended ").len() > AGGREGATES * EVENTS / 3

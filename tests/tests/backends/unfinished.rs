@@ -95,7 +95,7 @@ async fn bad(store: &dyn EventStore) -> Vec<u64> {
     events.iter().filter_map(|event| event.position()).map(Position::get).collect()
 }
 
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -180,7 +180,7 @@ async fn on_redis_only_what_is_not_finished_runs_again() {
     .await;
 }
 
-pub fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     let folder = env::temp_dir().join(eventbus_test::unique_name("unfinished"));
     std::fs::create_dir_all(&folder).unwrap();
     folder
@@ -192,7 +192,7 @@ async fn postgres(schema: &str) -> PgEventStore {
     PgEventStore::connect_with(config).await.unwrap()
 }
 
-pub async fn opened(place: &str) -> Arc<dyn EventStore> {
+pub(crate) async fn opened(place: &str) -> Arc<dyn EventStore> {
     match place.strip_prefix("schema ") {
         Some(schema) => Arc::new(postgres(schema).await),
         None => Arc::new(SqliteEventStore::open(place).await.unwrap()),

@@ -13,8 +13,8 @@ mod feed_window;
 mod feeder;
 mod for_tools;
 mod handler_queue;
+mod heartbeats;
 mod left_types;
-mod looker;
 mod ownership;
 mod run;
 mod saver;
@@ -42,7 +42,7 @@ pub(crate) use self::store_bus::StoreBus;
 use self::{
     feed_window::FeedWindow,
     handler_queue::{HandlerQueue, HandlerSpec, MAX_WAITING},
-    looker::LookState,
+    heartbeats::HeartbeatState,
     saver::SaveState,
 };
 use crate::{
@@ -89,7 +89,7 @@ pub(crate) struct Engine {
     due: Notify,
     alone: Notify,
     save: SaveState,
-    look: LookState,
+    heartbeats: HeartbeatState,
     guard: Mutex<Option<MemberGuard>>,
     workers: TaskTracker,
     abort: CancellationToken,
@@ -138,7 +138,7 @@ impl Engine {
             due: Notify::new(),
             alone: Notify::new(),
             save: SaveState::default(),
-            look: LookState::default(),
+            heartbeats: HeartbeatState::default(),
             guard: Mutex::default(),
             workers: TaskTracker::new(),
             abort: CancellationToken::new(),
@@ -211,7 +211,7 @@ impl Engine {
                 Arc::clone(&self).follow_end(tasks.clone()),
                 Arc::clone(&self).feed_backlogs(tasks.clone()),
                 Arc::clone(&self).save_changes(tasks.clone()),
-                Arc::clone(&self).look_each_second(tasks.clone()),
+                Arc::clone(&self).beat_each_second(tasks.clone()),
                 Arc::clone(&self).wake_due(tasks.clone()),
                 Arc::clone(&self).run_alone(tasks.clone()),
                 Arc::clone(&self).start_workers_of_freed_slots(tasks.clone()),
@@ -433,7 +433,7 @@ impl Engine {
         *self.last_read.lock() = None;
         self.window.lock().reset();
         self.queues.iter().for_each(|queue| queue.forget_all());
-        self.look.notify();
+        self.heartbeats.notify();
     }
 
     /// Returns what each handler reports to health.

@@ -59,7 +59,7 @@ impl Engine {
         let mut problems: Vec<_> = feed.into_iter().chain(progress).collect();
         for queue in self.queues() {
             let (name, own) = (&queue.spec.name, &queue.spec.crate_name);
-            for other in self.look.crates_of(name, own) {
+            for other in self.heartbeats.crates_of(name, own) {
                 problems.push(format!(
                     "handler `{name}` is of crate `{own}` here and of `{other}` in another process: each gets only a part \
                      of the events; name one of them by `#[handler(name = \"..\")]`"

@@ -16,7 +16,7 @@ use crate::{
         EventStore, HandlerProgress,
         attempts::DeliveryAttempts,
         handler_progress::{
-            AcquiredShard, DeadRow, DeclaredHandler, DeliveryRow, ListedHandler, Looked, Member, MemberGuard,
+            AcquiredShard, DeadRow, DeclaredHandler, DeliveryRow, Heartbeat, ListedHandler, Member, MemberGuard,
             MemberHandler, NotedHandler, Saved, ShardId, ShardSave,
         },
         subscriber::HandlerStart,
@@ -208,20 +208,20 @@ impl<S: EventStore> Progress<S> {
         self.same(saved, wanted.into_iter().collect(), "shards whose progress is saved by their owner");
     }
 
-    async fn look_with(
+    async fn heartbeat_with(
         &self,
         process: &Process,
         owned: &[&AcquiredShard],
         renew_for: Option<Duration>,
         live_for: Duration,
-    ) -> Looked {
+    ) -> Heartbeat {
         let owned: Vec<_> = owned.iter().map(|acquired| (acquired.shard.clone(), acquired.epoch)).collect();
-        let looked = self.port().look(&process.name, &[MAIL, AUDIT], &owned, renew_for, live_for).await;
-        self.ok(looked, format_args!("{} looking", process.name))
+        let beat = self.port().heartbeat(&process.name, &[MAIL, AUDIT], &owned, renew_for, live_for).await;
+        self.ok(beat, format_args!("{} in a heartbeat", process.name))
     }
 
-    async fn look(&self, process: &Process, owned: &[&AcquiredShard]) -> Looked {
-        self.look_with(process, owned, None, HOUR).await
+    async fn heartbeat(&self, process: &Process, owned: &[&AcquiredShard]) -> Heartbeat {
+        self.heartbeat_with(process, owned, None, HOUR).await
     }
 
     async fn rows(&self, handler: &Name, number: u16) -> Vec<DeliveryRow> {
@@ -404,9 +404,9 @@ pub async fn an_own_shard_is_acquired_again<S: EventStore>(store: S) {
     let (one, two) = (store.join("one").await, store.join("two").await);
     let first = store.acquire(&one, &shard(&MAIL, 0), HOUR).await;
     let other = store.acquire(&one, &shard(&MAIL, 1), HOUR).await;
-    let looked = store.look(&one, &[&other]).await;
-    store.same(looked.free, BTreeSet::from([shard(&MAIL, 0)]), "own shards that are not named");
-    store.same(store.look(&two, &[]).await.free, BTreeSet::new(), "free shards for another process");
+    let beat = store.heartbeat(&one, &[&other]).await;
+    store.same(beat.free, BTreeSet::from([shard(&MAIL, 0)]), "own shards that are not named");
+    store.same(store.heartbeat(&two, &[]).await.free, BTreeSet::new(), "free shards for another process");
     let again = store.acquire(&one, &shard(&MAIL, 0), HOUR).await;
     store.same((again.epoch, again.has_crashed, again.unclean), (2, false, 0), "epoch, crash, unclean ends");
     store.same(store.try_save(&one, &[save(&first, 9)]).await, Vec::new(), "saves of the former ownership");
@@ -447,11 +447,11 @@ pub async fn a_released_shard_is_free_at_once<S: EventStore>(store: S) {
     store.declare_shards(&MAIL, 1).await;
     let (one, two) = (store.join("one").await, store.join("two").await);
     let first = store.acquire(&one, &shard(&MAIL, 0), HOUR).await;
-    store.same(store.look(&two, &[]).await.free, BTreeSet::new(), "free shards before the release");
+    store.same(store.heartbeat(&two, &[]).await.free, BTreeSet::new(), "free shards before the release");
     let last = ShardSave { waiting: positions(&[3]), rows: vec![waits(2)], ..release(&first) };
     store.save(&one, &[ShardSave { checkpoint: 5.into(), ..last }]).await;
-    let looked = store.look(&one, &[&first]).await;
-    store.same((looked.held.len(), looked.free), (0, BTreeSet::from([shard(&MAIL, 0)])), "held and free shards");
+    let beat = store.heartbeat(&one, &[&first]).await;
+    store.same((beat.held.len(), beat.free), (0, BTreeSet::from([shard(&MAIL, 0)])), "held and free shards");
     store.same(store.listed_one().await.shards[0].owner.clone(), None, "the owner of a released shard");
     let second = store.acquire(&two, &shard(&MAIL, 0), HOUR).await;
     store.same((second.epoch, second.has_crashed, second.unclean), (2, false, 0), "epoch, crash, unclean ends");
@@ -469,7 +469,7 @@ pub async fn a_shard_of_a_dead_owner_is_free<S: EventStore>(store: S) {
     store.acquire(&one, &shard(&MAIL, 0), SHORT).await;
     drop(one);
     let freed = async {
-        while store.look(&two, &[&kept]).await.free.is_empty() {
+        while store.heartbeat(&two, &[&kept]).await.free.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -509,7 +509,7 @@ pub async fn deaths_are_counted_until_a_shard_progresses<S: EventStore>(store: S
     );
 }
 
-/// A look that renews keeps the shards of its process, and tells which it still owns.
+/// A heartbeat that renews keeps the shards of its process, and tells which it still owns.
 pub async fn renewed_shards_are_kept<S: EventStore>(store: S) {
     let store = Progress::new("renewed_shards_are_kept", store);
     store.declare_shards(&MAIL, 3).await;
@@ -519,13 +519,13 @@ pub async fn renewed_shards_are_kept<S: EventStore>(store: S) {
     let second = store.acquire(&one, &shard(&MAIL, 1), HOUR).await;
     let foreign = store.acquire(&two, &shard(&MAIL, 2), HOUR).await;
     let former = AcquiredShard { epoch: second.epoch + 1, ..second.clone() };
-    let looked = store.look_with(&one, &[&first, &former, &foreign], Some(HOUR), HOUR).await;
-    store.same(looked.held, BTreeMap::from([(shard(&MAIL, 0), 0)]), "held shards");
-    store.same(looked.free, BTreeSet::from([shard(&MAIL, 1)]), "own shards that are named in another epoch");
+    let beat = store.heartbeat_with(&one, &[&first, &former, &foreign], Some(HOUR), HOUR).await;
+    store.same(beat.held, BTreeMap::from([(shard(&MAIL, 0), 0)]), "held shards");
+    store.same(beat.free, BTreeSet::from([shard(&MAIL, 1)]), "own shards that are named in another epoch");
     let all = store.try_acquire(&two, &shards(&MAIL, 0..2), HOUR).await;
     store.same(all, Vec::new(), "shards that another process acquires after the renewal");
-    let looked = store.look(&one, &[&first, &second]).await;
-    store.same(looked.held.into_keys().collect(), shards(&MAIL, 0..2), "held shards without a renewal");
+    let beat = store.heartbeat(&one, &[&first, &second]).await;
+    store.same(beat.held.into_keys().collect(), shards(&MAIL, 0..2), "held shards without a renewal");
 }
 
 /// A save with the epoch of a former owner, or by a process that does not own the shard, changes nothing, also beside
@@ -719,7 +719,7 @@ pub async fn dead_rows_are_listed_oldest_first<S: EventStore>(store: S) {
     }
 }
 
-/// A replay or its discard ends a dead letter once, changes no row that waits, and tells the owner at its next look.
+/// A replay or its discard ends a dead letter once, changes no row that waits, and tells the owner at its next heartbeat.
 pub async fn a_dead_row_ends_once<S: EventStore>(store: S) {
     let store = Progress::new("a_dead_row_ends_once", store);
     store.declare_shards(&MAIL, 2).await;
@@ -729,7 +729,11 @@ pub async fn a_dead_row_ends_once<S: EventStore>(store: S) {
     let rows = vec![waits(1), dead(5, FIRST_DEATH), held(6), dead(7, FIRST_DEATH), held(8)];
     let of_two = ShardSave { rows: vec![dead(2, FIRST_DEATH)], ..save(&two, 9) };
     store.save(&process, &[ShardSave { rows, ..save(&one, 9) }, of_two]).await;
-    store.same(store.look(&process, &[&one]).await.held, BTreeMap::from([(shard(&MAIL, 0), 0)]), "changes at first");
+    store.same(
+        store.heartbeat(&process, &[&one]).await.held,
+        BTreeMap::from([(shard(&MAIL, 0), 0)]),
+        "changes at first",
+    );
     for (handler, position) in [(&MAIL, 1), (&MAIL, 3), (&AUDIT, 5)] {
         store.check(!store.replay(handler, position).await, format_args!("{handler} {position} is replayed"));
         store.check(!store.discard(handler, position).await, format_args!("{handler} {position} is discarded"));
@@ -748,24 +752,25 @@ pub async fn a_dead_row_ends_once<S: EventStore>(store: S) {
     store.same(store.rows(&MAIL, 0).await, vec![waits(1), again(5), again(6)], "rows after replays and discards");
     store.same(store.ok(store.port().count_dead_rows(9).await, "counting"), 1, "dead letters left");
     let changes = BTreeMap::from([(shard(&MAIL, 0), 4), (shard(&MAIL, 1), 0)]);
-    store.same(store.look(&process, &[&one, &two]).await.held, changes, "changes of each shard");
+    store.same(store.heartbeat(&process, &[&one, &two]).await.held, changes, "changes of each shard");
     store.save(&process, &[release(&one)]).await;
     store.same(store.acquire(&process, &shard(&MAIL, 0), HOUR).await.changes, 4, "changes for the next owner");
 }
 
-/// A look shows the free shards of the given handlers alone, and the live members.
+/// A heartbeat shows the free shards of the given handlers alone, and the live members.
 pub async fn a_look_shows_free_shards_and_members<S: EventStore>(store: S) {
     let store = Progress::new("a_look_shows_free_shards_and_members", store);
     store.declare_shards(&MAIL, 2).await;
     store.declare_shards(&AUDIT, 1).await;
     let (one, two) = (store.join("one").await, store.join("two").await);
     let first = store.acquire(&one, &shard(&MAIL, 1), HOUR).await;
-    let looked = store.look(&one, &[&first]).await;
-    store.same(looked.held, BTreeMap::from([(shard(&MAIL, 1), 0)]), "held shards");
-    store.same(looked.free, BTreeSet::from([shard(&MAIL, 0), shard(&AUDIT, 0)]), "free shards");
-    store.same(looked.members, BTreeSet::from([one.name.clone(), two.name.clone()]), "members");
-    store.same(looked.paused, BTreeSet::new(), "paused groups");
-    let of_mail = store.ok(store.port().look(&two.name, &[MAIL], &[], None, HOUR).await, "looking for one handler");
+    let beat = store.heartbeat(&one, &[&first]).await;
+    store.same(beat.held, BTreeMap::from([(shard(&MAIL, 1), 0)]), "held shards");
+    store.same(beat.free, BTreeSet::from([shard(&MAIL, 0), shard(&AUDIT, 0)]), "free shards");
+    store.same(beat.members, BTreeSet::from([one.name.clone(), two.name.clone()]), "members");
+    store.same(beat.paused, BTreeSet::new(), "paused groups");
+    let of_mail =
+        store.ok(store.port().heartbeat(&two.name, &[MAIL], &[], None, HOUR).await, "in a heartbeat for one handler");
     store.same(of_mail.free, BTreeSet::from([shard(&MAIL, 0)]), "free shards of one handler");
 }
 
@@ -782,19 +787,19 @@ pub async fn members_that_end_are_gone<S: EventStore>(store: S) {
     store.same(members[1].handlers.clone(), BTreeMap::from([(MAIL, wanted)]), "the handlers of a member");
     store.ok(store.port().leave(&two.name).await, "leaving");
     store.ok(store.port().leave(&two.name).await, "leaving again");
-    let live = store.look(&one, &[]).await.members;
+    let live = store.heartbeat(&one, &[]).await.members;
     store.same(live, BTreeSet::from([one.name.clone(), three.name.clone()]), "members after one has left");
     let left = store.ok(store.port().members(&[two.name.clone()]).await, "asking for one that has left");
     store.same(left, Vec::new(), "the member that has left");
     drop(three);
     // where leases expire, a member is dead after a time without a renewal
     let dead = async {
-        while store.look_with(&one, &[], Some(HOUR), SHORT).await.members.len() > 1 {
+        while store.heartbeat_with(&one, &[], Some(HOUR), SHORT).await.members.len() > 1 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     store.within("waiting for a dead member", dead).await;
-    let live = store.look_with(&one, &[], Some(HOUR), SHORT).await.members;
+    let live = store.heartbeat_with(&one, &[], Some(HOUR), SHORT).await.members;
     store.same(live, BTreeSet::from([one.name.clone()]), "members after one has died");
 }
 
@@ -812,8 +817,8 @@ pub async fn groups_are_paused_until_they_are_resumed<S: EventStore>(store: S) {
     ] {
         store.pause(group, is_paused).await;
         let is_listed = paused.contains(&AUDIT);
-        let looked = store.look(&process, &[]).await.paused;
-        store.same(looked.into_iter().collect(), paused, format_args!("paused groups after {group}: {is_paused}"));
+        let beat = store.heartbeat(&process, &[]).await.paused;
+        store.same(beat.into_iter().collect(), paused, format_args!("paused groups after {group}: {is_paused}"));
         store.same(store.listed_one().await.is_paused, is_listed, "the handler of a group");
     }
 }
@@ -882,8 +887,8 @@ pub async fn names_of_handlers_are_compared_byte_by_byte<S: EventStore>(store: S
         let wanted = (Position::new(number as u64), since(&[(name.clone(), number as u64)]));
         store.same(found, Some(wanted), format_args!("progress of `{name}`"));
         store.pause(name, true).await;
-        let looked = store.ok(store.port().look(&process.name, &[], &[], None, HOUR).await, "looking");
-        store.same(looked.paused, BTreeSet::from([name.clone()]), "paused groups");
+        let beat = store.ok(store.port().heartbeat(&process.name, &[], &[], None, HOUR).await, "in a heartbeat");
+        store.same(beat.paused, BTreeSet::from([name.clone()]), "paused groups");
         store.pause(name, false).await;
         store.save(&process, &[release(acquired)]).await;
         store.same(store.retire(name).await, Some(1), format_args!("rows of `{name}`"));
@@ -912,9 +917,9 @@ pub async fn concurrent_saves_of_the_same_shards_end<S: EventStore>(store: S) {
                     let saved = store.port().save_shards(&name, None, &saves.collect::<Vec<_>>()).await;
                     let saved = store.ok(saved, "saving concurrently");
                     let owned: Vec<_> = all.iter().map(|acquired| (acquired.shard.clone(), acquired.epoch)).collect();
-                    let looked = store.port().look(&name, &[MAIL], &owned, Some(HOUR), HOUR).await;
-                    let looked = store.ok(looked, "renewing concurrently");
-                    let held: BTreeSet<_> = looked.held.into_keys().collect();
+                    let beat = store.port().heartbeat(&name, &[MAIL], &owned, Some(HOUR), HOUR).await;
+                    let beat = store.ok(beat, "renewing concurrently");
+                    let held: BTreeSet<_> = beat.held.into_keys().collect();
                     store.same(saved, Saved::Held(held), "shards that are saved and renewed");
                 }
             }

@@ -1,5 +1,5 @@
-//! Looks at the store each second: renews the leases of the shards, learns of other processes, of pauses and of changes by
-//! operators, and acquires or releases shards.
+//! The heartbeat of a process, each second: renews the leases of its shards, learns of other processes, of pauses and of
+//! changes by operators, and acquires or releases shards.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -21,35 +21,35 @@ use crate::{
     domain::{error::ErrorLine, name::Name, record::RecordedEvent, stream::Position},
     port::{
         ReadError,
-        handler_progress::{AcquiredShard, DeliveryRow, HandlerProgressError, Looked, Member, ShardId},
+        handler_progress::{AcquiredShard, DeliveryRow, HandlerProgressError, Heartbeat, Member, ShardId},
     },
 };
 
-/// The interval between two looks. Real time, as a store that expires leases does it by its own clock.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The interval between two heartbeats. Real time, as a store that expires leases does it by its own clock.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the looks of a process have found.
+/// What the heartbeats of a process have found.
 #[derive(Debug, Default)]
-pub(super) struct LookState {
+pub(super) struct HeartbeatState {
     wanted: Notify,
     known: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    /// The members that were live at some look: what a member runs never changes.
+    /// The members that were live at some heartbeat: what a member runs never changes.
     members: HashMap<Name, Member>,
     live: BTreeSet<Name>,
     /// Since when a shard is free.
     free_since: HashMap<ShardId, Instant>,
     /// When the leases were last renewed.
     renewed_at: Option<Instant>,
-    /// Set if the last look failed: what is free now may be the store's own outage.
+    /// Set if the last heartbeat failed: what is free now may be the store's own outage.
     has_failed: bool,
 }
 
-impl LookState {
-    /// Asks for a look at once.
+impl HeartbeatState {
+    /// Asks for a heartbeat at once.
     pub(super) fn notify(&self) {
         self.wanted.notify_one();
     }
@@ -64,84 +64,84 @@ impl LookState {
 }
 
 impl Engine {
-    /// Looks each second, until `cancel`.
-    pub(super) async fn look_each_second(self: Arc<Self>, cancel: CancellationToken) {
+    /// Sends a heartbeat each second, until `cancel`.
+    pub(super) async fn beat_each_second(self: Arc<Self>, cancel: CancellationToken) {
         loop {
             let began = Instant::now();
-            let looked = cancel.run_until_cancelled(self.look()).await;
-            match looked {
+            let beat = cancel.run_until_cancelled(self.heartbeat()).await;
+            match beat {
                 None => return,
                 Some(Ok(())) => {}
                 Some(Err(error)) => {
-                    if !std::mem::replace(&mut self.look.known.lock().has_failed, true) {
-                        tracing::warn!(error = %ErrorLine(&error), "the shards of handlers cannot be looked up, trying again");
+                    if !std::mem::replace(&mut self.heartbeats.known.lock().has_failed, true) {
+                        tracing::warn!(error = %ErrorLine(&error), "the shards of handlers cannot be beat up, trying again");
                     }
                 }
             }
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = self.look.wanted.notified() => {}
-                () = tokio::time::sleep_until(began + LOOK_INTERVAL) => {}
+                () = self.heartbeats.wanted.notified() => {}
+                () = tokio::time::sleep_until(began + HEARTBEAT_INTERVAL) => {}
             }
         }
     }
 
-    /// Looks once.
-    pub(super) async fn look(self: &Arc<Self>) -> Result<(), HandlerProgressError> {
+    /// Sends a heartbeat once.
+    pub(super) async fn heartbeat(self: &Arc<Self>) -> Result<(), HandlerProgressError> {
         let progress = self.progress()?;
         let handlers: Vec<_> = self.queues().iter().map(|queue| queue.spec.name.clone()).collect();
         let owned: Vec<_> = self.queues().iter().flat_map(|queue| queue.owned()).collect();
         let is_renewed_before = |at: Instant| at.elapsed() < self.lease / 3;
-        let renews = !self.look.known.lock().renewed_at.is_some_and(is_renewed_before);
+        let renews = !self.heartbeats.known.lock().renewed_at.is_some_and(is_renewed_before);
         let (sent_at, clock) = (Instant::now(), self.clock().clone());
         let renewal_sent_at = clock.instant();
         let renew_for = renews.then_some(self.lease);
-        let looked = progress.look(&self.member, &handlers, &owned, renew_for, self.lease).await?;
+        let beat = progress.heartbeat(&self.member, &handlers, &owned, renew_for, self.lease).await?;
         let deadline = (!progress.lease_ends_with_process()).then(|| renewal_sent_at + startable_for(self.lease));
         for queue in self.queues() {
             if renews {
-                queue.renew(&looked.held, deadline);
+                queue.renew(&beat.held, deadline);
             }
-            let is_change = queue.set_paused(looked.paused.contains(&queue.spec.group));
+            let is_change = queue.set_paused(beat.paused.contains(&queue.spec.group));
             if is_change {
                 self.wake_backlog();
             }
         }
         for (shard, epoch) in &owned {
-            if !looked.held.contains_key(shard)
+            if !beat.held.contains_key(shard)
                 && let Some(queue) = self.queue(&shard.handler)
             {
                 queue.forget(shard.number, *epoch);
             }
         }
         if renews {
-            self.look.known.lock().renewed_at = Some(sent_at);
+            self.heartbeats.known.lock().renewed_at = Some(sent_at);
         }
-        self.apply_changes(&looked).await?;
-        let live = self.live_members(&looked).await?;
-        self.share(&looked, &live, deadline).await?;
+        self.apply_changes(&beat).await?;
+        let live = self.live_members(&beat).await?;
+        self.share(&beat, &live, deadline).await?;
         self.queues().iter().for_each(|queue| self.start_workers(queue));
         Ok(())
     }
 
     /// Returns the live members.
-    async fn live_members(&self, looked: &Looked) -> Result<Vec<Member>, HandlerProgressError> {
+    async fn live_members(&self, beat: &Heartbeat) -> Result<Vec<Member>, HandlerProgressError> {
         let unknown: Vec<_> = {
-            let known = self.look.known.lock();
-            looked.members.iter().filter(|name| !known.members.contains_key(*name)).cloned().collect()
+            let known = self.heartbeats.known.lock();
+            beat.members.iter().filter(|name| !known.members.contains_key(*name)).cloned().collect()
         };
         let found = if unknown.is_empty() { Vec::new() } else { self.progress()?.members(&unknown).await? };
-        let mut known = self.look.known.lock();
-        known.members.retain(|name, _| looked.members.contains(name));
+        let mut known = self.heartbeats.known.lock();
+        known.members.retain(|name, _| beat.members.contains(name));
         known.members.extend(found.into_iter().map(|member| (member.name.clone(), member)));
-        known.live.clone_from(&looked.members);
+        known.live.clone_from(&beat.members);
         Ok(known.members.values().cloned().collect())
     }
 
     /// Acquires and releases shards by the rule of [`ownership`](super::ownership).
     async fn share(
         self: &Arc<Self>,
-        looked: &Looked,
+        beat: &Heartbeat,
         live: &[Member],
         deadline: Option<Instant>,
     ) -> Result<(), HandlerProgressError> {
@@ -161,9 +161,9 @@ impl Engine {
         if self.is_stopping.load(std::sync::atomic::Ordering::Relaxed) {
             return Ok(());
         }
-        let orphans = self.note_free(&looked.free);
+        let orphans = self.note_free(&beat.free);
         let Some(orphans) = orphans else { return Ok(()) };
-        let wanted = choose_acquired(&shares, &looked.free, &orphans);
+        let wanted = choose_acquired(&shares, &beat.free, &orphans);
         if !wanted.is_empty() {
             let acquired = self.progress()?.acquire_shards(&self.member, &wanted, self.lease).await?;
             self.adopt(acquired, deadline).await?;
@@ -174,12 +174,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Notes which shards are free, and returns those that nobody has acquired for the time of a lease; `None` if the look
-    /// before failed: leases that were over during an outage of the store are renewed before they count as free.
+    /// Notes which shards are free, and returns those that nobody has acquired for the time of a lease; `None` if the heartbeat before
+    /// it failed: leases that were over during an outage of the store are renewed before they count as free.
     fn note_free(&self, free: &BTreeSet<ShardId>) -> Option<BTreeSet<ShardId>> {
-        let mut known = self.look.known.lock();
+        let mut known = self.heartbeats.known.lock();
         if std::mem::replace(&mut known.has_failed, false) {
-            self.look.notify();
+            self.heartbeats.notify();
             return None;
         }
         let now = Instant::now();
@@ -239,9 +239,9 @@ impl Engine {
     }
 
     /// Starts the dead letters that operators have replayed, and ends those that they have discarded.
-    async fn apply_changes(self: &Arc<Self>, looked: &Looked) -> Result<(), HandlerProgressError> {
+    async fn apply_changes(self: &Arc<Self>, beat: &Heartbeat) -> Result<(), HandlerProgressError> {
         for queue in self.queues() {
-            for (shard, changes) in queue.changed(&looked.held) {
+            for (shard, changes) in queue.changed(&beat.held) {
                 // what ended before has no row any more after this
                 self.save_round(false).await?;
                 let rows = self.progress()?.live_rows(std::slice::from_ref(&shard)).await?;
