@@ -158,7 +158,7 @@ fn methods(source: &str) -> BTreeSet<String> {
 #[test]
 fn every_option_is_tried() {
     /// These have no range.
-    const OTHERS: [&str; 19] = [
+    const OTHERS: [&str; 20] = [
         "store",
         "bus",
         "state",
@@ -170,6 +170,7 @@ fn every_option_is_tried() {
         "projection_with",
         "without_relay",
         "share_stream",
+        "handlers_read_store",
         "clock",
         "export_metrics",
         "given_bus",
