@@ -17,6 +17,7 @@ mod floor;
 mod gate;
 mod handler_progress;
 mod identifier;
+mod joint_page;
 mod last_fault;
 mod lease;
 mod listings;

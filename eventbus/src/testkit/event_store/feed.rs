@@ -182,13 +182,13 @@ pub async fn pages_reach_as_far_as_they_say<S: EventStore>(store: S) {
     let at_start = (empty.events.len(), empty.end.head, empty.through);
     store.same(at_start, (0, Position::START, Position::START), "a page of an empty store");
     let (one, two) = (stream(), stream());
-    let rare = [NewEvent::new(Name::from_static("Rare"), 1, r#"{"text":"rare"}"#)];
+    let rare = || [NewEvent::new(Name::from_static("Rare"), 1, r#"{"text":"rare"}"#)];
     let mut all = Vec::new();
     for round in 0..6 {
         all.extend(store.add(&one, ExpectedVersion::Any, &events(40)).await);
         all.extend(store.add(&two, ExpectedVersion::Any, &events(2)).await);
         if round % 3 == 1 {
-            all.extend(store.add(&two, ExpectedVersion::Any, &rare).await);
+            all.extend(store.add(&two, ExpectedVersion::Any, &rare()).await);
         }
     }
     let head = store.head_position().await;
