@@ -122,10 +122,10 @@ async fn tables_of_another_release_are_a_fault() {
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
     };
     let status = || eventbus(&["--store", database.url(), "status"]);
-    run("DELETE FROM eventbus.migrations WHERE version = 5").await;
+    run("DELETE FROM eventbus.migrations WHERE version = 6").await;
     let older = status();
     assert_eq!(older.code, 2);
-    assert!(older.err.contains("is at migration 4, this release needs 5"), "{}", older.err);
+    assert!(older.err.contains("is at migration 5, this release needs 6"), "{}", older.err);
     run("INSERT INTO eventbus.migrations VALUES (99, 'future', 'breaking')").await;
     let newer = status();
     assert_eq!(newer.code, 2);

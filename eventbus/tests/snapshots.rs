@@ -157,6 +157,10 @@ delegate!(HeldSnapshots, self => self.store; AppendEvents, ReadStream, ReadFeed,
 
 #[deny(clippy::missing_trait_methods)]
 impl EventStore for HeldSnapshots {
+    fn handler_progress(&self) -> Option<&dyn eventbus::port::HandlerProgress> {
+        self.store.handler_progress()
+    }
+
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         self.store.transactions()
     }

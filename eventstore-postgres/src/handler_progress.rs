@@ -177,7 +177,7 @@ impl HandlerProgress for PgEventStore {
         let mut beat = Heartbeat::default();
         let rows = self.inner().connections().fetch_all(query).await.map_err(HandlerProgressError::new)?;
         for row in &rows {
-            add_looked(&mut beat, row).map_err(HandlerProgressError::new)?;
+            add_to_heartbeat(&mut beat, row).map_err(HandlerProgressError::new)?;
         }
         Ok(beat)
     }
@@ -307,7 +307,7 @@ fn decode_positions(row: &PgRow, column: usize) -> Result<Vec<Position>, BoxErro
     positions.into_iter().map(|position| Ok(Position::new(u64::try_from(position)?))).collect()
 }
 
-fn add_looked(beat: &mut Heartbeat, row: &PgRow) -> Result<(), BoxError> {
+fn add_to_heartbeat(beat: &mut Heartbeat, row: &PgRow) -> Result<(), BoxError> {
     let shard = || {
         let number = u16::try_from(row.try_get::<i16, _>(2)?)?;
         Ok::<_, BoxError>(ShardId { handler: decode_name(row, 1)?, number })

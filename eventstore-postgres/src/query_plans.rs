@@ -228,7 +228,12 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
             "'{orders,role-2,role-3}', '{1,1,1}', 10000000, '{owner,owner,owner}'".into(),
             true,
         ),
-        hot("look", statements.look(true), format!("'process', '{{handler-1}}', 10000000, {shards}, 10000000"), true),
+        hot(
+            "heartbeat",
+            statements.heartbeat(true),
+            format!("'process', '{{handler-1}}', 10000000, {shards}, 10000000"),
+            true,
+        ),
         hot("save_shards", save_shards, progress.clone(), true),
         hot("save_shards_with_rows", save_shards_with_rows, format!("{progress}, {with_rows}"), true),
         hot("acquire_shards", acquire_shards, acquired, true),

@@ -49,7 +49,8 @@ async fn handlers_make_progress(store: &PgEventStore) {
         within(store.join(&member)).await.unwrap();
     }
     let shard = ShardId { handler: mail.clone(), number: 0 };
-    let acquired = within(store.acquire_shards(&process, &[shard.clone()], minute)).await.unwrap().remove(0);
+    let acquired =
+        within(store.acquire_shards(&process, std::slice::from_ref(&shard), minute)).await.unwrap().remove(0);
     let row = |position| DeliveryRow {
         position: Position::new(position),
         attempts: DeliveryAttempts::default(),
@@ -69,8 +70,14 @@ async fn handlers_make_progress(store: &PgEventStore) {
         is_release: false,
     };
     within(store.save_shards(&process, None, &[save.clone()])).await.unwrap();
-    let beat =
-        within(store.heartbeat(&process, &[mail.clone()], &[(shard, acquired.epoch)], Some(minute), minute)).await;
+    let beat = within(store.heartbeat(
+        &process,
+        std::slice::from_ref(&mail),
+        &[(shard, acquired.epoch)],
+        Some(minute),
+        minute,
+    ))
+    .await;
     assert_eq!(beat.unwrap().held.len(), 1);
     assert!(within(store.replay_dead(&mail, Position::new(1))).await.unwrap());
     assert!(within(store.discard_dead(&mail, Position::new(2))).await.unwrap());

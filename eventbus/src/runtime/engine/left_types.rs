@@ -38,13 +38,13 @@ impl LeftTypes {
 
     /// Returns `true` if the event is still to be taken, wherever it is in the feed.
     pub(super) fn counts(&self, event_type: &str, position: Position) -> bool {
-        match self.from_of(event_type) {
+        match self.left_at(event_type) {
             Some(from) => position > from,
             None => position > self.checkpoint,
         }
     }
 
-    fn from_of(&self, event_type: &str) -> Option<Position> {
+    fn left_at(&self, event_type: &str) -> Option<Position> {
         let of_type = self.from.get(event_type);
         let of_all = || self.from.get(&ALL_TYPES).filter(|_| !self.noted.contains(event_type));
         of_type.or_else(of_all).copied()

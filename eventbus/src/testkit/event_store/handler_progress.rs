@@ -351,11 +351,14 @@ pub async fn concurrent_declarations_are_one<S: EventStore>(store: S) {
             let store = store.clone();
             async move {
                 let own = store.ok(Name::new("event type", format!("Own{task}")), "naming a type");
-                let one = DeclaredHandler { shards: 4, ..handler(MAIL, &[own.clone()]) };
-                let two = DeclaredHandler { shards: 4, ..handler(AUDIT, &[own.clone()]) };
+                let one = DeclaredHandler { shards: 4, ..handler(MAIL, std::slice::from_ref(&own)) };
+                let two = DeclaredHandler { shards: 4, ..handler(AUDIT, std::slice::from_ref(&own)) };
                 let both = if task % 2 == 0 { [one, two] } else { [two, one] };
                 let noted = store.ok(store.port().declare_handlers(&both, 0.into()).await, "declaring concurrently");
-                noted.into_iter().map(|(noted, is_new)| (noted.list_number(&[own.clone()]), is_new)).collect::<Vec<_>>()
+                noted
+                    .into_iter()
+                    .map(|(noted, is_new)| (noted.list_number(std::slice::from_ref(&own)), is_new))
+                    .collect::<Vec<_>>()
             }
         })
         .await;
@@ -599,7 +602,7 @@ pub async fn progress_is_saved_together<S: EventStore>(store: S) {
         finished: positions(&[1, LATEST, 99]),
         ..save(&first, 6)
     };
-    store.save(&one, &[later.clone()]).await;
+    store.save(&one, std::slice::from_ref(&later)).await;
     let last = ShardSave { rows: Vec::new(), finished: Vec::new(), left: BTreeMap::new(), is_release: true, ..later };
     store.save(&one, &[last]).await;
     let found = store.acquire(&two, &shard(&MAIL, 0), HOUR).await;
@@ -789,7 +792,7 @@ pub async fn members_that_end_are_gone<S: EventStore>(store: S) {
     store.ok(store.port().leave(&two.name).await, "leaving again");
     let live = store.heartbeat(&one, &[]).await.members;
     store.same(live, BTreeSet::from([one.name.clone(), three.name.clone()]), "members after one has left");
-    let left = store.ok(store.port().members(&[two.name.clone()]).await, "asking for one that has left");
+    let left = store.ok(store.port().members(std::slice::from_ref(&two.name)).await, "asking for one that has left");
     store.same(left, Vec::new(), "the member that has left");
     drop(three);
     // where leases expire, a member is dead after a time without a renewal
@@ -872,7 +875,7 @@ pub async fn names_of_handlers_are_compared_byte_by_byte<S: EventStore>(store: S
     let process = store.join("it's \"one\" \\ 漢").await;
     let mut all = Vec::new();
     for (number, name) in names.into_iter().map(Name::from_static).enumerate() {
-        let (_, is_new) = store.declare(&handler(name.clone(), &[name.clone()]), 0).await;
+        let (_, is_new) = store.declare(&handler(name.clone(), std::slice::from_ref(&name)), 0).await;
         store.check(is_new, format_args!("`{name}` is another handler"));
         let acquired = store.acquire(&process, &shard(&name, 0), HOUR).await;
         let left = BTreeMap::from([(name.clone(), Some(Position::new(number as u64)))]);

@@ -7,7 +7,7 @@ use eventbus::{
     BoxError, EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
     port::{
         Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, Floor, Floors,
-        MultiStreamAppends, Notes, ReadError, Snapshots, Transactions, listings::Listings,
+        HandlerProgress, MultiStreamAppends, Notes, ReadError, Snapshots, Transactions, listings::Listings,
     },
     repository::IdempotencyKey,
     store::{
@@ -106,6 +106,10 @@ impl EventStore for FailPointStore {
 
     fn describe(&self) -> String {
         self.store.describe()
+    }
+
+    fn handler_progress(&self) -> Option<&dyn HandlerProgress> {
+        self.store.handler_progress()
     }
 
     fn listings(&self) -> Option<&dyn Listings> {
