@@ -154,6 +154,7 @@ async fn a_running_app_owns_its_roles() {
     let wanted = json!({
         "version": 1,
         "as_of": "TIME",
+        "handlers": [],
         "groups": [{
             "group": "mail", "consumers": 1, "pending": 0, "oldest_ms": null, "unread": 0,
             "oldest_unread_ms": null, "dead_letters": 2,
@@ -1091,7 +1092,8 @@ async fn doctor_takes_the_retention_and_the_role_of_the_application() {
     let database = eventbus_test::postgres();
     PgEventStore::connect(database.url()).await.unwrap();
     let mut connection = PgConnection::connect(database.url()).await.unwrap();
-    let dead = "INSERT INTO eventbus.unfinished_deliveries VALUES ('mail', 1, '{}', now() - interval '8 days')";
+    let dead = "INSERT INTO eventbus.handler_rows (handler, shard, position, attempts, dead_since, is_held)
+                VALUES ('mail', 0, 1, '{}', now() - interval '8 days', false)";
     sqlx::query(dead).execute(&mut connection).await.unwrap();
     let doctor = |arguments: &[&str]| {
         let all = ["--store", database.url(), "doctor"];

@@ -16,9 +16,7 @@ use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
     output::{Align, Progress, Table, age, optional},
-    query::{
-        DeadLetterTally, GroupRow, GroupView, HandlerRow, count_pending, list_groups, list_handlers, load_group,
-    },
+    query::{DeadLetterTally, GroupRow, GroupView, HandlerRow, count_pending, list_groups, list_handlers, load_group},
     session::{Consent, Session},
 };
 

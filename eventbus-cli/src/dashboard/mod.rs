@@ -5,7 +5,7 @@
 //! commands.
 //!
 //! Invariant: a page reads a bounded number of rows and scans no table, but for the doctor's findings, which are from
-//! the samples of the command. Changes are made by `POST` only, with the token and from a page of the same origin. No
+//! the samples of the command, and for the list of handlers, which counts the rows of each. Changes are made by `POST` only, with the token and from a page of the same origin. No
 //! page shows the password of a URL, or the payload of an event with
 //! sealed fields. Nor does it show the value of a field that an application on the store declares as personal, that
 //! [`DashboardConfig::hidden_fields`] names, or that [`shown_fields`](DashboardConfig::shown_fields), if set, does not

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use eventbus::{
     Name, Position,
-    port::{EventTypes as _, Floors as _, ReadError, ReadFeed as _, UnfinishedDeliveries as _},
+    port::{EventTypes as _, Floors as _, HandlerProgress as _, ReadError, ReadFeed as _},
     support::ReaderKind,
 };
 use eventstore_redis::{RedisEventStore, keys::StoreKeys};
@@ -128,7 +128,7 @@ async fn check_event_types(store: &RedisEventStore, known: &KnownTypes) -> Resul
 }
 
 async fn check_dead_letters(store: &RedisEventStore, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let oldest = store.dead_deliveries(None, 1).await.map_err(unread)?;
+    let oldest = store.dead_rows(None, 1).await.map_err(unread)?;
     let age = oldest.first().map(|oldest| config.clock.now() - oldest.dead_since);
     let age = age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default();
     Ok(compare_retention(age, config).into())

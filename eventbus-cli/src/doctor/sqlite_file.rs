@@ -226,7 +226,7 @@ async fn check_orphaned_checkpoints(target: &SqliteTarget, config: &DoctorConfig
             let sql = "SELECT c.name, c.position, h.position, (?1 - c.updated_at) / 1e6
                 FROM eventbus_checkpoints c, (SELECT coalesce(max(position), 0) AS position FROM eventbus_events) h
                 WHERE c.position < h.position
-                    AND (c.name GLOB 'projection:*' OR c.name GLOB 'group:*')
+                    AND c.name GLOB 'projection:*'
                     AND c.updated_at < ?2
                     AND NOT EXISTS (SELECT 1 FROM eventbus_leases l WHERE l.role = c.name AND l.expires_at > ?1)
                     -- an event waits for the reader for as long
@@ -275,7 +275,7 @@ async fn check_event_types(target: &SqliteTarget, known: &KnownTypes) -> Result<
 async fn check_dead_letters(target: &SqliteTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
     let oldest: Option<i64> = target
         .read(|connection| {
-            let sql = "SELECT min(dead_since) FROM eventbus_unfinished_deliveries WHERE dead_since IS NOT NULL";
+            let sql = "SELECT min(dead_since) FROM eventbus_handler_rows WHERE dead_since IS NOT NULL";
             Ok(connection.query_row(sql, [], |row| row.get(0))?)
         })
         .await?;

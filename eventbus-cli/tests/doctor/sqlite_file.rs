@@ -211,11 +211,9 @@ async fn event_types_that_the_program_does_not_know_are_found() {
 #[tokio::test]
 async fn a_dead_letter_that_the_inbox_has_forgotten_is_found() {
     let file = File::new().await;
-    file.run(
-        "INSERT INTO eventbus_unfinished_deliveries VALUES ('mail', 1, '{}', unixepoch() * 1000000 - 86400000000)",
-    );
+    file.run("INSERT INTO eventbus_handler_rows VALUES ('mail', 1, 0, '{}', unixepoch() * 1000000 - 86400000000, 0)");
     expect_healthy(&file.doctor(), "sqlite-dead-letter-age").await;
-    file.run("UPDATE eventbus_unfinished_deliveries SET dead_since = 1");
+    file.run("UPDATE eventbus_handler_rows SET dead_since = 1");
     expect_only(&file.doctor(), "sqlite-dead-letter-age", Warning, "the inbox remembers 30 days").await;
 }
 
