@@ -243,7 +243,7 @@ async fn a_dead_app_has_no_owners_and_keeps_its_positions() {
     });
     assert_json(&app.run(&["groups", "--json"]).masked_json(), &wanted);
     let shown = app.run(&["groups", "show", "send"]).masked();
-    let shards = "SHARD  OWNER  EPOCH  CHECKPOINT  WAITING  STARTED  TYPES LEFT\n0  -  1  5  0  0  -\n";
+    let shards = "SHARD  OWNER  EPOCH  CHECKPOINT  WAITING  STARTED  TYPES LEFT\n  0  -  1  5  0  0  -\n";
     assert!(shown.starts_with("HANDLER  GROUP  ") && shown.ends_with(shards), "{shown}");
     let table = "DESTINATION  PUBLISHED  HEAD  EVENTS  SECONDS  LEADER  SKIPS  SAVED\n";
     assert_eq!(app.run(&["relay"]).masked(), table);
@@ -690,7 +690,7 @@ async fn at_a_terminal_progress_is_shown_and_a_change_is_asked_for() {
         (&copied, "migrate --yes", "migrating "),
         (&url, &format!("copy --to {copied} --yes"), "copying "),
         (&url, &format!("copy --to {copied} --yes"), "verifying "),
-        (&url, "doctor --deep", "checking sqlite-"),
+        (&url, "doctor --deep --skip sqlite-disk", "checking sqlite-"),
         (&url, "projections retire totals --yes", "retiring "),
         (&url, "relay retire redis:former:stream --yes", "retiring "),
         (&url, "groups retire send --yes", "retiring "),
@@ -890,7 +890,7 @@ async fn a_group_is_paused_and_resumed_while_its_application_runs() {
     let app = DeadApp::new().await;
     let store = SqliteEventStore::connect(&app.url()).await.unwrap();
     let running = App::builder().store(store.clone()).handler::<send>().start().await.unwrap();
-    running.settled().await.unwrap_err();
+    running.settled().await.unwrap();
     let of_owner = app.run(&["--json", "groups", "show", "send"]).documents().remove(0);
     let owner = of_owner["owners"][0].as_str().unwrap();
     let in_use = app.run(&["--yes", "groups", "retire", "send"]);
@@ -965,7 +965,7 @@ async fn each_command_has_json_and_a_dry_run_changes_nothing() {
     let new = format!("sqlite:{}", path_of("new.db"));
     let make = format!("new {} --path {}/..", path_of("my-app"), env!("CARGO_MANIFEST_DIR"));
     let reading = [
-        "doctor",
+        "doctor --skip sqlite-disk",
         "status",
         "streams list",
         "streams show Order o-1 --diff",

@@ -74,8 +74,8 @@ async fn no_page_scans_a_table_or_reads_more_than_a_thousand_rows() {
         drop(served);
         let after = rows_read(&mut connection).await;
         for (table, (scanned, found)) in after.since(&before) {
-            // a list of handlers counts the rows of each
-            if table == "handler_rows" && ["/", "/groups", "/health"].contains(&path) {
+            // the first sample lists the handlers, and counts the rows of each
+            if table == "handler_rows" {
                 continue;
             }
             // the planner scans a table of few rows, as that is cheaper than its index
@@ -101,6 +101,8 @@ async fn pages_of_an_application_read_few_of_many_dead_letters() {
         let before = rows_read(&mut connection).await;
         let store = PgEventStore::connect(database.url()).await.unwrap();
         let app = App::builder().store(store.clone()).handler::<send>().start().await.unwrap();
+        // the handler reads the feed once
+        app.settled().await.unwrap();
         let site = mount(&app, DashboardConfig::default()).await;
         if let Some(path) = path {
             site.get(path).await.ok();
