@@ -126,7 +126,7 @@ impl Session {
         }
     }
 
-    /// Opens the bus, or the in-process bus of the store.
+    /// Opens the bus; without one, the handlers of the store.
     pub(crate) async fn bus(&self) -> Result<&OpenBus, CommandError> {
         let open = async {
             let app = self.app_instead_of(self.settings.bus.as_ref()).await?;

@@ -576,7 +576,7 @@ async fn a_relay_that_stopped_at_a_restored_store_publishes_again() {
 
     let without_bus = eventbus(&["--store", live.database.url(), "--yes", "relay", "republish", "--after", "2"]);
     assert_eq!(without_bus.code, 64, "{without_bus:?}");
-    let wanted = format!("no relay of this store has published to memory, but to {destination}:");
+    let wanted = format!("no relay of this store has published to store, but to {destination}:");
     assert!(without_bus.err.contains(&wanted), "{without_bus:?}");
     let other = eventbus_test::unique_name("other");
     let config = RedisEventBusConfig {
