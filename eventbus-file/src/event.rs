@@ -116,8 +116,6 @@ pub(crate) struct EventFile {
 pub(crate) struct RepublishFrom {
     /// The position of the store after which it begins.
     pub(crate) after: u64,
-    /// The epoch of the relay that wrote the gap.
-    pub(crate) epoch: u64,
 }
 
 impl EventFile {

@@ -12,8 +12,8 @@ use std::{
 };
 
 use eventbus::{
-    EventId, Name, Position,
-    relay::{PublishedPosition, Publisher, RangeOutcome, ResyncOutcome},
+    EventId, Position,
+    relay::{PublishedPosition, RangeOutcome},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,6 @@ use crate::{
     disk::{self, Disk},
     error::{FileQueueError, Result},
     event::{self, EventFile, RepublishFrom, message_id},
-    group_store::GroupStore,
     log::{EventLog, LinkOutcome},
     names,
     staged_event::StagedEvent,
@@ -37,8 +36,6 @@ const RECORD_INTERVAL_IDS: u64 = 1_000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RelayRecord {
     pub(crate) store: Uuid,
-    /// The fencing token: relays with a lower epoch are refused.
-    pub(crate) epoch: u64,
     /// Every event of the store up to this position is published.
     pub(crate) position: u64,
     /// The event at the position; `None` if the position was set.
@@ -85,7 +82,6 @@ impl RelayRecord {
         if let Some((position, event_id)) = file.event.as_ref().and_then(|event| event.position_and_event_id()) {
             self.set_published(id, position, event_id);
         } else if let Some(again) = file.again {
-            self.epoch = self.epoch.max(again.epoch);
             (self.position, self.event_id) = (again.after, None);
             self.begun.push(PublishingStart { id, after: again.after });
         }
@@ -107,7 +103,7 @@ pub(crate) enum RelayStep<T> {
 
 /// A range that is being published.
 pub(crate) struct PendingRange {
-    pub(crate) publisher: Publisher,
+    pub(crate) store: Uuid,
     /// Position up to which this relay expects the store to be published; at any other one, the outcome is `Moved`.
     pub(crate) position: u64,
     /// Published position of the store once this range is published.
@@ -205,14 +201,13 @@ impl RelayLog {
         let Some(record) = self.read_record(store, number)? else {
             return Ok(None);
         };
-        let (written_through, epoch) = (record.through, record.epoch);
+        let written_through = record.through;
         let mut now = record;
         if let Some(known) = known
             && known.record_number < number
             && known.record.through > now.through
         {
             now = known.record;
-            now.epoch = now.epoch.max(epoch);
         }
         Ok(Some(RelayState { record_number: number, written_through, record: now, has_missing_id: false }))
     }
@@ -256,11 +251,10 @@ impl RelayLog {
     }
 
     /// Writes the first record of a store. Returns `false` if there is one already.
-    fn create_first_record(&self, store: Uuid, epoch: u64, after: u64) -> Result<bool> {
+    fn create_first_record(&self, store: Uuid, after: u64) -> Result<bool> {
         let id = self.log.head()?;
         let now = RelayRecord {
             store,
-            epoch,
             position: after,
             event_id: None,
             through: id,
@@ -293,30 +287,29 @@ impl RelayLog {
     }
 
     /// Returns the refusal of a range if that is certain already, so that the relay stages no events in vain.
-    pub(crate) fn early_refusal(&self, publisher: Publisher, position: u64) -> Result<Option<RangeOutcome>> {
-        Ok(match self.load_relay_state(publisher.store)? {
+    pub(crate) fn early_refusal(&self, store: Uuid, position: u64) -> Result<Option<RangeOutcome>> {
+        Ok(match self.load_relay_state(store)? {
             Some(relayed) if relayed.has_missing_id => None,
-            Some(relayed) => refusal(&relayed, publisher, position),
+            Some(relayed) => refusal(&relayed, position),
             None => Some(RangeOutcome::Lost),
         })
     }
 
     pub(crate) fn try_publish(&self, pending: &mut PendingRange) -> Result<RelayStep<RangeOutcome>> {
-        let publisher = pending.publisher;
-        let Some(mut relayed) = self.load_relay_state(publisher.store)? else {
+        let Some(mut relayed) = self.load_relay_state(pending.store)? else {
             return Ok(RelayStep::Done(RangeOutcome::Lost));
         };
         if relayed.has_missing_id {
             return self.fill_missing_or_wait(&relayed);
         }
-        if let Some(refusal) = refusal(&relayed, publisher, pending.position) {
+        if let Some(refusal) = refusal(&relayed, pending.position) {
             return Ok(RelayStep::Done(refusal));
         }
         if pending.unpublished.is_empty() {
             if relayed.record.position < pending.through {
                 // positions behind the last event have no event file: only a record shows that they are published
                 let now = &mut relayed.record;
-                (now.epoch, now.position, now.event_id) = (publisher.epoch, pending.through, None);
+                (now.position, now.event_id) = (pending.through, None);
                 if !self.write_record(&mut relayed)? {
                     return Ok(RelayStep::Retry);
                 }
@@ -325,14 +318,8 @@ impl RelayLog {
             let ids = pending.ids.iter().map(|id| message_id(*id)).collect();
             return Ok(RelayStep::Done(RangeOutcome::Published(ids)));
         }
-        if publisher.epoch > relayed.record.epoch {
-            relayed.record.epoch = publisher.epoch;
-            if !self.write_record(&mut relayed)? {
-                return Ok(RelayStep::Retry);
-            }
-        }
-        // safe also if a relay with a higher epoch began after `refusal`: these links take only free ids right behind
-        // the state that was read, so they are the store's next events, and that relay finds them in the log
+        // safe also if another relay began after `refusal`: these links take only free ids right behind the state that
+        // was read, so they are the store's next events, and that relay finds them in the log
         let LinkOutcome { ids, error } = self.log.link_after(&mut pending.staged, relayed.record.through)?;
         for (id, (position, event_id)) in ids.iter().zip(pending.unpublished.drain(..ids.len())) {
             relayed.record.set_published(*id, position, event_id);
@@ -352,69 +339,47 @@ impl RelayLog {
         Ok(if is_filled { RelayStep::Retry } else { RelayStep::WaitForGap })
     }
 
-    pub(crate) fn resync_store(
-        &self,
-        publisher: Publisher,
-        floor: Position,
-        is_shared: bool,
-        groups: &[Name],
-        group_store: &GroupStore,
-    ) -> Result<ResyncOutcome> {
-        let Publisher { store, epoch } = publisher;
-        loop {
-            if let Some(relayed) = self.load_relay_state(store)? {
-                let is_fenced = epoch < relayed.record.epoch;
-                return Ok(if is_fenced {
-                    ResyncOutcome::Fenced
-                } else {
-                    ResyncOutcome::Moved(relayed.record.position.into())
-                });
-            }
-            if !is_shared && let Some(other) = self.list_relayed_stores()?.into_iter().find(|other| *other != store) {
-                return Ok(ResyncOutcome::OtherStore(other));
-            }
-            groups.iter().try_for_each(|group| group_store.make_group(group, 0))?;
-            if self.create_first_record(store, epoch, floor.get())? {
-                return Ok(ResyncOutcome::At(floor));
-            }
-        }
+    /// Returns a store that was published here, unless `own` was too.
+    pub(crate) fn other_store(&self, own: Uuid) -> Result<Option<Uuid>> {
+        let stores = self.list_relayed_stores()?;
+        Ok(if stores.contains(&own) { None } else { stores.first().copied() })
     }
 
-    pub(crate) fn rewind_store(&self, publisher: Publisher, to: u64) -> Result<RelayStep<ResyncOutcome>> {
-        let Publisher { store, epoch } = publisher;
+    /// Sets the published position of a store, unless it has moved from `from`; returns the position.
+    pub(crate) fn set_position(
+        &self,
+        store: Uuid,
+        from: Option<PublishedPosition>,
+        to: PublishedPosition,
+    ) -> Result<RelayStep<PublishedPosition>> {
+        let after = to.position.get();
         let Some(relayed) = self.load_relay_state(store)? else {
-            // no record to rewind: the next range gets `Lost`, and the relay resyncs
-            return Ok(RelayStep::Done(ResyncOutcome::Moved(to.into())));
+            return Ok(if self.create_first_record(store, after)? { RelayStep::Done(to) } else { RelayStep::Retry });
         };
-        if epoch < relayed.record.epoch {
-            return Ok(RelayStep::Done(ResyncOutcome::Fenced));
-        }
-        if to >= relayed.record.position {
-            return Ok(RelayStep::Done(ResyncOutcome::Moved(relayed.record.position.into())));
-        }
         if relayed.has_missing_id {
             return self.fill_missing_or_wait(&relayed);
         }
+        let found = relayed.record.published_position();
+        if Some(found) != from || found == to {
+            return Ok(RelayStep::Done(found));
+        }
         let gap = EventFile::for_gap(&self.worker_id, "the relay of a store publishes again what it published before");
-        let gap = EventFile { store: Some(store), again: Some(RepublishFrom { after: to, epoch }), ..gap };
+        let gap = EventFile { store: Some(store), again: Some(RepublishFrom { after }), ..gap };
         let mut staged =
             VecDeque::from([StagedEvent::new(self.disk.stage(&event::to_pretty_json("the gap", &gap)?)?, None)]);
         let LinkOutcome { ids, error } = self.log.link_after(&mut staged, relayed.record.through)?;
         match error {
             Some(error) => Err(error),
             None if ids.is_empty() => Ok(RelayStep::Retry),
-            None => Ok(RelayStep::Done(ResyncOutcome::At(to.into()))),
+            None => Ok(RelayStep::Done(to)),
         }
     }
 }
 
 /// Returns the refusal of a relay that would publish after a position; `None` if the relay may publish.
-fn refusal(relayed: &RelayState, publisher: Publisher, position: u64) -> Option<RangeOutcome> {
+fn refusal(relayed: &RelayState, position: u64) -> Option<RangeOutcome> {
     let record = &relayed.record;
-    if publisher.epoch < record.epoch {
-        return Some(RangeOutcome::Fenced);
-    }
-    (record.position != position).then(|| RangeOutcome::Moved(record.position.into()))
+    (record.position != position).then(|| RangeOutcome::Moved(record.published_position()))
 }
 
 pub(crate) fn parse_store_id(name: &str) -> Option<Uuid> {

@@ -219,7 +219,7 @@ pub mod health {
     pub use crate::port::{
         health::{
             CatchingUp, CrowdedGroup, Health, HealthStatus, HealthThresholds, OldestUnfinished, RunningHandler,
-            SilentConsumer, UnfilledGroup, UnreadableEvents, WaitingForServer,
+            SilentConsumer, UnreadableEvents, WaitingForServer,
         },
         stats::{BusStats, GroupInfo, InFlightCounts, StreamInfo, StreamSummary},
     };
@@ -248,10 +248,7 @@ pub mod projection {
 pub mod relay {
     #[doc(inline)]
     pub use crate::{
-        port::relay::{
-            GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome,
-            ResyncRequest,
-        },
+        port::relay::{PublishRange, PublishedPosition, RangeOutcome},
         runtime::relay::{BeginError, RelayError, RelayStatus, RepublishError, begin_after, republish},
     };
 }

@@ -12,10 +12,10 @@ use uuid::Uuid;
 use crate::{
     EventContext, EventId, Name, NewEvent, Position, RecordedEvent, Saved, StreamId, Version,
     port::{
-        DeadLetter, DeadLetterPage, Floor, GroupProgress, MessageId, PublishError, SkippedBefore, StoredEventType,
+        DeadLetter, DeadLetterPage, GroupProgress, MessageId, PublishError, SkippedBefore, StoredEventType,
         health::{
             CatchingUp, CrowdedGroup, Health, HealthStatus, OldestUnfinished, RunningHandler, SilentConsumer,
-            UnfilledGroup, UnreadableEvents, WaitingForServer,
+            UnreadableEvents, WaitingForServer,
         },
         stats::{BusStats, GroupInfo, StreamInfo, StreamSummary},
     },
@@ -143,12 +143,6 @@ fn unfinished_json() -> Value {
 fn health_of_an_app() {
     let waiting =
         WaitingForServer { name: "book".into(), fault: "SQLSTATE 53100".into(), since: "2026-11-21T09:30:00Z".into() };
-    let unfilled = UnfilledGroup {
-        group: "billing".into(),
-        after: Position::new(3),
-        error: "damaged".into(),
-        since: "2026-11-21T09:30:00Z".into(),
-    };
     let crowded = CrowdedGroup { group: "billing".into(), waiting: 100_000, since: "2026-11-21T09:30:00Z".into() };
     let mut health = Health::disconnected(false, "cannot connect")
         .with_store_problem("no connection".into())
@@ -160,7 +154,7 @@ fn health_of_an_app() {
     health.in_flight = vec![in_flight()];
     health.silent = vec![silent()];
     health.unreadable = vec![unreadable()];
-    health.unfilled = vec![unfilled];
+    health.lost_through = Some(Position::new(3));
     health.waiting = vec![waiting];
     health.crowded = vec![crowded];
     let expected = json!({
@@ -168,7 +162,7 @@ fn health_of_an_app() {
         "error": "cannot connect", "store": "no connection", "relay": "no connection", "projections": ["stopped"],
         "catching_up": [{ "name": "totals", "position": 3 }],
         "in_flight": [in_flight_json()], "silent": [silent_json()], "unreadable": [unreadable_json()],
-        "unfilled": [{ "group": "billing", "after": 3, "error": "damaged", "since": "2026-11-21T09:30:00Z" }],
+        "lost_through": 3,
         "waiting": [{ "name": "book", "fault": "SQLSTATE 53100", "since": "2026-11-21T09:30:00Z" }],
         "unfinished": [unfinished_json()],
         "lag_seconds": { "relay": 40 },
@@ -240,7 +234,6 @@ fn what_a_bus_counts_and_knows() {
     assert_json(&info, expected);
     let progress = GroupProgress { unread: 1, pending: 2, exhausted: 3 };
     assert_json(&progress, json!({ "unread": 1, "pending": 2, "exhausted": 3 }));
-    assert_json(&Floor { group: BILLING, position: Position::new(5) }, json!({ "group": "billing", "position": 5 }));
     let skipped = SkippedBefore { group: BILLING, event_type: "Deposited".into(), count: 4, age: SECOND };
     assert_json(&skipped, json!({ "group": "billing", "event_type": "Deposited", "count": 4, "age": 1.5 }));
     let stored = StoredEventType {

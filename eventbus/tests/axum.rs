@@ -539,7 +539,7 @@ impl SilentStore {
     }
 }
 
-delegate!(SilentStore, self => self.store; AppendEvents, ReadStream, Checkpoints, Leases, Floors, UnfinishedDeliveries, EventStore);
+delegate!(SilentStore, self => self.store; AppendEvents, ReadStream, Checkpoints, Leases, UnfinishedDeliveries, EventStore);
 
 #[async_trait]
 impl ReadFeed for SilentStore {

@@ -153,7 +153,7 @@ struct HeldSnapshots {
     refuses: AtomicBool,
 }
 
-delegate!(HeldSnapshots, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+delegate!(HeldSnapshots, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, UnfinishedDeliveries);
 
 #[deny(clippy::missing_trait_methods)]
 impl EventStore for HeldSnapshots {

@@ -147,7 +147,7 @@ impl SlowStore {
     }
 }
 
-delegate!(SlowStore, self => self.store; AppendEvents, ReadStream, Checkpoints, Leases, Floors, UnfinishedDeliveries, EventStore);
+delegate!(SlowStore, self => self.store; AppendEvents, ReadStream, Checkpoints, Leases, UnfinishedDeliveries, EventStore);
 
 #[async_trait]
 impl ReadFeed for SlowStore {

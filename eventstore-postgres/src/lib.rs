@@ -13,7 +13,6 @@ mod event_types;
 mod feed;
 mod feed_page;
 mod filter_parameters;
-mod floor;
 mod gate;
 mod identifier;
 mod last_fault;

@@ -150,12 +150,6 @@ impl StoreKeys {
         self.own_key("reader_names")
     }
 
-    /// Hash: the low-water marks of the groups of a bus.
-    #[must_use]
-    pub fn floors(&self, destination: &Name) -> String {
-        self.own_key(&format!("floors:{destination}"))
-    }
-
     /// Hash by position: the deliveries of a group of the in-process bus that wait for a retry.
     pub(crate) fn waiting(&self, group: &Name) -> String {
         self.own_key(&format!("waiting_deliveries:{group}"))
@@ -346,7 +340,7 @@ mod tests {
         all.extend([keys.commands(), keys.command_times(), keys.added_tags()]);
         for one in texts {
             let name = Name::from_static(one);
-            for key in [keys.checkpoint(&name), keys.lease(&name), keys.floors(&name), keys.shadow(&name)] {
+            for key in [keys.checkpoint(&name), keys.lease(&name), keys.shadow(&name)] {
                 assert!(is_reserved(&key), "{key}");
                 all.insert(key);
             }

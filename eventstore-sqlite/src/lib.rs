@@ -39,7 +39,6 @@ mod event_types;
 mod feed;
 mod files;
 mod filter;
-mod floor;
 mod lease;
 mod listings;
 mod location;

@@ -83,11 +83,6 @@ const BUSES: &[Backend] = &[
         &[Some(("eventbus-redis/tests/bus/conformance.rs", "redis"))],
         "order across consumers of a group",
     ),
-    (
-        "`RedisEventBus`, partitions",
-        &[Some(("eventbus-redis/tests/bus/conformance.rs", "partitions"))],
-        "consumers written in Python",
-    ),
     ("`FileQueue`", &[Some(("eventbus-file/tests/bus/conformance.rs", "files"))], "several machines"),
     ("`FileQueue` with `RedisCoordination`", &[Some(("eventbus-file/tests/bus/redis.rs", "files_and_redis"))], "–"),
 ];

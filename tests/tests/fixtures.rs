@@ -9,10 +9,7 @@ use eventbus::{
     App, ExpectedVersion, InMemoryEventBus, LoadError, Name, Never, Position, RecordedEvent, Uuid, Version,
     clock::SystemClock,
     event::{DecodeError, Tag},
-    port::{
-        Append, AppendError, DeadLetterFilter, DeadLetters as _, Direction, EventStore, FeedFilter, Floor,
-        ReadFeed as _,
-    },
+    port::{Append, AppendError, DeadLetterFilter, DeadLetters as _, Direction, EventStore, FeedFilter, ReadFeed as _},
     store::{Boundary, MultiStreamAppend},
     testkit::ManualClock,
 };
@@ -27,7 +24,7 @@ use workspace_tests::fixtures::{
     contents::Contents,
     courses::{self, Seats},
     postgres,
-    progress::{DESTINATION, EXPIRED_ROLE, HELD_ROLE, inbox},
+    progress::{EXPIRED_ROLE, HELD_ROLE, inbox},
     readers::{GROUP, OpenStore, Receipts, with_handlers},
     redis_commands,
     scenario::{BEGINNING, ORDERS, appends, event, order},
@@ -163,11 +160,6 @@ async fn progress_goes_on(port: &dyn EventStore) {
     let notes = port.notes().unwrap();
     notes.delete_note(&name("note: é/ü")).await.unwrap();
     assert_eq!(notes.load_note(&name("note: é/ü")).await.unwrap(), None);
-    let floor = Floor { group: name("b: é"), position: Position::new(301) };
-    port.save_floors(&DESTINATION, std::slice::from_ref(&floor)).await.unwrap();
-    port.forget_floor(&DESTINATION, &name("a")).await.unwrap();
-    let new = Floor { group: name("new"), position: Position::START };
-    assert_eq!(port.floors(&DESTINATION).await.unwrap(), [floor, new]);
     for (handler, stream, event, is_handled) in inbox().unwrap() {
         let mut transaction = port.transactions().unwrap().begin().await.unwrap();
         assert_eq!(transaction.is_first(&handler, &stream, event).await.unwrap(), !is_handled, "{handler} {stream}");

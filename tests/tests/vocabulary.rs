@@ -294,18 +294,9 @@ const REDIS_ONLY: &[(&str, &str, &str)] = &[
         "error group replay_group replay_done done_handlers first_failed_at last_failed_at",
         "our fields of dead letters",
     ),
-    ("eventbus-redis", "dead_letter_copies", "what the copies in the stores are of"),
     ("eventbus-redis", "meta format min_reader", "the format of the keys"),
-    ("eventbus-redis", "members reader absent", "the members of a group and what they own"),
-    ("eventbus-redis", "skipped", "events that no member handles"),
-    (
-        "eventbus-redis",
-        "layout partitions generation newest closed_by closed_until",
-        "the number of partitions, and its change",
-    ),
-    ("eventbus-redis", "backlog fills fill filler copy foreign open first waiting", "the backlogs of groups"),
+    ("eventbus-redis", "members", "the members of a group"),
     ("eventbus-redis", "relay began head", "what relays and trimming have done"),
-    ("eventbus-redis", "hole", "a gap of a group; stored before the glossary had the word"),
     ("eventbus-redis", "projection projections keys rebuild rebuilding", "projections of plain streams"),
 ];
 

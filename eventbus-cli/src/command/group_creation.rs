@@ -3,10 +3,7 @@
 //! Invariant: a group begins after a position only if the bus has all events after it, those that the relay has published
 //! and those that it has yet to publish. Otherwise its consumers would miss events, or get events from before.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use clap::Args;
 use eventbus::{
@@ -139,28 +136,22 @@ impl StoreStart {
 
     /// Checks that the bus still has all published events after the position.
     async fn check_events(&self, bus: &RedisEventBus) -> Result<(), CommandError> {
-        let oldest = bus.oldest_positions().await?;
-        let Some(missing) = self.find_missing(bus, &oldest).await? else { return Ok(()) };
+        let oldest = bus.oldest_position().await?;
+        let Some(missing) = self.find_missing(oldest).await? else { return Ok(()) };
         Err(CommandError::Usage(format!(
             "{} does not have the event at position {missing} any more, which the group would miss: begin after a later \
-             position; or create no group, as the first consumer of a new group gets all events of the store",
+             position",
             bus.destination()
         )))
     }
 
     /// Returns the first event after the position that was published and is not on the bus.
-    async fn find_missing(
-        &self,
-        bus: &RedisEventBus,
-        oldest: &BTreeMap<String, Option<Position>>,
-    ) -> Result<Option<Position>, CommandError> {
-        // no event is missing after the oldest one of each stream
-        let complete_from = oldest.values().map(|oldest| oldest.unwrap_or(self.published)).max();
-        let through = self.published.min(complete_from.unwrap_or(self.published));
+    async fn find_missing(&self, oldest: Option<Position>) -> Result<Option<Position>, CommandError> {
+        // no event is missing after the oldest one of the stream
+        let through = self.published.min(oldest.unwrap_or(self.published));
         let mut events = self.store.read_feed(self.after, through, &FeedFilter::all());
         while let Some(event) = events.try_next().await? {
             let Some(position) = event.position().filter(|position| !self.skipped.contains(position)) else { continue };
-            let oldest = oldest.get(&bus.config().stream_of(event.metadata().stream())).copied().flatten();
             if oldest.is_none_or(|oldest| position < oldest) {
                 return Ok(Some(position));
             }

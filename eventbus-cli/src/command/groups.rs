@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use eventbus::{Name, store::EventStore};
+use eventbus::Name;
 use eventbus_redis::RetiredGroup;
 use serde::Serialize;
 
@@ -15,12 +15,9 @@ use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
     output::{Align, Progress, Table, age, optional},
-    query::{DeadLetterTally, GroupDetail, GroupRow, GroupView, count_pending, list_groups, load_group},
+    query::{DeadLetterTally, GroupDetail, GroupRow, GroupView, list_groups, load_group},
     session::{Consent, Session},
 };
-
-/// The text in tables for the consumers of a group that no consumer has joined yet.
-pub(super) const UNJOINED: &str = "none yet";
 
 /// Show the consumer groups: consumers, pending and unread entries, dead letters, which one holds trimming
 #[derive(Debug, Args)]
@@ -36,15 +33,14 @@ enum GroupAction {
         /// The group
         #[arg(value_name = "GROUP")]
         group: String,
-        /// The number of pending deliveries, of each partition
+        /// The number of pending deliveries
         #[arg(long, value_name = "NUMBER", default_value = "20")]
         limit: usize,
     },
     /// Create a group on Redis that begins after a position of the store, or now
     ///
-    /// For handlers that move to a group of their own: the first consumer of a new group would handle all events of the store
-    /// once more. Create the group before a process with its handlers starts. `eventbus groups` shows in FINISHED the position up
-    /// to which the former group has handled all events. A position needs `--store URL`.
+    /// For handlers that move to a group of their own: the first consumer of a new group would handle all events of the stream
+    /// once more. Create the group before a process with its handlers starts. A position needs `--store URL`.
     Create {
         /// The group
         #[arg(value_name = "GROUP")]
@@ -52,23 +48,10 @@ enum GroupAction {
         #[command(flatten)]
         start: StartArgs,
     },
-    /// Have a group on Redis forget an event type that no handler of it takes any more; its pending entries are skipped
-    ///
-    /// Call it when no process of a release with such a handler runs any more: a consumer with one announces the type again. The
-    /// running consumers skip the entries, with partitions at the next heartbeat of their owner; or the next consumer does.
-    ForgetType {
-        /// The group
-        #[arg(value_name = "GROUP")]
-        group: String,
-        /// The event type, in all versions; `*` if the group had a handler of all types
-        #[arg(value_name = "EVENT TYPE")]
-        event_type: String,
-    },
     /// Remove a group for good, so that it holds trimming no more; its unfinished entries are not delivered
     ///
-    /// With a bus on Redis pass `--store URL` too, so that the store forgets the group: else the relay publishes again for
-    /// it if the bus loses its data. Of the in-process bus stop the application first: the store does not know whether a
-    /// process runs. Dead letters stay, until they are discarded. Call it again if it was interrupted.
+    /// Of the in-process bus stop the application first: the store does not know whether a process runs. Dead letters stay,
+    /// until they are discarded. Call it again if it was interrupted.
     Retire {
         /// The group
         #[arg(value_name = "GROUP")]
@@ -92,13 +75,6 @@ struct Retired {
     unread: Option<u64>,
 }
 
-#[derive(Debug, Serialize)]
-struct ForgottenType<'t> {
-    group: &'t str,
-    event_type: &'t str,
-    forgotten: bool,
-}
-
 impl GroupArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         match &self.action {
@@ -113,7 +89,6 @@ impl GroupArgs {
             }
             Some(GroupAction::Show { group, limit }) => show(session, group, *limit).await,
             Some(GroupAction::Create { group, start }) => create(session, group, start).await,
-            Some(GroupAction::ForgetType { group, event_type }) => forget_type(session, group, event_type).await,
             Some(GroupAction::Retire { group }) => retire(session, group).await,
         }
     }
@@ -132,16 +107,9 @@ async fn read_groups(session: &Session) -> Result<Groups, CommandError> {
 
 async fn show(session: &Session, group: &str, limit: usize) -> Result<ExitStatus, CommandError> {
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
-    let missing = match read_groups(session).await?.groups.iter().find(|row| row.group == group) {
-        None => Some(format!("there is no group `{group}`")),
-        Some(row) if row.is_lost => {
-            Some(format!("the server has lost group `{group}`: start a consumer of it, or retire it"))
-        }
-        Some(_) => None,
-    };
-    if let Some(missing) = missing {
+    if read_groups(session).await?.groups.iter().all(|row| row.group != group) {
         note_other_buses(session).await?;
-        session.printer().note(&missing);
+        session.printer().note(&format!("there is no group `{group}`"));
         return Ok(ExitStatus::Finding);
     }
     let (bus, store) = (session.bus().await?, session.optional_store().await?);
@@ -193,59 +161,11 @@ async fn create(session: &Session, group: &str, start: &StartArgs) -> Result<Exi
     if !matches!(bus, OpenBus::Redis(_)) {
         return Err(not_on_redis("created"));
     }
-    let store = session.optional_store().await?;
-    let known = match read_groups(session).await?.groups.into_iter().find(|row| row.group == group) {
-        Some(GroupRow { is_lost: true, .. }) => Some(format!(
-            "the server has lost group `{group}`, which continues where it was: start a consumer of it, or retire it"
-        )),
-        Some(_) => Some(exists(&name)),
-        None => match store {
-            // an interrupted retirement, or a bus that has lost its data
-            Some(store) if has_floor(&*store, bus.as_bus().destination(), &name).await? => Some(format!(
-                "the store has the position of group `{group}`, which the bus does not have: retire it first"
-            )),
-            _ => None,
-        },
-    };
-    if let Some(known) = known {
-        session.printer().note(&known);
+    if read_groups(session).await?.groups.iter().any(|row| row.group == group) {
+        session.printer().note(&exists(&name));
         return Ok(ExitStatus::Finding);
     }
     start.create(session, &name).await
-}
-
-async fn forget_type(session: &Session, group: &str, event_type: &str) -> Result<ExitStatus, CommandError> {
-    let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
-    let is_all = event_type == "*";
-    if !is_all {
-        Name::new("event type", event_type).map_err(|error| CommandError::Usage(error.to_string()))?;
-    }
-    let OpenBus::Redis(bus) = session.bus().await? else { return Err(not_on_redis("changed")) };
-    if read_groups(session).await?.groups.iter().all(|row| row.group != group) {
-        session.printer().note(&format!("there is no group `{group}`"));
-        return Ok(ExitStatus::Finding);
-    }
-    let pending = Progress::while_reading(count_pending(bus, &name, (!is_all).then_some(event_type))).await?;
-    let question = match is_all {
-        true => format!(
-            "have group `{group}` forget that it had a handler of all event types; of its {pending} pending entries those of \
-             types that no handler names are skipped"
-        ),
-        false => format!(
-            "have group `{group}` forget event type `{event_type}`; its {pending} pending entries of that type are skipped"
-        ),
-    };
-    if !session.may_change(&question).await? {
-        return Ok(ExitStatus::Done);
-    }
-    let forgetting = async { Ok(bus.forget_event_type(&name, event_type).await?) };
-    if !Progress::during("forgetting", forgetting).await? {
-        session.printer().note(&format!("group `{group}` does not know event type `{event_type}`"));
-        return Ok(ExitStatus::Finding);
-    }
-    let body = ForgottenType { group, event_type, forgotten: true };
-    session.printer().show(&body, |_| format!("group `{group}` has forgotten event type `{event_type}`\n"))?;
-    Ok(ExitStatus::Done)
 }
 
 async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandError> {
@@ -261,21 +181,19 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
              in-process bus by `eventbus groups retire`";
         return Err(CommandError::Usage(text.into()));
     }
-    let store = session.optional_store().await?;
     let Groups { groups, .. } = read_groups(session).await?;
     let Some(found) = groups.into_iter().find(|row| row.group == group) else {
-        return forget(session, bus.as_bus().destination(), &name).await;
+        session.printer().note(&format!("there is no group `{group}`"));
+        return Ok(ExitStatus::Finding);
     };
     let (pending, unread) = (found.pending.unwrap_or_default(), found.unread);
-    let lost = if found.is_lost { ", which the server has lost," } else { "," };
     let unread_text = unread_text(unread);
     // the store does not know whether a process runs
     let stopped = if bus.is_in_process() { "; the application must be stopped" } else { "" };
-    let question =
-        format!("retire group `{group}`{lost} with {pending} pending and {unread_text} unread entries{stopped}");
+    let question = format!("retire group `{group}`, with {pending} pending and {unread_text} unread entries{stopped}");
     let retired = match session.confirm(&question).await? {
         Consent::DryRun => None,
-        Consent::Given => Some(Progress::during("retiring", retire_from(bus, store.as_deref(), &name)).await?),
+        Consent::Given => Some(Progress::during("retiring", retire_from(bus, &name)).await?),
     };
     // the in-process bus keeps no entries: the store knows how many the group has not read
     let retired = retired.map(|(pending, counted)| (pending, counted.or(unread)));
@@ -286,48 +204,15 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
 }
 
 /// Retires a group. Returns the numbers of its pending and of its unread entries, if the bus counts them.
-async fn retire_from(
-    bus: &OpenBus,
-    store: Option<&dyn EventStore>,
-    group: &Name,
-) -> Result<(u64, Option<u64>), CommandError> {
+async fn retire_from(bus: &OpenBus, group: &Name) -> Result<(u64, Option<u64>), CommandError> {
     match bus {
         OpenBus::Redis(redis) => {
             let RetiredGroup { pending, unread, .. } = redis.retire_group(group).await?;
-            // the relay would otherwise publish again for it when the bus loses its data
-            if let Some(store) = store {
-                store.forget_floor(bus.as_bus().destination(), group).await?;
-            }
             Ok((pending, Some(unread)))
         }
         OpenBus::InProcess(bus) => Ok((bus.retire_group(group).await?, None)),
         OpenBus::Other(_) => Err(not_retired()),
     }
-}
-
-/// Forgets a group that the bus does not know, if the store does: its retirement was interrupted, or the bus lost its data.
-async fn forget(session: &Session, destination: &Name, group: &Name) -> Result<ExitStatus, CommandError> {
-    let known = match session.optional_store().await? {
-        Some(store) => has_floor(&*store, destination, group).await?.then_some(store),
-        None => None,
-    };
-    let Some(store) = known else {
-        session.printer().note(&format!("there is no group `{group}`"));
-        return Ok(ExitStatus::Finding);
-    };
-    let question = format!("retire group `{group}`, of which the bus has no entries and the store has the position");
-    let consent = session.confirm(&question).await?;
-    if consent == Consent::Given {
-        store.forget_floor(destination, group).await?;
-    }
-    let body = Retired { group: group.to_string(), retired: consent == Consent::Given, pending: 0, unread: Some(0) };
-    session.printer().show(&body, retired_text)?;
-    Ok(ExitStatus::Done)
-}
-
-/// Returns `true` if the store has the position of a group.
-async fn has_floor(store: &dyn EventStore, destination: &Name, group: &Name) -> Result<bool, CommandError> {
-    Ok(store.floors(destination).await?.iter().any(|floor| floor.group == *group))
 }
 
 fn not_retired() -> CommandError {
@@ -363,11 +248,7 @@ pub(super) fn table(groups: &[GroupRow]) -> Table {
     for row in groups {
         table.add([
             row.group.clone(),
-            match row {
-                GroupRow { is_lost: true, .. } => "lost".into(),
-                GroupRow { is_unjoined: true, .. } => UNJOINED.into(),
-                _ => optional(row.consumers),
-            },
+            optional(row.consumers),
             optional(row.pending),
             optional(row.oldest_ms.map(|oldest| age(Duration::from_millis(oldest)))),
             optional(row.unread),

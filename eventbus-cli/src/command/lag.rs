@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{groups::UNJOINED, other_buses::note_other_buses, parse_duration, parse_interval};
+use super::{other_buses::note_other_buses, parse_duration, parse_interval};
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Align, Progress, Table, optional},
@@ -86,7 +86,7 @@ impl LagArgs {
             None => row.events.is_none() || (row.position.is_some() && row.events != Some(0)),
         };
         let is_over = self.over.is_some_and(|most| row.events.is_none_or(|events| events > most));
-        !row.is_unjoined && (is_over || self.over_time.is_some_and(is_late))
+        is_over || self.over_time.is_some_and(is_late)
     }
 }
 
@@ -108,7 +108,7 @@ fn table(readers: &[LagRow]) -> Table {
             optional(row.head.as_ref()),
             optional(row.events),
             optional(row.seconds.map(|seconds| format!("{seconds:.1}"))),
-            if row.is_unjoined { UNJOINED.into() } else { optional(row.owner.as_ref()) },
+            optional(row.owner.as_ref()),
         ]);
     }
     table

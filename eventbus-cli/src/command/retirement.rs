@@ -71,9 +71,6 @@ impl Retirement<'_> {
             skips.unskip(role, skip.position).await?;
         }
         if self.kind == ReaderKind::Relay {
-            for floor in store.floors(name).await? {
-                store.forget_floor(name, &floor.group).await?;
-            }
             store.delete_checkpoint(&ReaderKind::HaltedRelay.name_of(name)).await?;
         } else if let Some(notes) = store.notes() {
             // the event types that it has handled

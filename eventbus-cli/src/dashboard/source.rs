@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use eventbus::{App, Name, clock::SharedClock, port::BoxFuture, store::EventStore, support::LISTING_ROWS_MAX};
+use eventbus::{App, Name, clock::SharedClock, port::BoxFuture, store::EventStore};
 
 use super::parts::number;
 use crate::{
@@ -18,13 +18,8 @@ use crate::{
 /// The most dead letters that a page reads.
 pub(super) const DEAD_LETTERS_READ_MAX: u64 = 200;
 
-/// The most pending deliveries of a partition that a page shows.
+/// The most pending deliveries of a group that a page shows.
 const PENDING_MAX: usize = 50;
-
-/// Returns the number of pending deliveries to read of each partition, and of the backlog of a group.
-fn pending_of_each(partitions: u32) -> usize {
-    PENDING_MAX.min(LISTING_ROWS_MAX / (partitions as usize + 1)).max(1)
-}
 
 /// Examines the servers as the doctor does, and returns its reports.
 pub(crate) type Examine = Box<dyn Fn() -> BoxFuture<'static, Result<Vec<Report>, CommandError>> + Send + Sync>;
@@ -182,13 +177,12 @@ impl DashboardSource {
 
     /// Loads a group of a bus on Redis; `None` for a different bus, or if the bus does not know the group.
     pub(super) async fn group(&self, name: &Name) -> Result<Option<GroupView>, CommandError> {
-        let OpenBus::Redis(bus) = &self.bus else { return Ok(None) };
+        let OpenBus::Redis(_) = &self.bus else { return Ok(None) };
         let info = self.bus.stream_info().await?;
         if info.consumer_groups.iter().all(|group| *group.name != **name) {
             return Ok(None);
         }
-        let limit = pending_of_each(bus.config().partitions);
-        load_group(&self.bus, self.optional_store(), name, limit).await.map(Some)
+        load_group(&self.bus, self.optional_store(), name, PENDING_MAX).await.map(Some)
     }
 
     async fn tally(&self) -> Result<DeadLetterTally, CommandError> {
@@ -205,18 +199,5 @@ impl DashboardSource {
             return Ok(DeadCount { number: tally.all(), is_cut: !tally.is_complete() });
         }
         Ok(DeadCount { number: self.bus.stream_info().await?.dlq_messages, is_cut: false })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_page_of_a_group_reads_about_a_thousand_pending_deliveries_at_most() {
-        for (partitions, of_each) in [(1, 50), (19, 50), (20, 47), (64, 15), (1_024, 1)] {
-            assert_eq!(pending_of_each(partitions), of_each, "{partitions} partitions");
-            assert!((partitions as usize + 1) * of_each <= 1_025);
-        }
     }
 }

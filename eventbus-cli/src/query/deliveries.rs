@@ -20,7 +20,7 @@ use crate::{connection::OpenBus, error::CommandError};
 const PAGE: usize = 500;
 const DEAD_LETTERS_MAX: usize = 100_000;
 
-/// The most pending entries of a group, in each partition, that are searched; fewer if they have 16 MiB.
+/// The most pending entries of a group that are searched; fewer if they have 16 MiB.
 const PENDING_MAX: usize = 1_000;
 const PENDING_BYTES_MAX: usize = 16 * PAGE_BYTES;
 
@@ -204,13 +204,12 @@ impl Deliveries {
 
 /// Loads the oldest pending deliveries of a group. Also returns `true` if it may have more.
 ///
-/// The size of an entry is unknown until it is read, so the first read takes one entry of each partition. Each further
+/// The size of an entry is unknown until it is read, so the first read takes one entry. Each further
 /// read asks for four times as many, if so many entries of the largest size so far would fit.
 async fn load_pending(bus: &RedisEventBus, group: &Name) -> Result<(Vec<PendingDelivery>, bool), CommandError> {
     let mut limit = 1;
     loop {
         let pending = bus.pending_deliveries(group, limit).await?;
-        // one of the streams may have this many, and further ones after them
         let may_have_more = pending.len() >= limit;
         let largest = pending.iter().filter_map(|delivery| delivery.record.as_ref()).map(event_bytes).max();
         let fits = largest.unwrap_or_default().saturating_mul(PENDING_GROWTH * pending.len()) <= PENDING_BYTES_MAX;
@@ -219,25 +218,6 @@ async fn load_pending(bus: &RedisEventBus, group: &Name) -> Result<(Vec<PendingD
         }
         limit = PENDING_MAX.min(PENDING_GROWTH * limit);
     }
-}
-
-/// Counts the pending deliveries of a group, of one event type or of all. Returns the number as text: "at least 1000" if the
-/// group may have more than were searched.
-///
-/// # Errors
-/// [`CommandError`] if the bus cannot be reached.
-pub(crate) async fn count_pending(
-    bus: &RedisEventBus,
-    group: &Name,
-    event_type: Option<&str>,
-) -> Result<String, CommandError> {
-    let (pending, may_have_more) = load_pending(bus, group).await?;
-    let is_of_type = |delivery: &&PendingDelivery| {
-        let of = delivery.record.as_ref().map(|record| record.event_type());
-        event_type.is_none_or(|wanted| of.is_some_and(|of| **of == *wanted))
-    };
-    let count = pending.iter().filter(is_of_type).count();
-    Ok(if may_have_more { format!("at least {count}") } else { count.to_string() })
 }
 
 impl WaitingDeliveryRow {

@@ -13,7 +13,7 @@ pub struct GroupView {
     pub group: String,
     /// Its consumers, including ended ones with pending entries; none for a group of the in-process bus.
     pub consumers: Vec<GroupConsumer>,
-    /// The oldest deliveries that it has read and not finished; if the bus has partitions, of each partition.
+    /// The oldest deliveries that it has read and not finished.
     pub pending: Vec<PendingRow>,
 }
 
@@ -71,7 +71,7 @@ impl PendingRow {
     }
 }
 
-/// Loads a consumer group with its oldest `limit` pending deliveries in each partition. A group of the in-process bus
+/// Loads a consumer group with its oldest `limit` pending deliveries. A group of the in-process bus
 /// has no consumers, and its deliveries have only positions.
 ///
 /// # Errors

@@ -29,13 +29,6 @@ pub struct GroupRow {
     pub oldest_unread_ms: Option<u64>,
     /// Its dead letters, among the oldest 1,000 of the bus.
     pub dead_letters: u64,
-    /// Set if the server has lost the group: trimming stops until a consumer creates it again, or it is retired.
-    #[serde(rename = "lost")]
-    pub is_lost: bool,
-    /// Set if a bus created it while it connected, and no consumer has joined it yet: it is not behind, and does not hold
-    /// trimming.
-    #[serde(rename = "unjoined")]
-    pub is_unjoined: bool,
     /// Set if it holds up trimming: it has unfinished entries, and no other group is further behind.
     pub holds_trim: bool,
     /// The position up to which it has finished all events of the store, if the store keeps it.
@@ -69,7 +62,7 @@ impl GroupRow {
     /// Returns `true` if entries wait, or may wait, and no consumer is alive.
     #[must_use]
     pub fn lacks_consumer(&self) -> bool {
-        self.consumers == Some(0) && !self.is_lost && !self.is_unjoined && self.unfinished() != Some(0)
+        self.consumers == Some(0) && self.unfinished() != Some(0)
     }
 }
 
@@ -86,61 +79,25 @@ pub async fn list_groups(
     match store {
         Some(store) if bus.is_in_process() => groups_in_process(store, (tally, detail), clock).await,
         None if bus.is_in_process() => Ok(Vec::new()),
-        store => groups_of_stream(bus, store, tally, clock).await,
+        _ => groups_of_stream(bus, tally).await,
     }
 }
 
 /// Lists the groups of a bus that keeps their progress itself.
-async fn groups_of_stream(
-    bus: &OpenBus,
-    store: Option<&dyn EventStore>,
-    tally: &DeadLetterTally,
-    clock: &SharedClock,
-) -> Result<Vec<GroupRow>, CommandError> {
-    let (port, info) = (bus.as_bus(), bus.stream_info().await?);
-    let (holder, lost, unjoined) = match bus {
-        OpenBus::Redis(redis) => {
-            let holder = redis.trim_blocker().await?.map(|blocker| blocker.group);
-            (holder, redis.lost_groups().await?, redis.unjoined_groups().await?)
-        }
-        _ => Default::default(),
+async fn groups_of_stream(bus: &OpenBus, tally: &DeadLetterTally) -> Result<Vec<GroupRow>, CommandError> {
+    let info = bus.stream_info().await?;
+    let holder = match bus {
+        OpenBus::Redis(redis) => redis.trim_blocker().await?.map(|blocker| blocker.group),
+        _ => None,
     };
-    let (floors, head) = match store {
-        Some(store) => (store.floors(port.destination()).await?, store.head().await?),
-        None => (Vec::new(), Position::START),
-    };
-    let mut groups = info.consumer_groups;
-    for name in &lost {
-        // one partition may have lost it, while a different one has it
-        if groups.iter().all(|group| *group.name != **name) {
-            groups.push(GroupInfo::new(name.as_str(), 0, 0));
-        }
-    }
-    groups.sort_by(|one, two| one.name.cmp(&two.name));
-    let mut rows = Vec::with_capacity(groups.len());
-    for group in groups {
-        let floor = floors.iter().find(|floor| *floor.group == *group.name).map(|floor| floor.position);
+    let row = |group| {
         let mut row = row_of(group, tally, holder.as_deref());
-        row.is_unjoined = unjoined.iter().any(|name| **name == *row.group);
-        if lost.iter().any(|name| **name == *row.group) {
-            row.is_lost = true;
-            row.unread = None;
-            row.remarks.push("the server has lost the group: start a consumer of it, or retire it".into());
-        }
-        row.position = floor.map(|floor| floor.to_string());
-        let lag = match store.zip(floor) {
-            _ if row.unfinished() == Some(0) => Some(Lag::NONE),
-            Some((store, floor)) => Some(Lag::load(store, clock, floor, head).await?),
-            None => None,
-        };
-        // of a group whose entries the server has lost count of
-        row.unread = row.unread.or_else(|| Some(lag?.events.saturating_sub(row.pending.unwrap_or_default())));
-        row.seconds = match lag {
-            Some(lag) => lag.seconds,
-            None => row.oldest_ms.max(row.oldest_unread_ms).map(|oldest| oldest as f64 / 1_000.0),
-        };
-        rows.push(row);
-    }
+        let oldest = row.oldest_ms.max(row.oldest_unread_ms).map(|oldest| oldest as f64 / 1_000.0);
+        row.seconds = if row.unfinished() == Some(0) { Some(0.0) } else { oldest };
+        row
+    };
+    let mut rows: Vec<_> = info.consumer_groups.into_iter().map(row).collect();
+    rows.sort_by(|one, two| one.group.cmp(&two.group));
     Ok(rows)
 }
 

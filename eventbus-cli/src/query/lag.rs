@@ -54,9 +54,6 @@ pub struct LagRow {
     pub seconds: Option<f64>,
     /// The process that has the reader's role.
     pub owner: Option<String>,
-    /// Set for a group that no consumer has joined yet: it is not behind.
-    #[serde(rename = "unjoined", skip_serializing_if = "std::ops::Not::not")]
-    pub is_unjoined: bool,
 }
 
 /// Lists the lags of all readers of a store and a bus: projections, relays, groups.
@@ -98,7 +95,6 @@ pub async fn list_lags_with(
             name: row.group,
             seconds: row.seconds,
             owner: None,
-            is_unjoined: row.is_unjoined,
         });
     }
     Ok(rows)
@@ -139,6 +135,5 @@ fn feed_row(
         events: Some(lag.events),
         seconds: lag.seconds,
         owner,
-        is_unjoined: false,
     }
 }

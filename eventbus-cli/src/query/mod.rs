@@ -36,7 +36,6 @@ pub use self::{
 #[cfg(feature = "dashboard")]
 pub(crate) use self::{dead_letters::aggregate_text, events::event_bytes, lag::list_feed_lags};
 pub(crate) use self::{
-    deliveries::count_pending,
     payload::{Change, Difference, FieldChoice, Payload, PayloadComparison},
     position::{RETIRED, ago, all_checkpoints, all_leases},
     relays::list_destinations,

@@ -4,17 +4,15 @@
 //! missing. So the relay that links it has read all events published before, and of two relays one links it, however
 //! long either was delayed. Setting the published position back uses an id in the same way.
 
-mod floors;
-
 use std::{collections::VecDeque, sync::Arc};
 
 use async_trait::async_trait;
 use eventbus::{
-    Name, Position,
     port::{EventBus as _, PublishError, RelayTarget},
-    relay::{GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
+    relay::{PublishRange, PublishedPosition, RangeOutcome},
     support::{check_range, check_records},
 };
+use uuid::Uuid;
 
 use crate::{
     FileQueue,
@@ -29,61 +27,51 @@ use crate::{
 
 #[async_trait]
 impl RelayTarget for FileQueue {
-    async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
+    async fn publish_range(&self, store: Uuid, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
         check_range(self.destination(), range)?;
         check_records(self.destination(), range.events)?;
         let positions = range.events.iter().map(|event| (event.position(), event.metadata().event_id()));
         let unpublished = positions.filter_map(|(position, event_id)| Some((position?.get(), event_id))).collect();
-        let (position, through) = (range.after.get(), range.through.get());
+        let (position, through) = (range.after.position.get(), range.through.get());
         let mut pending =
-            PendingRange { publisher, position, through, unpublished, staged: VecDeque::new(), ids: Vec::new() };
+            PendingRange { store, position, through, unpublished, staged: VecDeque::new(), ids: Vec::new() };
         if !range.events.is_empty() {
             if let Some(refusal) =
-                blocking_for_relay(self.inner(), move |queue| queue.relays().early_refusal(publisher, position)).await?
+                blocking_for_relay(self.inner(), move |queue| queue.relays().early_refusal(store, position)).await?
             {
                 return Ok(refusal);
             }
-            let (events, store) = (range.events.to_vec(), Some(publisher.store));
+            let events = range.events.to_vec();
             pending.staged =
-                blocking_for_relay(self.inner(), move |queue| queue.log().stage(&events, event::now(), store)).await?;
+                blocking_for_relay(self.inner(), move |queue| queue.log().stage(&events, event::now(), Some(store)))
+                    .await?;
         }
         publish_pending(self.inner(), pending).await
     }
 
-    async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
-        let (floor, shared_too, groups) = (request.floor, request.is_shared, request.groups.to_vec());
-        blocking_for_relay(self.inner(), move |queue| {
-            queue.relays().resync_store(publisher, floor, shared_too, &groups, queue.groups())
-        })
-        .await
+    async fn published_position(&self, store: Uuid) -> Result<Option<PublishedPosition>, PublishError> {
+        let relayed = blocking_for_relay(self.inner(), move |queue| queue.relays().load_relay_state(store)).await?;
+        Ok(relayed.map(|relayed| relayed.record.published_position()))
     }
 
-    async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
-        let relayed =
-            blocking_for_relay(self.inner(), move |queue| queue.relays().load_relay_state(publisher.store)).await?;
-        Ok(relayed.map(|relayed| relayed.record.published_position()).into_iter().collect())
-    }
-
-    /// Reports no gaps: if an event is removed before a group has finished it, that was on purpose, by
-    /// [`RemovalCondition::Result`].
-    ///
-    /// [`RemovalCondition::Result`]: crate::RemovalCondition::Result
-    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
-        let known = known.to_vec();
-        blocking_for_relay(self.inner(), move |queue| floors::group_floors(queue, publisher, known)).await
-    }
-
-    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
+    async fn set_position(
+        &self,
+        store: Uuid,
+        from: Option<PublishedPosition>,
+        to: PublishedPosition,
+    ) -> Result<PublishedPosition, PublishError> {
         let mut poll_backoff = PollBackoff::new(self.inner());
         loop {
-            match blocking_for_relay(self.inner(), move |queue| queue.relays().rewind_store(publisher, to.get()))
-                .await?
-            {
-                RelayStep::Done(outcome) => return Ok(outcome),
+            match blocking_for_relay(self.inner(), move |queue| queue.relays().set_position(store, from, to)).await? {
+                RelayStep::Done(position) => return Ok(position),
                 RelayStep::Retry => {}
                 RelayStep::WaitForGap => poll_backoff.wait().await,
             }
         }
+    }
+
+    async fn other_store(&self, own: Uuid) -> Result<Option<Uuid>, PublishError> {
+        blocking_for_relay(self.inner(), move |queue| queue.relays().other_store(own)).await
     }
 }
 

@@ -6,7 +6,6 @@ use crate::common::{another, config, folder, fresh};
 use eventbus_file::{FileQueue, FileQueueConfig};
 
 eventbus::event_bus_conformance!(files, fresh(), async |queue: &FileQueue| another(queue).await);
-eventbus::event_bus_conformance!(long_ago files_long_ago, long_ago(), async |queue: &FileQueue| another(queue).await);
 
 async fn long_ago() -> FileQueue {
     let config = FileQueueConfig { deliver_skipped_within: Duration::ZERO, ..config(folder()) };

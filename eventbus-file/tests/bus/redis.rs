@@ -35,11 +35,6 @@ async fn another(queue: &FileQueue) -> FileQueue {
 }
 
 eventbus::event_bus_conformance!(files_and_redis, fresh(), async |queue: &FileQueue| another(queue).await);
-eventbus::event_bus_conformance!(
-    long_ago files_and_redis_long_ago,
-    long_ago(),
-    async |queue: &FileQueue| another(queue).await
-);
 
 async fn long_ago() -> FileQueue {
     let config = FileQueueConfig { deliver_skipped_within: Duration::ZERO, ..config(folder()) };

@@ -31,8 +31,8 @@ use crate::{
     },
     port::{
         Append, AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction,
-        EventStore, EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, MissingEvent, MultiStreamAppends,
-        Notes, ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError, SnapshotRead, Snapshots,
+        EventStore, EventTypes, FeedFilter, Lease, LeaseError, Leases, MissingEvent, MultiStreamAppends, Notes,
+        ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError, SnapshotRead, Snapshots,
         StoredEventType, StoredSnapshot, UnfinishedDeliveries, UnfinishedDelivery,
         attempts::DeliveryAttempts,
         boundaries::{Boundaries, Boundary, BoundaryCondition, BoundaryRead},
@@ -79,8 +79,6 @@ struct StoreInner {
     /// Locked alone.
     notes: RwLock<HashMap<Name, String>>,
     leases: LeaseTable,
-    /// By destination and group. Locked alone: all floors of a call are written together.
-    floors: RwLock<BTreeMap<(Name, Name), Position>>,
     /// By group and position. Locked before `checkpoints`: rows and checkpoint are saved together.
     unfinished: RwLock<BTreeMap<(Name, Position), UnfinishedDelivery>>,
     /// By fold and stream. Locked alone: versions of streams only grow, so a snapshot that was saved is one of its
@@ -91,7 +89,7 @@ struct StoreInner {
 
 impl StoreInner {
     fn with_clock(clock: SharedClock) -> Self {
-        let (checkpoints, notes, floors, unfinished, snapshots, appended) = Default::default();
+        let (checkpoints, notes, unfinished, snapshots, appended) = Default::default();
         let log = RwLock::new(StoreLog { clock: clock.clone(), ..StoreLog::default() });
         Self {
             id: clock.new_id(),
@@ -99,7 +97,6 @@ impl StoreInner {
             checkpoints,
             notes,
             leases: LeaseTable::new(clock),
-            floors,
             unfinished,
             snapshots,
             appended,
@@ -521,26 +518,6 @@ impl Leases for InMemoryEventStore {
 
     async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
         Ok(self.0.leases.lease_of(role))
-    }
-}
-
-#[async_trait]
-impl Floors for InMemoryEventStore {
-    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        let floors = self.0.floors.read();
-        let of_destination = floors.iter().filter(|((of, _), _)| of == destination);
-        Ok(of_destination.map(|((_, group), &position)| Floor { group: group.clone(), position }).collect())
-    }
-
-    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
-        let entry = |floor: &Floor| ((destination.clone(), floor.group.clone()), floor.position);
-        self.0.floors.write().extend(floors.iter().map(entry));
-        Ok(())
-    }
-
-    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        self.0.floors.write().remove(&(destination.clone(), group.clone()));
-        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use auto_impl::auto_impl;
 use serde::Serialize;
 
 use super::{
-    Announced, Backlogs, CheckpointError, ConnectError, ConsumeError, DeadLetters, EventStore, MessageId, PublishError,
+    Announced, CheckpointError, ConnectError, ConsumeError, DeadLetters, EventStore, MessageId, PublishError,
     RelayTarget, ShutdownError, SkippedBefore, Subscriber, SubscriberStatus, Subscription,
     feed_claim::{FeedClaim, FeedInUse},
     health::Health,
@@ -88,11 +88,6 @@ pub trait EventBus: Send + Sync + 'static {
     /// Without it a relay publishes at least once: after a crash between publishing and saving its checkpoint it
     /// publishes events again.
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
-        None
-    }
-
-    /// Returns the backlogs, if the bus can deliver events to one group that it no longer holds for that group.
-    fn backlogs(&self) -> Option<&dyn Backlogs> {
         None
     }
 

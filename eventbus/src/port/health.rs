@@ -62,9 +62,9 @@ pub struct Health {
     /// The events that groups wait for and the store cannot read, if the bus reads them from there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<UnreadableEvents>,
-    /// Groups that miss events which only the store holds, and which this process cannot bring to them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub unfilled: Vec<UnfilledGroup>,
+    /// The bus has lost its data, and holds no event up to this position of the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost_through: Option<Position>,
     /// Handlers and projections of this process that wait for a database with a fault of its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitingForServer>,
@@ -157,26 +157,6 @@ pub struct UnreadableEvents {
     /// The position of the first one in the store.
     pub first: Position,
     /// Since when this process knows of one, in RFC 3339.
-    pub since: String,
-}
-
-/// A group that misses events which only the store holds, and cannot receive one of them: the store cannot read it, or
-/// the bus refuses it. The process retries twice a second. The group receives no event behind that one; other groups go
-/// on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, derive_more::Display)]
-#[display(
-    "`{group}` does not receive the events that it misses after position {after} since {since}: {error}; see the log. Mend \
-     an event that cannot be read or published, or skip it with `app.skip_published_event`"
-)]
-#[non_exhaustive]
-pub struct UnfilledGroup {
-    /// The group.
-    pub group: String,
-    /// The position up to which the group has received all events that it missed.
-    pub after: Position,
-    /// The error at the next event, without the texts of store and bus: the log has these.
-    pub error: String,
-    /// Since when, in RFC 3339.
     pub since: String,
 }
 
@@ -379,7 +359,12 @@ impl Health {
         alerts.extend(self.catching_up.iter().map(ToString::to_string));
         alerts.extend(self.projections.iter().cloned());
         alerts.extend(self.unreadable.iter().map(ToString::to_string));
-        alerts.extend(self.unfilled.iter().map(ToString::to_string));
+        alerts.extend(self.lost_through.map(|position| {
+            format!(
+                "the bus has lost its data: it holds no event up to position {position}; to publish earlier events again, run \
+                 `eventbus relay republish --after <position>`"
+            )
+        }));
         alerts.extend(self.waiting.iter().map(ToString::to_string));
         alerts.extend(self.crowded.iter().map(ToString::to_string));
         let is_old = |seconds: u64| Duration::from_secs(seconds) > thresholds.in_flight_age;

@@ -4,10 +4,10 @@
 //! methods name (at the root and in `event`, `handler`, `health` and `relay`), `support` and, for a bus, `delivery`, but
 //! no part of the runtime. It is correct when the suites of `eventbus::testkit` pass.
 
+mod announced;
 pub(crate) mod app_number;
 pub(crate) mod append_batches;
 pub(crate) mod attempts;
-mod backlog;
 pub(crate) mod backoff;
 pub(crate) mod boundaries;
 mod bus;
@@ -19,7 +19,6 @@ mod event_types;
 pub mod feed_claim;
 pub mod feed_end;
 mod filter;
-mod floor;
 pub(crate) mod handler_saves;
 pub(crate) mod health;
 pub(crate) mod histogram;
@@ -49,7 +48,7 @@ mod unfinished;
 pub(crate) mod unique_values;
 pub(crate) mod visited_event;
 
-pub use backlog::{Announced, BacklogFill, Backlogs, FillOutcome, SkippedBefore};
+pub use announced::{Announced, SkippedBefore};
 pub(crate) use bus::health_of;
 pub use bus::{EventBus, GroupProgress};
 pub use bus_error::{ConnectError, ConsumeError, PublishError, ShutdownError};
@@ -57,7 +56,6 @@ pub use checkpoint::{CheckpointError, Checkpoints};
 pub use dead_letter::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters};
 pub use event_types::{EventTypes, StoredEventType};
 pub use filter::FeedFilter;
-pub use floor::{Floor, Floors};
 pub use lease::{Lease, LeaseError, Leases};
 pub use message::MessageId;
 pub use missing_event::MissingEvent;

@@ -15,8 +15,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent,
-    MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
+    Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Leases, MissingEvent, MultiStreamAppends,
+    Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
     append_batches::AppendBatches,
     feed_end::FeedEnd,
     listings::Listings,
@@ -290,7 +290,7 @@ pub trait ReadFeed: Send + Sync {
     note = "stores are `InMemoryEventStore`, `SqliteEventStore`, `PgEventStore`, `RedisEventStore`, or an `Arc` of one; did you forget to `.await?` its constructor?"
 )]
 pub trait EventStore:
-    AppendEvents + ReadStream + ReadFeed + Checkpoints + Leases + Floors + UnfinishedDeliveries + 'static
+    AppendEvents + ReadStream + ReadFeed + Checkpoints + Leases + UnfinishedDeliveries + 'static
 {
     /// Returns the store's own transactions, if handlers and projections can take part in them.
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {

@@ -18,7 +18,7 @@
 /// /// Counts the checkpoints that are saved.
 /// struct CountingStore { store: Arc<dyn EventStore>, saved: AtomicU64 }
 ///
-/// delegate!(CountingStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, Floors, UnfinishedDeliveries, EventStore);
+/// delegate!(CountingStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, UnfinishedDeliveries, EventStore);
 ///
 /// #[async_trait]
 /// impl Checkpoints for CountingStore {
@@ -227,26 +227,6 @@ macro_rules! __delegate {
             }
         };
     };
-    (@Floors $type:ty, $self:ident, $inner:expr, {}) => {
-        const _: () = {
-            use $crate::__private::ports::*;
-            #[deny(clippy::missing_trait_methods)]
-            #[async_trait]
-            impl Floors for $type {
-                async fn floors(&$self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-                    $inner.floors(destination).await
-                }
-
-                async fn save_floors(&$self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
-                    $inner.save_floors(destination, floors).await
-                }
-
-                async fn forget_floor(&$self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-                    $inner.forget_floor(destination, group).await
-                }
-            }
-        };
-    };
     (@UnfinishedDeliveries $type:ty, $self:ident, $inner:expr, {}) => {
         $crate::__delegate!(@UnfinishedDeliveries $type, $self, $inner, {
             async fn save_progress(&$self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
@@ -357,7 +337,6 @@ macro_rules! __delegate {
         async fn publish($($publish:tt)*) -> $published:ty $do_publish:block
         async fn publish_feed($($publish_feed:tt)*) -> $published_feed:ty $do_publish_feed:block
         fn relay_target($($relay_target:tt)*) -> $target:ty $do_relay_target:block
-        fn backlogs($($backlogs:tt)*) -> $backlog:ty $do_backlogs:block
         fn dead_letters($($dead_letters:tt)*) -> $dead_letter:ty $do_dead_letters:block
         async fn announce($($announce:tt)*) -> $announced:ty $do_announce:block
         fn is_durable($($is_durable:tt)*) -> $durable:ty $do_is_durable:block
@@ -373,8 +352,6 @@ macro_rules! __delegate {
                 async fn publish_feed($($publish_feed)*) -> $published_feed $do_publish_feed
 
                 fn relay_target($($relay_target)*) -> $target $do_relay_target
-
-                fn backlogs($($backlogs)*) -> $backlog $do_backlogs
 
                 fn dead_letters($($dead_letters)*) -> $dead_letter $do_dead_letters
 

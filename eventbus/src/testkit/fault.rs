@@ -174,7 +174,7 @@ impl MultiStreamAppends for FaultyStore {
     }
 }
 
-delegate!(FaultyStore, self => self.store; ReadStream, ReadFeed, Leases, Floors, EventStore {
+delegate!(FaultyStore, self => self.store; ReadStream, ReadFeed, Leases, EventStore {
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         let inner = self.store.multi_stream_appends();
         inner.map(|_| -> &dyn MultiStreamAppends { self })
@@ -267,10 +267,6 @@ delegate!(FaultyBus, self => self.bus; EventBus {
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
         // without a target the relay calls `publish_feed`, which fails on demand
         None
-    }
-
-    fn backlogs(&self) -> Option<&dyn Backlogs> {
-        self.bus.backlogs()
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {

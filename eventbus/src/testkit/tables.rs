@@ -297,7 +297,7 @@ impl Transaction for TableTransaction {
     }
 }
 
-delegate!(TableStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Floors, UnfinishedDeliveries);
+delegate!(TableStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, UnfinishedDeliveries);
 
 #[async_trait]
 impl MultiStreamAppends for TableStore {

@@ -56,7 +56,7 @@ pub struct Kept {
     pub low_head: Mutex<Option<Position>>,
 }
 
-delegate!(Kept, self => self.store; AppendEvents, ReadStream, Leases, Floors, EventStore);
+delegate!(Kept, self => self.store; AppendEvents, ReadStream, Leases, EventStore);
 
 // by hand: the provided methods, such as `feed_end`, follow the low head
 #[async_trait]

@@ -169,7 +169,7 @@ struct CommittingStore {
     batches: Arc<AppendBatches>,
 }
 
-delegate!(CommittingStore, self => self.store; ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+delegate!(CommittingStore, self => self.store; ReadStream, ReadFeed, Checkpoints, Leases, UnfinishedDeliveries);
 
 #[async_trait]
 impl AppendEvents for CommittingStore {

@@ -39,7 +39,7 @@ impl AwayStore {
     }
 }
 
-delegate!(AwayStore, self => self.store; AppendEvents, ReadStream, Checkpoints, Leases, Floors, EventStore);
+delegate!(AwayStore, self => self.store; AppendEvents, ReadStream, Checkpoints, Leases, EventStore);
 
 #[async_trait]
 impl ReadFeed for AwayStore {

@@ -113,10 +113,6 @@ delegate!(Mute, self => self.0; EventBus {
         self.0.relay_target()
     }
 
-    fn backlogs(&self) -> Option<&dyn Backlogs> {
-        self.0.backlogs()
-    }
-
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         self.0.dead_letters()
     }

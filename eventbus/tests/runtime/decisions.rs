@@ -258,7 +258,7 @@ impl Gated {
     }
 }
 
-delegate!(Gated, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+delegate!(Gated, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, UnfinishedDeliveries);
 
 impl EventStore for Gated {
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
@@ -390,7 +390,7 @@ async fn a_conflict_that_stays_ends_as_one() {
     #[derive(Clone)]
     struct Moving(InMemoryEventStore);
 
-    delegate!(Moving, self => self.0; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+    delegate!(Moving, self => self.0; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, UnfinishedDeliveries);
 
     impl EventStore for Moving {
         fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
@@ -588,7 +588,7 @@ async fn followers_get_the_events_of_their_tags() {
 #[derive(Clone)]
 struct Untagged(InMemoryEventStore);
 
-delegate!(Untagged, self => self.0; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+delegate!(Untagged, self => self.0; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, UnfinishedDeliveries);
 
 impl EventStore for Untagged {
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Name, Never, Position,
-    port::{Checkpoints, DeadLetterFilter, EventBus, Floors, RelayTarget},
+    port::{Checkpoints, DeadLetterFilter, RelayTarget},
     prelude::*,
-    relay::{Publisher, ResyncRequest},
+    relay::PublishedPosition,
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
 };
 
@@ -208,31 +208,6 @@ async fn start_shows_the_routes() {
     assert_eq!(warnings.count(), 0, "{text}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_group_that_finishes_nothing_any_more_is_named_once_with_its_age() {
-    let lines = Lines::default();
-    let _here = lines.capture("eventbus=warn");
-    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
-    let app = App::builder().store(store).bus(bus.clone()).start().await.unwrap();
-    let (dead, alive) = (Name::from_static("dead"), Name::from_static("alive"));
-    let save = async || {
-        let orders = app.repository::<Order>();
-        let mut order = orders.create_new(AggregateId::new());
-        order.record(created("ada", 1.0));
-        let saved = orders.save(&mut order).await.unwrap();
-        app.published(saved.position).await.unwrap();
-    };
-    bus.create_group(&dead);
-    for _ in 0..30 {
-        save().await;
-        bus.take(&alive, 10);
-        tokio::time::sleep(Duration::from_secs(300)).await;
-    }
-    let text = lines.text();
-    assert_eq!(text.matches("a group has not advanced for long").count(), 1, "{text}");
-    assert!(text.contains("group=dead floor=0 minutes=60"), "{text}");
-}
-
 #[handler(manual)]
 async fn refuse(_event: &OrderCreated) -> Result<(), HandlerError> {
     Err(HandlerError::permanent("no"))
@@ -264,22 +239,12 @@ async fn what_an_operator_has_to_know_is_said_once() {
     let _here = lines.capture("eventbus=warn");
     let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
     let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
-    let group = Name::from_static("audit");
-    bus.create_group(&group);
-    until("the group is known", async || !store.floors(bus.destination()).await.unwrap().is_empty()).await;
-    bus.destroy_group(&group);
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(lines.text().matches("a group is gone from the bus").count(), 1, "{}", lines.text());
-
     bus.ranges.fail_next(Fault::Unavailable, 5);
     until("the outage is over", async || bus.ranges.remaining() == 0).await;
     assert_eq!(lines.text().matches("relay cannot publish, trying again").count(), 1, "{}", lines.text());
 
     bus.flush();
-    let other = Publisher { store: eventbus::Uuid::now_v7(), epoch: 0 };
-    bus.resync(other, ResyncRequest { floor: Position::START, groups: &[], new_groups: &[], is_shared: true })
-        .await
-        .unwrap();
+    bus.set_position(eventbus::Uuid::now_v7(), None, PublishedPosition::default()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(lines.text().matches("relay stopped").count(), 1, "{}", lines.text());
     assert!(!app.health().await.is_healthy());

@@ -139,7 +139,6 @@ async fn the_user_of_the_readme_can_run_a_store_and_touch_no_other_keys() {
         notes_are_listed_by_prefix_until_they_are_removed,
         renewed_lease_is_kept_and_a_passed_one_is_not,
         release_lets_the_next_one_in,
-        forgotten_floor_is_gone,
         dead_deliveries_are_listed_oldest_first,
         dead_delivery_is_ended_once,
         snapshot_is_read_back_with_the_events_after_it,

@@ -26,7 +26,7 @@ use workspace_tests::fire::{
     kills::{self, Program, process_role::Settings},
     metered, model, network_faults,
     place::StoreKind,
-    race, reactions, role, rolling,
+    race, reactions, role,
     run_summary::RunSummary,
     sqlite_files, stuck_handlers,
     unfinished_deliveries::{self, Kills},
@@ -51,13 +51,6 @@ struct Arguments {
     /// Number of server failures, each kind in turn.
     #[arg(long, default_value_t = 300)]
     server_kills: u64,
-    /// Number of times that releases of a consumer group replace each other, in both orders in turn; a fifth as many
-    /// again while members are killed.
-    #[arg(long, default_value_t = 100)]
-    rollings: u64,
-    /// Seconds for which two releases with versions of one event replace each other.
-    #[arg(long, default_value_t = 60)]
-    version_seconds: u64,
     /// Number of transfers, each of which causes a reaction, on PostgreSQL with consumers over Redis; a tenth as many on
     /// Redis and in SQLite.
     #[arg(long, default_value_t = 100_000)]
@@ -107,18 +100,12 @@ enum Part {
     Files,
     /// Writers, relays, consumers and projectors that are killed.
     Kills,
-    /// As `kills`, with a bus of several streams, each with its own order.
-    Partitions,
     /// Metrics of processes that are killed, against what they count by themselves.
     Metrics,
     /// Processes paused for longer than their leases.
     Pauses,
     /// Servers that crash, lose data and return to older data.
     Servers,
-    /// Releases of a consumer group that replace each other.
-    Rolling,
-    /// Releases that write different versions of an event, and replace each other in both directions.
-    Versions,
     /// Appends to several streams, and handlers that save, in processes that are killed.
     Reactions,
     /// Unique values, taken by writers that are killed; and by writers that look first, which must be caught.
@@ -171,8 +158,6 @@ impl Part {
             kills,
             pauses,
             server_kills,
-            rollings,
-            version_seconds,
             reactions,
             attempts,
             commands,
@@ -189,15 +174,10 @@ impl Part {
             Self::Model => model_on_all(runtime, cases, seed),
             Self::Cuts => runtime.block_on(network_faults::run(cuts, seed)),
             Self::Files => runtime.block_on(sqlite_files::run(file_faults, seed)),
-            Self::Kills => runtime.block_on(kills::kill(&Program::this(&[])?, Settings::Default, kills, 1, seed)),
-            Self::Partitions => {
-                runtime.block_on(kills::kill(&Program::this(&[])?, Settings::Default, kills / 4, 4, seed))
-            }
+            Self::Kills => runtime.block_on(kills::kill(&Program::this(&[])?, Settings::Default, kills, seed)),
             Self::Metrics => runtime.block_on(metered::run(&Program::this(&[])?, kills / 4, seed)),
             Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, Settings::Default, pauses, seed)),
             Self::Servers => runtime.block_on(spawned(server_kills, seed)),
-            Self::Rolling => runtime.block_on(rolling::run_all(&Program::this(&[])?, rollings, seed)),
-            Self::Versions => runtime.block_on(rolling::run_with_versions(Duration::from_secs(version_seconds), seed)),
             Self::Reactions => runtime.block_on(react(reactions, seed)),
             Self::Unique => runtime.block_on(take_addresses(attempts, seed)),
             Self::Commands => runtime.block_on(command(commands, seed)),

@@ -26,7 +26,6 @@ pub mod proxy;
 pub mod race;
 pub mod reactions;
 pub mod role;
-pub mod rolling;
 pub mod run_summary;
 #[cfg(unix)]
 pub mod sqlite_files;

@@ -5,7 +5,7 @@ use std::env;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    HarnessError, commands, consumer_crashes, decisions, kills, metered, reactions, rolling, stuck_handlers,
+    HarnessError, commands, consumer_crashes, decisions, kills, metered, reactions, stuck_handlers,
     unfinished_deliveries, unique_values,
 };
 
@@ -24,7 +24,6 @@ pub(super) trait Role: Serialize + DeserializeOwned {
 /// If the process itself fails, or a server fails for longer than the faults last.
 pub async fn play() -> Result<bool, HarnessError> {
     Ok(play_if_given::<kills::process_role::ProcessConfig>().await?
-        || play_if_given::<rolling::Member>().await?
         || play_if_given::<reactions::Member>().await?
         || play_if_given::<unique_values::Member>().await?
         || play_if_given::<decisions::Member>().await?

@@ -5,7 +5,6 @@ mod cached_writers;
 mod crash;
 mod damaged_rows;
 mod database_faults;
-mod dead_letter_copies;
 mod decisions;
 mod kill;
 mod reserved_columns;

@@ -32,7 +32,7 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
         @for row in &groups {
             tr {
                 th scope="row" {
-                    @if has_pages && !row.is_lost {
+                    @if has_pages {
                         a href=(visit.link("group", &[("name", &row.group)])) { (row.group) }
                     } @else {
                         (row.group)

@@ -128,12 +128,10 @@ async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError
         return Ok(found);
     }
     for row in source.groups().await?.0 {
-        let text = match row.is_lost {
-            true => format!("the server has lost group `{}`", row.group),
-            false if row.lacks_consumer() => format!("group `{}` has unfinished entries and no consumer", row.group),
-            false => continue,
-        };
-        found.push(Finding { text, replaced_by: Vec::new() });
+        if row.lacks_consumer() {
+            let text = format!("group `{}` has unfinished entries and no consumer", row.group);
+            found.push(Finding { text, replaced_by: Vec::new() });
+        }
     }
     let dead = source.count_dead().await?;
     if dead.number > 0 {

@@ -487,9 +487,6 @@ impl AppBuilder {
         set_up_tables(&*store, &plan.projections).await?;
         let unavailable =
             |source| StartMistake::Unavailable { what: format!("the relay to `{}`", bus.destination()), source };
-        if !consumes_only {
-            relay::register_groups(&*store, &*bus, &plan.groups()).await.map_err(unavailable)?;
-        }
         if is_connected {
             announce_types(&plan, &*bus, (!consumes_only).then_some(&*store)).await?;
         }

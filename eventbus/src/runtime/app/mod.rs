@@ -56,11 +56,10 @@ use crate::{
         aggregate::{Aggregate, Apply},
         decision::Decision,
         error::Result,
-        name::Name,
         record::{EncodeEvent, EventSet},
         stream::{Position, StreamId},
     },
-    port::{CheckpointError, EventBus, EventStore, ReadError, ShutdownError, health::Health},
+    port::{EventBus, EventStore, ReadError, ShutdownError, health::Health},
     support::relay_to,
 };
 
@@ -520,15 +519,6 @@ impl App {
             events.extend(load_skipped_events(&*self.0.store, &reader).await?);
         }
         Ok(events)
-    }
-
-    /// Deletes the floor of a consumer group of the bus, so that events are neither kept nor republished for it: for
-    /// operators. Retire the group on the bus first: the relay soon adds a group again that is still there.
-    ///
-    /// # Errors
-    /// [`CheckpointError`] if the store cannot be reached.
-    pub async fn forget_group(&self, group: &Name) -> Result<(), CheckpointError> {
-        self.0.store.forget_floor(self.0.bus.destination(), group).await
     }
 
     /// Returns the health of store, bus, relay and projections of this process, for a health endpoint. It never fails,

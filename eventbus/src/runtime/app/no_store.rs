@@ -14,8 +14,8 @@ use crate::{
     },
     port::{
         AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction, EventStore,
-        FeedFilter, Floor, Floors, Lease, LeaseError, Leases, MissingEvent, ProgressUpdate, ReadError, ReadFeed,
-        ReadStream, RecordStream, UnfinishedDeliveries, UnfinishedDelivery, attempts::DeliveryAttempts,
+        FeedFilter, Lease, LeaseError, Leases, MissingEvent, ProgressUpdate, ReadError, ReadFeed, ReadStream,
+        RecordStream, UnfinishedDeliveries, UnfinishedDelivery, attempts::DeliveryAttempts,
     },
 };
 
@@ -94,13 +94,6 @@ refuse! {
     renew_lease(lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> = no_lease(&lease.role);
     release_lease(lease: &Lease) -> Result<(), LeaseError> = no_lease(&lease.role);
     lease_of(role: &Name) -> Result<Option<Lease>, LeaseError> = no_lease(role);
-}
-
-refuse! {
-    Floors {}
-    floors(destination: &Name) -> Result<Vec<Floor>, CheckpointError> = no_checkpoint(destination);
-    save_floors(destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> = no_checkpoint(destination);
-    forget_floor(destination: &Name, group: &Name) -> Result<(), CheckpointError> = no_checkpoint(destination);
 }
 
 refuse! {

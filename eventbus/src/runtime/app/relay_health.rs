@@ -85,7 +85,6 @@ pub(super) async fn health(app: &AppInner) -> Health {
     let mut health = if app.has_store { health.with_store() } else { health };
     health.lag_seconds = lags;
     health.projections = stopped;
-    health.unfilled = app.tasks.unfilled().groups();
     app.projections.iter().for_each(|projection| projection.erased().add_to_health(&mut health));
     let mut health = match store_problem {
         Some(problem) => health.with_store_problem(with_since(problem, store_outage_start(app))),
@@ -97,6 +96,7 @@ pub(super) async fn health(app: &AppInner) -> Health {
     let Some(relay) = relay_view(app) else {
         return health;
     };
+    health.lost_through = relay.lost_through();
     let since = relay.since();
     match (relay.stopped(), relay.problem()) {
         (Some(stopped), _) => health.with_relay_stopped(with_since(stopped.to_redacted_string(), since)),

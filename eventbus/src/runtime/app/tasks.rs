@@ -27,7 +27,7 @@ use crate::{
         definition::HandlerDefinition,
         handler_context::HandlerContext,
         projection::RunnerContext,
-        relay::{self, Relay, RelayOptions, RelayView, Unfilled},
+        relay::{Relay, RelayOptions, RelayView},
         repository::RepositorySource,
         retention::{Notes, Retention},
         subscription::add_handlers,
@@ -57,8 +57,6 @@ pub(super) struct AppTasks {
     number: AppNumber,
     /// The app's own subscribers, in the order of its handlers: several apps may share the bus.
     subscribers: Vec<Arc<dyn SubscriberStatus>>,
-    /// The groups whose backlog the filler cannot fill.
-    unfilled: Unfilled,
 }
 
 impl AppTasks {
@@ -98,7 +96,6 @@ impl AppTasks {
             subscriptions: Arc::downgrade(&subscriptions),
             number,
             subscribers,
-            unfilled: Unfilled::default(),
         };
         // not restarted: without it each reader polls by itself
         tasks.spawn_store_task(feed_head.share().run(tasks.cancel.clone()));
@@ -119,28 +116,6 @@ impl AppTasks {
             tasks.spawn_restarted("the relay", move |cancel| {
                 let (relay, is_connected) = (Arc::clone(&relay), is_connected.clone());
                 async move { run_when_connected(is_connected, relay.run(&cancel), &cancel).await }
-            });
-        }
-        if bus.backlogs().is_some() {
-            let (store, bus, clock) = (Arc::clone(&store), Arc::clone(bus), clock.clone());
-            let unfilled = tasks.unfilled.clone();
-            tasks.spawn_restarted("the filling of backlogs", move |cancel| {
-                relay::fill_backlogs(Arc::clone(&store), Arc::clone(&bus), clock.clone(), unfilled.clone(), cancel)
-            });
-        }
-        if store.notes().is_some() {
-            let (store, bus, is_connected) = (Arc::clone(&store), Arc::clone(bus), is_connected.clone());
-            tasks.spawn_restarted("the copying of dead letters", move |cancel| {
-                let (store, bus, is_connected) = (Arc::clone(&store), Arc::clone(&bus), is_connected.clone());
-                async move {
-                    let copying = async {
-                        if let Some(dead_letters) = bus.dead_letters() {
-                            dead_letters.copy_dead_letters(store).await;
-                        }
-                    };
-                    let copying = async { cancel.run_until_cancelled(copying).await.unwrap_or_default() };
-                    run_when_connected(is_connected, copying, &cancel).await;
-                }
             });
         }
         if !plan.handlers.is_empty() {
@@ -219,10 +194,6 @@ impl AppTasks {
 
     pub(super) fn subscribers(&self) -> &[Arc<dyn SubscriberStatus>] {
         &self.subscribers
-    }
-
-    pub(super) const fn unfilled(&self) -> &Unfilled {
-        &self.unfilled
     }
 
     /// Returns the token that is cancelled when the app stops.

@@ -49,8 +49,6 @@ impl Default for RelayOptions {
 /// | standby | another process holds the lease | standby; next attempt after a second, or a third of the lease |
 /// | standby | the store fails | standby with a problem; next attempt after a backoff |
 /// | leader | another process has acquired the lease | standby; next attempt after a pause |
-/// | leader | the bus knows a higher epoch, and the store renews the lease | standby; next attempt at once, which raises the epoch |
-/// | leader | the bus knows a higher epoch, and the store does not renew the lease | standby; next attempt after a pause |
 /// | leader | a renewal fails | leader; next renewal after a pause |
 /// | leader | an error that only an operator can resolve ([`RelayError`]) | stopped; releases the lease |
 /// | stopped | halted (the store is behind the bus), and an operator has resolved the halt | standby; next attempt at once |
@@ -136,8 +134,7 @@ impl Relay {
                     match self.lead(lease, cancel).await {
                         LeadershipEnd::TakenOver => self.pause(cancel).await,
                         LeadershipEnd::Stopped => self.wait_while_stopped(role, cancel).await,
-                        // a restored store has forgotten epochs that the bus knows: each acquisition makes up for one
-                        LeadershipEnd::EpochBehindBus | LeadershipEnd::Cancelled => {}
+                        LeadershipEnd::Cancelled => {}
                     }
                 }
                 Ok(None) => {
@@ -157,12 +154,12 @@ impl Relay {
     /// Publishes while this process holds the lease.
     async fn lead(&self, lease: Lease, cancel: &CancellationToken) -> LeadershipEnd {
         let (store, bus, status) = (&*self.store, &*self.bus, &self.status);
-        let (epoch, RelayOptions { lease: ttl, gather, .. }) = (lease.epoch, self.options);
+        let RelayOptions { lease: ttl, gather, .. } = self.options;
         let leadership = Leadership { store, status, lease, ttl, gather, cancel };
         match self.bus.relay_target() {
             Some(target) => {
                 let is_stream_shared = self.options.is_stream_shared;
-                let publisher = AtomicPublisher::new(store, bus, status, target, epoch, is_stream_shared);
+                let publisher = AtomicPublisher::new(store, bus, status, target, is_stream_shared);
                 leadership.run(publisher, &self.feed_head).await
             }
             None => leadership.run(AtLeastOncePublisher::new(store, bus, status), &self.feed_head).await,

@@ -19,7 +19,6 @@ mod event_types;
 mod expected_version;
 mod feed;
 mod filter;
-mod floor;
 mod follow;
 mod idempotency;
 mod lease;
@@ -46,7 +45,6 @@ pub use event_types::*;
 pub use expected_version::*;
 pub use feed::*;
 pub use filter::*;
-pub use floor::*;
 pub use follow::*;
 pub use idempotency::*;
 pub use lease::*;
@@ -162,11 +160,6 @@ macro_rules! event_store_conformance {
                 release_lets_the_next_one_in,
                 leases_of_roles_are_independent,
                 one_of_racing_owners_gets_the_lease,
-                floors_are_what_was_saved_last,
-                floors_are_sorted,
-                floors_of_buses_are_independent,
-                forgotten_floor_is_gone,
-                floors_are_saved_at_once,
                 unfinished_deliveries_are_what_was_saved_last,
                 progress_moves_the_checkpoint_with_its_rows,
                 dead_deliveries_are_listed_oldest_first,
@@ -336,7 +329,6 @@ mod tests {
             include_str!("expected_version.rs"),
             include_str!("feed.rs"),
             include_str!("filter.rs"),
-            include_str!("floor.rs"),
             include_str!("lease.rs"),
             include_str!("listings.rs"),
             include_str!("missing_events.rs"),

@@ -63,7 +63,7 @@ impl Backends {
             stream_prefix: self.prefix.clone(),
             consumer_group: GROUP.into(), // created if missing, from the oldest event on
             consumer_name: Some(self.worker.clone()),
-            consumers: self.workers.max(1), // used only if the process consumes
+            concurrency: self.workers.max(1), // used only if the process consumes
             batch_size: BATCH,
             block_ms: BLOCK_MS,
             ..RedisEventBusConfig::from_env()?

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use eventbus::{
     BoxError, EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
     port::{
-        Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, Floor, Floors,
-        MultiStreamAppends, Notes, ReadError, Snapshots, Transactions, listings::Listings,
+        Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, MultiStreamAppends,
+        Notes, ReadError, Snapshots, Transactions, listings::Listings,
     },
     repository::IdempotencyKey,
     store::{
@@ -78,22 +78,6 @@ impl Checkpoints for FailPointStore {
 
     async fn delete_checkpoint(&self, name: &Name) -> Result<(), CheckpointError> {
         self.store.delete_checkpoint(name).await
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
-#[async_trait]
-impl Floors for FailPointStore {
-    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        self.store.floors(destination).await
-    }
-
-    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
-        self.fail_points.around("floors", self.store.save_floors(destination, floors)).await
-    }
-
-    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        self.store.forget_floor(destination, group).await
     }
 }
 

@@ -25,8 +25,8 @@ impl Scenario {
     pub async fn evidence(&self) -> Result<Evidence, HarnessError> {
         let mut connection = self.connection().await?;
         let mut evidence = Evidence { stored: load_stored(&mut connection).await?, ..Evidence::default() };
-        // consumers of one stream share an aggregate's events; those of partitions do not
-        let order = if self.config.partitions > 1 { Order::PerAggregate } else { Order::None };
+        // consumers of one stream share an aggregate's events
+        let order = Order::None;
         let mail = Reader {
             name: "mail".into(),
             promise: Promise { once: false, order },
@@ -73,18 +73,8 @@ impl Scenario {
     /// Reads the stream as a reader: no event may be published twice, or out of order.
     async fn read_bus_stream(&self) -> Result<Reader, HarnessError> {
         let (stream, mut seen) = (bus_config(&self.config).stream_name(), Vec::new());
-        let order = match self.config.partitions {
-            0 | 1 => {
-                self.entries(&stream, &mut seen).await?;
-                Order::Total
-            }
-            partitions => {
-                for partition in 0..partitions {
-                    self.entries(&format!("{stream}:{partition}"), &mut seen).await?;
-                }
-                Order::PerAggregate
-            }
-        };
+        self.entries(&stream, &mut seen).await?;
+        let order = Order::Total;
         Ok(Reader { name: "stream".into(), promise: Promise { once: true, order }, effects: seen, ..Reader::default() })
     }
 

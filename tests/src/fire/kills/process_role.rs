@@ -64,8 +64,6 @@ pub struct ProcessConfig {
     pub death: Option<CrashPoint>,
     /// Set if a worker repeatedly rebuilds a projection.
     pub rebuilds: bool,
-    /// Number of streams into which the bus splits the events.
-    pub partitions: u32,
     /// Set if servers fail, unset if processes do.
     pub servers_fail: bool,
     /// The settings.
@@ -312,18 +310,11 @@ pub fn bus_config(process_config: &ProcessConfig) -> RedisEventBusConfig {
         redis_url: process_config.redis.clone(),
         stream_prefix: process_config.prefix.clone(),
         consumer_name: Some(process_config.name.clone()),
-        partitions: process_config.partitions,
         ..RedisEventBusConfig::default()
     };
     match process_config.settings {
         Settings::Default => default,
-        Settings::Short => RedisEventBusConfig {
-            block_ms: 100,
-            pending_idle_ms: 2_000,
-            concurrency: 4,
-            partition_lease_ms: 1_000,
-            ..default
-        },
+        Settings::Short => RedisEventBusConfig { block_ms: 100, pending_idle_ms: 2_000, concurrency: 4, ..default },
     }
 }
 

@@ -47,8 +47,6 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(180);
 pub struct ScenarioKind {
     /// Set if servers fail, so that Redis loses data; unset if processes fail.
     pub servers_fail: bool,
-    /// Number of streams into which the bus splits the events.
-    pub partitions: u32,
     /// The settings of its processes.
     pub settings: Settings,
 }
@@ -79,7 +77,6 @@ impl Scenario {
             seed: 0,
             death: None,
             rebuilds: false,
-            partitions: kind.partitions,
             servers_fail: kind.servers_fail,
             settings: kind.settings,
         };
