@@ -186,6 +186,17 @@ impl Statements {
         sqlx::query(self.get(sql))
     }
 
+    /// Returns the statement with which a process looks at its handlers; it may renew its shards.
+    pub(crate) fn look(&self, renews: bool) -> Query<'static> {
+        let sql = include_str!("sql/look.sql");
+        let held = match renews {
+            true => include_str!("sql/look_renewed.sql"),
+            false => include_str!("sql/look_held.sql"),
+        };
+        let fill = || without_comments(sql).replace("{held}", &without_comments(held));
+        sqlx::query(self.get_or_fill(template(sql, held, Variant::DoesMore(false)), fill))
+    }
+
     /// Returns the statement that reads a page of `rows`, a text of `sql/`, which are events of one stream.
     pub(crate) fn stream_page(&self, rows: &'static str, order: &'static str) -> Query<'static> {
         self.page(rows, order, "", PageEnd::AtBytes)
@@ -341,6 +352,9 @@ impl Statements {
             .replace("{fields}", include_str!("sql/fields.sql").trim())
             .replace("{has_former}", &without_comments(include_str!("sql/has_former.sql")))
             .replace("{is_stream}", include_str!("sql/is_stream.sql").trim())
+            .replace("{is_free_shard}", include_str!("sql/is_free_shard.sql").trim())
+            .replace("{is_last_read}", include_str!("sql/is_last_read.sql").trim())
+            .replace("{shard_of_row}", include_str!("sql/shard_of_row.sql").trim())
             .replace("{driving_tags}", &without_comments(include_str!("sql/driving_tags.sql")))
             .replace("{matching_positions}", &without_comments(include_str!("sql/matching_positions.sql")))
             .replace("{counts}", &without_comments(include_str!("sql/count_tags.sql")))

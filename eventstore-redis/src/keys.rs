@@ -165,6 +165,47 @@ impl StoreKeys {
         self.own_key("dead_delivery_attempts")
     }
 
+    /// Sorted set: the names of the handlers.
+    pub(crate) fn handlers(&self) -> String {
+        self.own_key("handlers")
+    }
+
+    /// Hash: the note of a handler and the number of its shards, and the lease and the progress of each shard, in fields
+    /// that begin with its number and a colon.
+    pub(crate) fn handler(&self, name: &Name) -> String {
+        self.own_key(&format!("handler:{name}"))
+    }
+
+    /// Hash by position: the rows of a handler that wait.
+    pub(crate) fn waiting_rows(&self, handler: &Name) -> String {
+        self.own_key(&format!("waiting_rows:{handler}"))
+    }
+
+    /// Hash by position: the dead letters of a handler.
+    pub(crate) fn dead_rows(&self, handler: &Name) -> String {
+        self.own_key(&format!("dead_rows:{handler}"))
+    }
+
+    /// Sorted set by time: the dead letters of all handlers. Its members are position and handler.
+    pub(crate) fn dead_row_times(&self) -> String {
+        self.own_key("dead_row_times")
+    }
+
+    /// Hash by name: the processes that run handlers.
+    pub(crate) fn members(&self) -> String {
+        self.own_key("handler_members")
+    }
+
+    /// Sorted set: the time at which each of these processes has renewed its life.
+    pub(crate) fn member_times(&self) -> String {
+        self.own_key("handler_member_times")
+    }
+
+    /// Sorted set: the names of the paused groups.
+    pub(crate) fn paused_groups(&self) -> String {
+        self.own_key("paused_groups")
+    }
+
     /// Sorted set by time: the deliveries handled in transactions.
     pub(crate) fn deliveries(&self) -> String {
         self.own_key("deliveries")
@@ -338,6 +379,7 @@ mod tests {
         let (mut made, mut all) = (0, BTreeSet::from([keys.feed(), keys.ids(), keys.meta(), keys.deliveries()]));
         all.extend([keys.dead_letters(), keys.dead_letter_attempts(), keys.note_names(), keys.reader_names()]);
         all.extend([keys.commands(), keys.command_times(), keys.added_tags()]);
+        all.extend([keys.handlers(), keys.dead_row_times(), keys.members(), keys.member_times(), keys.paused_groups()]);
         for one in texts {
             let name = Name::from_static(one);
             for key in [keys.checkpoint(&name), keys.lease(&name), keys.shadow(&name)] {
@@ -346,7 +388,8 @@ mod tests {
             }
             assert!(is_reserved(&keys.note(&name)), "a transaction of the user writes no note");
             all.extend([keys.shadow_copies(&name), keys.waiting(&name), keys.note(&name)]);
-            made += 7;
+            all.extend([keys.handler(&name), keys.waiting_rows(&name), keys.dead_rows(&name)]);
+            made += 10;
             for two in texts {
                 let stream = StreamId::parse(one, two).unwrap();
                 let of_tenant = stream.clone().with_tenant_id(Some(Uuid::max()));
@@ -377,6 +420,6 @@ mod tests {
             }
         }
         assert!(all.iter().all(|key| is_reserved(key)));
-        assert_eq!(all.len(), made + 11);
+        assert_eq!(all.len(), made + 16);
     }
 }

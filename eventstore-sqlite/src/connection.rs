@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Capacity of the statement cache: above the number of statements, so that none is prepared twice.
-const STATEMENT_CACHE_CAPACITY: usize = 96;
+const STATEMENT_CACHE_CAPACITY: usize = 128;
 
 /// Length of the write-ahead log, in pages (4 KiB by SQLite's default), from which on a commit copies it into the
 /// database: four times SQLite's default. Each commit writes the same few pages again; a longer log has more versions

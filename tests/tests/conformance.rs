@@ -83,8 +83,6 @@ const BUSES: &[Backend] = &[
         &[Some(("eventbus-redis/tests/bus/conformance.rs", "redis"))],
         "order across consumers of a group",
     ),
-    ("`FileQueue`", &[Some(("eventbus-file/tests/bus/conformance.rs", "files"))], "several machines"),
-    ("`FileQueue` with `RedisCoordination`", &[Some(("eventbus-file/tests/bus/redis.rs", "files_and_redis"))], "–"),
 ];
 
 fn text(file: &str) -> String {

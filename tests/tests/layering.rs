@@ -58,7 +58,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["config", "coordination", "error", "event", "finished_events", "metrics", "names"],
             &["disk"],
             &["claim_store", "dead_letter_files", "folder", "id_shards", "log", "payload", "staged_event"],
-            &["group_store", "relay_log", "results"],
+            &["relay_records", "results"],
             &["inner"],
             &["coordinated_claims", "folder_check", "poll_backoff", "publish", "removal", "search"],
             &["claimed_event", "redis_coordination", "subscriber_broadcast"],

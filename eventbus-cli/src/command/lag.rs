@@ -28,7 +28,7 @@ pub(crate) struct LagArgs {
     over: Option<u64>,
     /// End with exit code 1 if a reader is behind for longer than this, or its lag is unknown
     ///
-    /// A file queue knows no times: without a store, those of its groups do not count.
+    /// A file queue knows no times: without a store, its jobs do not count.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     over_time: Option<Duration>,
 }

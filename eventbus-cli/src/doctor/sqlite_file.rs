@@ -168,10 +168,11 @@ async fn check_disk(target: &SqliteTarget, config: &DoctorConfig) -> Result<Outc
 }
 
 /// The indexes and triggers of a new file, beside those of its keys.
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 7] = [
     "eventbus_commands_handled_at_idx",
     "eventbus_deliveries_handled_at_idx",
     "eventbus_events_keep_the_last",
+    "eventbus_handler_rows_dead_idx",
     "eventbus_streams_keep_rows",
     "eventbus_unfinished_deliveries_dead_idx",
     "eventbus_tags_keep_rows",

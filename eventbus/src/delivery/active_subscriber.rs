@@ -132,8 +132,17 @@ impl ActiveSubscriber {
         self.activity.without_slot()
     }
 
+    /// Returns the most deliveries that may run at once now: a long run of a handler without a limit of its own does not
+    /// count any more.
+    pub(crate) fn runs_max(&self, limits: &Limits) -> usize {
+        match self.subscriber.options().concurrency {
+            Some(at_once) => at_once as usize,
+            None => limits.concurrency.saturating_add(self.without_slot()),
+        }
+    }
+
     /// Waits for a permit, then handles the delivery in a span of its own.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         &self,
         delivery: &Delivery,
         limits: &Limits,

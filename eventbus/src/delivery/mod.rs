@@ -24,6 +24,7 @@ pub use in_flight::{
     InFlightEntry, RunLock, WorkerSlots, run_workers,
 };
 pub use subscribers::{ConsumerReport, Subscribers};
+pub(crate) use watchdog::slots_freed;
 
 pub use crate::port::{
     attempts::{DeliveryAttempts, Failure, HandlerFailure},

@@ -174,7 +174,7 @@ impl Subscribers {
     }
 
     /// Includes in reports from now on the unfinished entries of a consumer, and whether too many of them wait.
-    pub(super) fn add_in_flight(&self, group: &Name, in_flight: Weak<dyn ConsumerReport>) {
+    pub(crate) fn add_in_flight(&self, group: &Name, in_flight: Weak<dyn ConsumerReport>) {
         let mut all_in_flight = self.in_flight.write();
         all_in_flight.retain(|(_, weak)| weak.strong_count() > 0);
         all_in_flight.push((group.clone(), in_flight));

@@ -327,6 +327,21 @@ impl RecordedEvent {
         Ok(event)
     }
 
+    /// Returns the slot of its stream, from 0 to 255, by which the shards of handlers share the streams of a store.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{Name, NewEvent, StreamId, Version};
+    /// let order = StreamId::parse("Order", "1")?;
+    /// let event = NewEvent::new(Name::from_static("OrderCreated"), 1, "{}").recorded_as(order.clone(), Version::FIRST, None);
+    /// assert_eq!(event.slot(), order.slot());
+    /// # Ok::<(), eventbus::event::InvalidName>(())
+    /// ```
+    #[must_use]
+    pub fn slot(&self) -> u8 {
+        self.metadata().stream().slot()
+    }
+
     /// Sets the position that the store gave the event, where it is known only after [`NewEvent::recorded_as`].
     #[must_use]
     pub fn with_position(mut self, position: Option<Position>) -> Self {

@@ -1,6 +1,7 @@
 //! Event store and event bus in memory: the readable reference.
 
 mod bus;
+mod handler_table;
 mod leases;
 mod store;
 mod store_listings;

@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{leases::LeaseTable, tag_table::TagTable, unique_table::UniqueTable};
+use super::{handler_table::HandlerTable, leases::LeaseTable, tag_table::TagTable, unique_table::UniqueTable};
 use crate::{
     domain::{
         clock::SharedClock,
@@ -31,9 +31,9 @@ use crate::{
     },
     port::{
         Append, AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction,
-        EventStore, EventTypes, FeedFilter, Lease, LeaseError, Leases, MissingEvent, MultiStreamAppends, Notes,
-        ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError, SnapshotRead, Snapshots,
-        StoredEventType, StoredSnapshot, UnfinishedDeliveries, UnfinishedDelivery,
+        EventStore, EventTypes, FeedFilter, HandlerProgress, Lease, LeaseError, Leases, MissingEvent,
+        MultiStreamAppends, Notes, ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError,
+        SnapshotRead, Snapshots, StoredEventType, StoredSnapshot, UnfinishedDeliveries, UnfinishedDelivery,
         attempts::DeliveryAttempts,
         boundaries::{Boundaries, Boundary, BoundaryCondition, BoundaryRead},
         listings::{Listings, StoredCheckpoint, StoredLease, StoredStream},
@@ -79,6 +79,8 @@ struct StoreInner {
     /// Locked alone.
     notes: RwLock<HashMap<Name, String>>,
     leases: LeaseTable,
+    /// Locked alone, or before `log`.
+    handlers: HandlerTable,
     /// By group and position. Locked before `checkpoints`: rows and checkpoint are saved together.
     unfinished: RwLock<BTreeMap<(Name, Position), UnfinishedDelivery>>,
     /// By fold and stream. Locked alone: versions of streams only grow, so a snapshot that was saved is one of its
@@ -97,6 +99,7 @@ impl StoreInner {
             checkpoints,
             notes,
             leases: LeaseTable::new(clock),
+            handlers: HandlerTable::default(),
             unfinished,
             snapshots,
             appended,
@@ -146,6 +149,18 @@ impl InMemoryEventStore {
     /// Returns all leases, in no order.
     pub(super) fn stored_leases(&self) -> Vec<StoredLease> {
         self.0.leases.list()
+    }
+
+    /// Returns the progress of handlers.
+    pub(super) fn handlers(&self) -> &HandlerTable {
+        &self.0.handlers
+    }
+
+    /// Returns `true` if this event is at that position.
+    pub(super) fn has_event(&self, position: Position, event_id: EventId) -> bool {
+        let before = Position::new(position.get().saturating_sub(1));
+        let log = self.0.log.read();
+        log.between(before, position).first().is_some_and(|event| event.metadata().event_id() == event_id)
     }
 
     /// Returns the wanted dead letters, oldest first.
@@ -680,6 +695,10 @@ impl Snapshots for InMemoryEventStore {
 }
 
 impl EventStore for InMemoryEventStore {
+    fn handler_progress(&self) -> Option<&dyn HandlerProgress> {
+        Some(self)
+    }
+
     fn notes(&self) -> Option<&dyn Notes> {
         Some(self)
     }

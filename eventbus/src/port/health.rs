@@ -51,6 +51,9 @@ pub struct Health {
     /// The projections of this process that stopped at an event, each with the event and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub projections: Vec<String>,
+    /// What keeps handlers of this process from their events, as far as it concerns no single event.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub handlers: Vec<String>,
     /// Handlers and projections that have been busy with one event for long: the longest run of each. Of other
     /// processes the longest run of each group, if the bus knows it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -357,7 +360,7 @@ impl Health {
         alerts.extend(self.store.iter().map(|why| format!("the store cannot be read: {why}")));
         alerts.extend(self.relay.iter().map(|why| format!("the relay does not publish: {why}")));
         alerts.extend(self.catching_up.iter().map(ToString::to_string));
-        alerts.extend(self.projections.iter().cloned());
+        alerts.extend(self.projections.iter().chain(&self.handlers).cloned());
         alerts.extend(self.unreadable.iter().map(ToString::to_string));
         alerts.extend(self.lost_through.map(|position| {
             format!(

@@ -15,8 +15,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Leases, MissingEvent, MultiStreamAppends,
-    Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
+    Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, HandlerProgress, Leases, MissingEvent,
+    MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
     append_batches::AppendBatches,
     feed_end::FeedEnd,
     listings::Listings,
@@ -300,6 +300,11 @@ pub trait EventStore:
     /// Describes the store for the log, without credentials: its type, and the address of its server.
     fn describe(&self) -> String {
         type_name::<Self>()
+    }
+
+    /// Returns the progress of handlers. An app refuses handlers on a store without it.
+    fn handler_progress(&self) -> Option<&dyn HandlerProgress> {
+        None
     }
 
     /// Returns the notes beside the checkpoints. On a store without notes, a projection does not detect that an earlier

@@ -79,6 +79,8 @@ pub struct Subscriber {
     meter: Arc<RunMeter>,
     /// The app whose handler it runs; `None` if the program subscribed it without an app.
     app: Option<AppNumber>,
+    /// The crate that defines the handler; empty if it is none of a crate.
+    crate_name: &'static str,
 }
 
 impl Subscriber {
@@ -87,8 +89,8 @@ impl Subscriber {
     where
         F: for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync + 'static,
     {
-        let (options, meter) = Default::default();
-        Self { name, events, options, handle: Arc::new(handle), meter, app: None }
+        let (options, meter, crate_name) = Default::default();
+        Self { name, events, options, handle: Arc::new(handle), meter, app: None, crate_name }
     }
 
     /// Sets the options from the handler's attribute.
@@ -100,6 +102,16 @@ impl Subscriber {
     /// Sets the app whose handler it runs.
     pub(crate) fn of_app(self, app: Option<AppNumber>) -> Self {
         Self { app, ..self }
+    }
+
+    /// Sets the crate that defines the handler.
+    pub(crate) fn of_crate(self, crate_name: &'static str) -> Self {
+        Self { crate_name, ..self }
+    }
+
+    /// Returns the crate that defines the handler.
+    pub(crate) const fn crate_name(&self) -> &'static str {
+        self.crate_name
     }
 
     /// Returns the app whose handler it runs, if there is one.

@@ -232,6 +232,7 @@ fn handler_subscriber(definition: HandlerDefinition, group: &Name, context: &Han
     })
     .with_options(definition.options)
     .of_app(context.app)
+    .of_crate(definition.source.crate_name())
 }
 
 /// Returns the subscriber of one handler, once the context is checked to hold what it takes.

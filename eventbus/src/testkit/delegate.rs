@@ -281,14 +281,127 @@ macro_rules! __delegate {
             }
         };
     };
+    (@HandlerProgress $type:ty, $self:ident, $inner:expr, { $($save_shards:tt)+ }) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
+            #[async_trait]
+            impl HandlerProgress for $type {
+                fn lease_ends_with_process(&$self) -> bool {
+                    $inner.lease_ends_with_process()
+                }
+
+                async fn declare_handlers(
+                    &$self,
+                    declared: &[DeclaredHandler],
+                    head: Position,
+                ) -> Result<Vec<(NotedHandler, bool)>, HandlerProgressError> {
+                    $inner.declare_handlers(declared, head).await
+                }
+
+                async fn join(&$self, member: &Member) -> Result<MemberGuard, HandlerProgressError> {
+                    $inner.join(member).await
+                }
+
+                async fn leave(&$self, member: &Name) -> Result<(), HandlerProgressError> {
+                    $inner.leave(member).await
+                }
+
+                async fn members(&$self, names: &[Name]) -> Result<Vec<Member>, HandlerProgressError> {
+                    $inner.members(names).await
+                }
+
+                async fn look(
+                    &$self,
+                    member: &Name,
+                    handlers: &[Name],
+                    owned: &[(ShardId, u64)],
+                    renew_for: Option<Duration>,
+                    live_for: Duration,
+                ) -> Result<Looked, HandlerProgressError> {
+                    $inner.look(member, handlers, owned, renew_for, live_for).await
+                }
+
+                async fn acquire_shards(
+                    &$self,
+                    member: &Name,
+                    wanted: &[ShardId],
+                    ttl: Duration,
+                ) -> Result<Vec<AcquiredShard>, HandlerProgressError> {
+                    $inner.acquire_shards(member, wanted, ttl).await
+                }
+
+                async fn live_rows(
+                    &$self,
+                    shards: &[ShardId],
+                ) -> Result<BTreeMap<ShardId, Vec<DeliveryRow>>, HandlerProgressError> {
+                    $inner.live_rows(shards).await
+                }
+
+                $($save_shards)+
+
+                async fn list_handlers(&$self) -> Result<Vec<ListedHandler>, HandlerProgressError> {
+                    $inner.list_handlers().await
+                }
+
+                async fn dead_rows(
+                    &$self,
+                    after: Option<&DeadRow>,
+                    limit: usize,
+                ) -> Result<Vec<DeadRow>, HandlerProgressError> {
+                    $inner.dead_rows(after, limit).await
+                }
+
+                async fn dead_row(
+                    &$self,
+                    handler: &Name,
+                    position: Position,
+                ) -> Result<Option<DeadRow>, HandlerProgressError> {
+                    $inner.dead_row(handler, position).await
+                }
+
+                async fn count_dead_rows(&$self, at_most: u64) -> Result<u64, HandlerProgressError> {
+                    $inner.count_dead_rows(at_most).await
+                }
+
+                async fn replay_dead(&$self, handler: &Name, position: Position) -> Result<bool, HandlerProgressError> {
+                    $inner.replay_dead(handler, position).await
+                }
+
+                async fn discard_dead(
+                    &$self,
+                    handler: &Name,
+                    position: Position,
+                ) -> Result<bool, HandlerProgressError> {
+                    $inner.discard_dead(handler, position).await
+                }
+
+                async fn set_paused(&$self, group: &Name, is_paused: bool) -> Result<(), HandlerProgressError> {
+                    $inner.set_paused(group, is_paused).await
+                }
+
+                async fn create_handler(&$self, name: &Name, after: Position) -> Result<bool, HandlerProgressError> {
+                    $inner.create_handler(name, after).await
+                }
+
+                async fn retire_handler(&$self, name: &Name) -> Result<Option<u64>, HandlerProgressError> {
+                    $inner.retire_handler(name).await
+                }
+            }
+        };
+    };
     (@EventStore $type:ty, $self:ident, $inner:expr, {}) => {
         $crate::__delegate!(@EventStore $type, $self, $inner, {
+            fn handler_progress(&$self) -> Option<&dyn HandlerProgress> {
+                $inner.handler_progress()
+            }
+
             fn multi_stream_appends(&$self) -> Option<&dyn MultiStreamAppends> {
                 $inner.multi_stream_appends()
             }
         });
     };
-    (@EventStore $type:ty, $self:ident, $inner:expr, { $($multi_stream_appends:tt)+ }) => {
+    (@EventStore $type:ty, $self:ident, $inner:expr, { $($own:tt)+ }) => {
         const _: () = {
             use $crate::__private::ports::*;
             #[deny(clippy::missing_trait_methods)]
@@ -317,7 +430,7 @@ macro_rules! __delegate {
                     $inner.snapshots()
                 }
 
-                $($multi_stream_appends)+
+                $($own)+
 
                 fn append_batches(&$self) -> Option<&AppendBatches> {
                     $inner.append_batches()

@@ -17,8 +17,8 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId},
     },
     port::{
-        AppendError, AppendEvents, CheckpointError, Checkpoints, EventBus, EventStore, MultiStreamAppends,
-        PublishError, ReadError,
+        AppendError, AppendEvents, CheckpointError, Checkpoints, EventBus, EventStore, HandlerProgress,
+        MultiStreamAppends, PublishError, ReadError,
         multi_stream_append::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
     },
 };
@@ -119,6 +119,10 @@ impl FaultyStore {
         }
     }
 
+    fn inner_handler_progress(&self) -> &dyn HandlerProgress {
+        self.store.handler_progress().expect("`handler_progress` has looked for it")
+    }
+
     fn inner_multi_stream_appends(&self) -> Result<&dyn MultiStreamAppends, BoxError> {
         self.store.multi_stream_appends().ok_or_else(|| "the store has no multi-stream appends".into())
     }
@@ -174,7 +178,27 @@ impl MultiStreamAppends for FaultyStore {
     }
 }
 
+delegate!(FaultyStore, self => self.inner_handler_progress(); HandlerProgress {
+    async fn save_shards(
+        &self,
+        member: &Name,
+        last_read: Option<(Position, EventId)>,
+        saves: &[ShardSave],
+    ) -> Result<Saved, HandlerProgressError> {
+        let (fault, inner) = (self.checkpoints.take(), self.inner_handler_progress());
+        let saved = match fault {
+            Some(Fault::Unavailable) => None,
+            _ => Some(inner.save_shards(member, last_read, saves).await?),
+        };
+        saved.filter(|_| fault.is_none()).ok_or_else(|| HandlerProgressError::new(test_fault()))
+    }
+});
+
 delegate!(FaultyStore, self => self.store; ReadStream, ReadFeed, Leases, EventStore {
+    fn handler_progress(&self) -> Option<&dyn HandlerProgress> {
+        self.store.handler_progress().map(|_| -> &dyn HandlerProgress { self })
+    }
+
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         let inner = self.store.multi_stream_appends();
         inner.map(|_| -> &dyn MultiStreamAppends { self })

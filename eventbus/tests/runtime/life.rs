@@ -67,7 +67,8 @@ async fn tasks_that_panic_begin_anew() {
     let lines = Lines::default();
     let _here = lines.capture("eventbus=error");
     let store = GatedStore::open().silent();
-    let app = App::builder().store(store.clone()).projection(OrderStatistics::default()).start().await.unwrap();
+    let app = App::builder().store(store.clone()).bus(InMemoryEventBus::new()).projection(OrderStatistics::default());
+    let app = app.start().await.unwrap();
     store.panics.store(4, Ordering::SeqCst);
     let position = save(&app).await.position.unwrap();
     app.published(position).await.unwrap();
@@ -269,7 +270,7 @@ async fn a_shutdown_may_take_for_ever() {
 
 #[tokio::test]
 async fn after_a_shutdown_nothing_waits_for_the_relay() {
-    let app = App::builder().start().await.unwrap();
+    let app = App::builder().store(InMemoryEventStore::new()).bus(InMemoryEventBus::new()).start().await.unwrap();
     let first = save(&app).await.position;
     app.published(first).await.unwrap();
     app.shutdown(Duration::from_secs(5)).await.unwrap();

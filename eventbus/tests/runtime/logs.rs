@@ -26,7 +26,8 @@ async fn audit(_event: &RecordedEvent) {}
 async fn log_of_saves(rival: Option<&'static str>) -> String {
     let (lines, store) = (Lines::default(), InMemoryEventStore::new());
     let _here = lines.capture("eventbus=warn");
-    let app = App::builder().store(store.clone()).handler::<audit>().start().await.unwrap();
+    let app =
+        App::builder().store(store.clone()).bus(InMemoryEventBus::new()).handler::<audit>().start().await.unwrap();
     for position in 1..=2 {
         if let Some(checkpoint) = rival {
             store.save_checkpoint(&Name::from_static(checkpoint), position.into()).await.unwrap();

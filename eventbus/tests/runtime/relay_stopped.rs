@@ -308,7 +308,7 @@ async fn republishing_begins_where_it_is_told_and_never_ahead() {
 
     let in_process = App::builder().start().await.unwrap();
     let error = in_process.republish(Position::START).await.unwrap_err();
-    assert_eq!(error.to_string(), "`memory` keeps no position that could be set back");
+    assert_eq!(error.to_string(), "`store` keeps no position that could be set back");
 }
 
 #[tokio::test(start_paused = true)]

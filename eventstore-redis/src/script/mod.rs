@@ -12,8 +12,16 @@ const EVENTS: &str = include_str!("events.lua");
 const FINGERPRINT: &str = include_str!("fingerprint.lua");
 const NOW: &str = include_str!("now.lua");
 const RIGHTS: &str = include_str!("rights.lua");
+const SHARD_LEASES: &str = include_str!("shard_leases.lua");
 const SNAPSHOT_VERSION: &str = include_str!("snapshot_version.lua");
 
+pub(crate) static ACQUIRE_SHARDS: Lua = lua(&[NOW, LEASE_IS_LIVE, SHARD_LEASES, include_str!("acquire_shards.lua")]);
+pub(crate) static DECLARE_HANDLER: Lua = lua(&[include_str!("declare_handler.lua")]);
+pub(crate) static END_DEAD_ROW: Lua = lua(&[RIGHTS, include_str!("end_dead_row.lua")]);
+pub(crate) static LOOK_AT_SHARDS: Lua = lua(&[NOW, LEASE_IS_LIVE, SHARD_LEASES, include_str!("look_at_shards.lua")]);
+pub(crate) static RETIRE_HANDLER: Lua = lua(&[NOW, LEASE_IS_LIVE, SHARD_LEASES, include_str!("retire_handler.lua")]);
+pub(crate) static SAVE_MEMBER: Lua = lua(&[NOW, include_str!("save_member.lua")]);
+pub(crate) static SAVE_SHARDS: Lua = lua(&[PROGRAM_ARGS, RIGHTS, include_str!("save_shards.lua")]);
 pub(crate) static ADD_TAG: Lua = lua(&[PROGRAM_ARGS, RIGHTS, include_str!("add_tag.lua")]);
 pub(crate) static LOCK_CHECKPOINT: Lua = lua(&[include_str!("lock_checkpoint.lua")]);
 pub(crate) static APPEND: Lua = lua(&[PROGRAM_ARGS, RIGHTS, EVENTS, include_str!("append.lua")]);

@@ -213,14 +213,6 @@ impl InMemoryEventBus {
             (was_announced, None) => Ok(was_announced.unwrap_or_default()),
         }
     }
-
-    /// Returns `true` if a group has entries to take, or to handle now.
-    #[cfg(feature = "testkit")]
-    pub(crate) fn has_work(&self) -> bool {
-        let (groups, now) = (self.inner.subscribers().groups(), self.inner.settings().clock.unix_millis());
-        let mut log = self.inner.log();
-        groups.iter().any(|group| log.unread(group) > 0 || log.cursor(group).has_work(now))
-    }
 }
 
 #[async_trait]

@@ -28,6 +28,7 @@ use crate::{
     port::{Announced, BoxFuture, ConnectError, EventBus, EventStore, feed_claim::FeedClaim, state::StateMap},
     runtime::{
         definition::{Handler, HandlerDefinition, Projection, ProjectionKind},
+        engine::StoreBus,
         held_lease::{LEASE_TTL_MIN, new_owner},
         metrics::{Exporter, Meters},
         projection::{AnyProjection, ProjectionHandle, RebuildProgress, Rebuilt, RunnerContext},
@@ -62,6 +63,8 @@ const COMMAND_RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
 pub struct AppBuilder {
     store: Option<Arc<dyn EventStore>>,
     bus: Option<Arc<dyn EventBus>>,
+    /// The handlers on the store, where a test records their runs.
+    store_bus: Option<StoreBus>,
     state: StateMap,
     discovery: Discovery,
     expected_crates: BTreeSet<String>,
@@ -84,6 +87,7 @@ impl AppBuilder {
         Self {
             store: None,
             bus: None,
+            store_bus: None,
             state: StateMap::new(),
             discovery: Discovery::Off,
             expected_crates: BTreeSet::new(),
@@ -290,12 +294,13 @@ impl AppBuilder {
     pub(crate) fn in_test(
         self,
         store: &InMemoryEventStore,
-        bus: impl EventBus,
+        (store_bus, bus): (StoreBus, impl EventBus),
         clock: SharedClock,
         save_clock: SharedClock,
     ) -> Self {
         let store = self.store.unwrap_or_else(|| Arc::new(store.clone()));
-        Self { store: Some(store), bus: Some(Arc::new(bus)), clock, save_clock: Some(save_clock), ..self }
+        let (bus, store_bus) = (Some(Arc::new(bus) as Arc<dyn EventBus>), Some(store_bus));
+        Self { store: Some(store), bus, store_bus, clock, save_clock: Some(save_clock), ..self }
     }
 
     /// Returns the store that the builder was given.
@@ -395,11 +400,17 @@ impl AppBuilder {
             None if consumes_only => Arc::new(NoStore::default()),
             None => Arc::new(InMemoryEventStore::with_clock(clock.clone())),
         };
-        let in_memory = || Arc::new(InMemoryEventBus::builder().clock(clock.clone()).build());
-        let bus = self.bus.take().unwrap_or_else(|| in_memory());
+        // without a bus the handlers read the store
+        let store_bus = self.store_bus.take().or_else(|| (self.bus.is_none() && !consumes_only).then(StoreBus::new));
+        let store_bus = store_bus.filter(|_| store.handler_progress().is_some());
+        let bus = match (self.bus.take(), &store_bus) {
+            (Some(bus), _) => bus,
+            (None, Some(store_bus)) => Arc::new(store_bus.clone()),
+            (None, None) => Arc::new(InMemoryEventBus::builder().clock(clock.clone()).build()),
+        };
         let repositories = RepositorySource {
             store: Arc::clone(&store),
-            has_relay: self.relay && !consumes_only,
+            has_relay: self.relay && !consumes_only && store_bus.is_none(),
             clock: self.save_clock.take().unwrap_or_else(|| clock.clone()),
             snapshot_tasks: SnapshotTasks::default(),
             first_command: Arc::default(),
@@ -419,7 +430,7 @@ impl AppBuilder {
             default_group: bus.default_group(),
         }
         .check()?;
-        Ok(Parts { store, bus, clock, repositories, state, plan })
+        Ok(Parts { store, bus, store_bus, clock, repositories, state, plan })
     }
 
     /// Checks all parts, connects the bus, runs the `set_up` of each projection, and then starts relay, consumers and
@@ -454,7 +465,7 @@ impl AppBuilder {
         let has_no_backend = self.store.is_none() && self.bus.is_none();
         #[cfg(feature = "opentelemetry")]
         let exporter = self.exporter.clone();
-        let Parts { store, bus, clock, repositories, state, plan } = self.check()?;
+        let Parts { store, bus, store_bus, clock, repositories, state, plan } = self.check()?;
         #[cfg(feature = "opentelemetry")]
         let exported_batches = exporter.export_batches(&*store);
         plan.log_routes();
@@ -466,7 +477,7 @@ impl AppBuilder {
         }
         stored_types::warn_of_differences(&*store, &plan).await;
         stored_types::note_personal_fields(&*store).await;
-        let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
+        let relay_options = (self.relay && !consumes_only && store_bus.is_none()).then_some(self.relay_options);
         let is_connected = try_connect(&*bus).await?;
         if is_connected && relay_options.is_some_and(|options| !options.is_stream_shared) {
             relay::refuse_other_store(&*store, &*bus).await.map_err(StartMistake::OtherStore)?;
@@ -494,6 +505,9 @@ impl AppBuilder {
         let context = RunnerContext::new(Arc::clone(&store), clock, state, new_owner(), self.projection_lease);
         let tables = plan.projections.iter().flat_map(|projection| projection.definition().tables.iter().copied());
         let context = context.with_tables(tables);
+        if let Some(store_bus) = &store_bus {
+            store_bus.bind(context.feed_head.clone());
+        }
         let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay, self.retention, &repositories);
         let tasks = tasks.await.map_err(unavailable)?;
         plan.log_start((!consumes_only).then_some(&*store), &*bus, relay_options.is_some());

@@ -3,7 +3,8 @@
 //! A backend calls [`event_store_conformance!`](crate::event_store_conformance) with an expression that makes a fresh,
 //! empty store; if its data outlives the process, also
 //! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance); if it has transactions, also
-//! [`event_store_transactions_conformance!`](crate::event_store_transactions_conformance). Its tests need `tokio` with
+//! [`event_store_transactions_conformance!`](crate::event_store_transactions_conformance); if it keeps the progress of
+//! handlers, also [`handler_progress_conformance!`](crate::handler_progress_conformance). Its tests need `tokio` with
 //! `macros` and `rt-multi-thread`. A failure names the rule that is broken.
 //!
 //! Invariant: a new rule goes into the list of its macro below, and its author has seen it fail on a store broken on
@@ -20,6 +21,7 @@ mod expected_version;
 mod feed;
 mod filter;
 mod follow;
+mod handler_progress;
 mod idempotency;
 mod lease;
 mod listings;
@@ -46,6 +48,7 @@ pub use expected_version::*;
 pub use feed::*;
 pub use filter::*;
 pub use follow::*;
+pub use handler_progress::*;
 pub use idempotency::*;
 pub use lease::*;
 pub use listings::*;
@@ -313,6 +316,55 @@ macro_rules! event_store_transactions_conformance {
     };
 }
 
+/// Makes a module of tests, one per rule, that a store must pass if it keeps the [progress of
+/// handlers](crate::port::handler_progress).
+///
+/// Takes the arguments of [`event_store_conformance!`](crate::event_store_conformance).
+///
+/// # Examples
+/// ```
+/// use eventbus::InMemoryEventStore;
+/// eventbus::handler_progress_conformance!(handlers, async { InMemoryEventStore::new() });
+/// ```
+#[macro_export]
+macro_rules! handler_progress_conformance {
+    ($name:ident, $fresh_store:expr $(,)?) => {
+        mod $name {
+            #[allow(unused_imports, reason = "the expression may use items of the calling module")]
+            use super::*;
+
+            $crate::event_store_conformance! {
+                @each $fresh_store;
+                a_declared_handler_gets_its_shards,
+                new_types_are_left_by_each_shard,
+                lists_of_types_keep_their_numbers,
+                declaring_again_changes_nothing,
+                concurrent_declarations_are_one,
+                a_shard_has_one_owner,
+                an_own_shard_is_acquired_again,
+                one_of_racing_processes_gets_a_shard,
+                a_released_shard_is_free_at_once,
+                a_shard_of_a_dead_owner_is_free,
+                deaths_are_counted_until_a_shard_progresses,
+                renewed_shards_are_kept,
+                a_former_owner_saves_nothing,
+                progress_is_saved_together,
+                no_progress_is_saved_after_the_store_went_back,
+                rows_that_wait_or_are_held_are_live,
+                dead_rows_are_listed_oldest_first,
+                a_dead_row_ends_once,
+                a_look_shows_free_shards_and_members,
+                members_that_end_are_gone,
+                groups_are_paused_until_they_are_resumed,
+                a_created_handler_begins_after_its_position,
+                a_retired_handler_is_gone,
+                names_of_handlers_are_compared_byte_by_byte,
+                concurrent_saves_of_the_same_shards_end,
+            }
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     /// A rule that is not listed never runs, and one with a wrong name misleads.
@@ -333,6 +385,7 @@ mod tests {
             include_str!("listings.rs"),
             include_str!("missing_events.rs"),
             include_str!("follow.rs"),
+            include_str!("handler_progress.rs"),
             include_str!("multi_stream_appends.rs"),
             include_str!("append_many.rs"),
             include_str!("stream_names.rs"),
@@ -364,6 +417,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 168);
+        assert_eq!(rules, 193);
     }
 }
