@@ -261,10 +261,11 @@ fn relay_and_followers() {
         stopped: Some(stopped),
         since: Some(TIMESTAMP),
         skipped: Some(1),
+        lost_through: Some(Position::new(2)),
     };
     let expected = json!({
         "position": 3, "head": 5, "is_owner": true, "lag": 1.5, "trouble": "no connection", "stopped": text,
-        "since": "2026-11-21T09:30:00.5Z", "skipped": 1,
+        "since": "2026-11-21T09:30:00.5Z", "skipped": 1, "lost_through": 2,
     });
     assert_json(&relay, expected);
     let follow = FollowStatus { position: Position::new(3), is_live: true, trouble: None };

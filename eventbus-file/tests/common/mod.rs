@@ -93,7 +93,6 @@ macro_rules! jobs_conformance {
                 only_failed_handlers_run_again,
                 success_after_a_failure_acknowledges,
                 a_permanent_error_is_not_tried_again,
-                an_event_of_a_newer_release_is_tried_again,
                 a_handler_that_asks_for_a_delay_gets_it,
                 a_handler_that_takes_too_long_is_tried_again,
                 a_panic_is_tried_again,

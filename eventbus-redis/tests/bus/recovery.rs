@@ -699,7 +699,8 @@ async fn no_more_bytes_are_taken_over_than_the_configuration_says() {
     until("some are taken over", async || bus.stats().messages_recovered > 0).await;
     let looks = async || -> usize {
         let stats: String = command(&bus, "INFO", &["commandstats"]).await;
-        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xinfo|groups:calls=")?.split(',').next());
+        let calls =
+            stats.lines().find_map(|line| line.strip_prefix("cmdstat_xinfo|consumers:calls=")?.split(',').next());
         calls.map_or(0, |calls| calls.parse().unwrap())
     };
     let before = looks().await;

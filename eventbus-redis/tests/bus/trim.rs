@@ -10,7 +10,7 @@ use eventbus::{
     Name,
     port::{EventBus, MessageId},
 };
-use eventbus_redis::{GroupStart, RedisCommandError, RedisEventBus, RedisEventBusConfig, Trim, TrimBlockReason};
+use eventbus_redis::{GroupStart, RedisCommandError, RedisEventBus, Trim, TrimBlockReason};
 
 const NOTHING_STAYS: Trim = Trim { max_length: Some(0), max_age: None };
 

@@ -15,7 +15,7 @@ use crate::{
         proxy::{Network, Proxy},
         said, until,
     },
-    rig::{Rig, at, event, set_at},
+    rig::{Rig, at, between, event, set_at},
 };
 
 #[tokio::test]
@@ -209,8 +209,11 @@ async fn a_range_whose_reply_was_lost_is_sent_again_and_published_once() {
     let mut unknown = 0;
     for round in 0..12 {
         if round % 2 == 1 {
+            let after = direct.published().await.unwrap();
+            let events = between(position, position + 10);
             server.pause();
-            let publishing = rig.try_publish(position, position + 10);
+            let range = PublishRange { after, through: (position + 10).into(), events: &events };
+            let publishing = rig.target().publish_range(rig.store, range);
             let cutting = async {
                 tokio::task::yield_now().await;
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await; // until the command is sent

@@ -16,7 +16,7 @@ use eventbus::{
     app::AppBuilder,
     port::{CheckpointError, Checkpoints, Lease, LeaseError, Leases},
     prelude::*,
-    testkit::{LossyBus, delegate},
+    testkit::delegate,
 };
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, Name, Never, Position,
+    InMemoryEventBus, InMemoryEventStore, Name, Never,
     port::{Checkpoints, DeadLetterFilter, RelayTarget},
     prelude::*,
     relay::PublishedPosition,

@@ -17,7 +17,6 @@ use crate::{
 };
 
 pub const LEASE: Duration = Duration::from_secs(2);
-pub static DESTINATION: Name = Name::from_static("memory");
 pub static ROLE: Name = Name::from_static("relay:memory");
 pub static AUDIT: Name = Name::from_static("audit");
 pub static MAILS: Name = Name::from_static("mails");

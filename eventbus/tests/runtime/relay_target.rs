@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eventbus::{
-    InMemoryEventStore, Name,
+    InMemoryEventStore,
     health::HealthThresholds,
     port::{Checkpoints, EventBus},
     testkit::{Fault, LossyBus},
