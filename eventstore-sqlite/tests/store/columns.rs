@@ -33,7 +33,7 @@ fn time_columns(connection: &Connection) -> Vec<(String, String)> {
 async fn save_dead_row(store: &SqliteEventStore, dead_since: Option<OffsetDateTime>) {
     let shard = ShardId { handler: Name::from_static("mail"), number: 0 };
     assert!(store.create_handler(&shard.handler, Position::START).await.unwrap());
-    let acquired = store.acquire_shards(&shard.handler, &[shard], Duration::ZERO).await.unwrap().remove(0);
+    let acquired = store.acquire_shards(&shard.handler.clone(), &[shard], Duration::ZERO).await.unwrap().remove(0);
     let row = DeliveryRow { position: 1.into(), attempts: DeliveryAttempts::default(), dead_since, is_held: false };
     let save = ShardSave {
         shard: acquired.shard.clone(),
