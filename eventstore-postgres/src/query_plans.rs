@@ -185,8 +185,6 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
     let acquired = "'process', '{handler-1,handler-2}', '{3,5}', 10000000".to_owned();
     let acquire_shards = statements.query(include_str!("sql/acquire_shards.sql"));
     let live_handler_rows = statements.query(include_str!("sql/live_handler_rows.sql"));
-    let dead_rows = statements.query(include_str!("sql/dead_rows.sql"));
-    let dead_from = format!("now() - interval '1 hour', {middle}, 'handler-1', 100");
     let of_slots = FilterShape { has_slots: true, ..FilterShape::default() };
     let read_slots = HotStatement {
         types: "(bigint, bigint, text[], text[], uuid, bytea)",
@@ -238,7 +236,6 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
         hot("save_shards_with_rows", save_shards_with_rows, format!("{progress}, {with_rows}"), true),
         hot("acquire_shards", acquire_shards, acquired, true),
         hot("live_handler_rows", live_handler_rows, "'{handler-1,handler-2}', '{3,5}'".into(), true),
-        hot("dead_rows", dead_rows, dead_from, false),
         read_slots,
         hot("head", head, String::new(), false),
         hot("save_checkpoint", save_checkpoint, "'orders', 2".into(), false),
