@@ -109,7 +109,8 @@ impl LossyBus {
         Some(self.data.lock().losable.records.get(&store)?.position)
     }
 
-    /// Blocks ranges published over this connection before they take effect, or unblocks them.
+    /// Blocks ranges published over this connection before they take effect, and requests for the position; or unblocks
+    /// them.
     pub fn pause(&self, is_paused: bool) {
         self.paused.send_replace(is_paused);
     }
@@ -144,6 +145,9 @@ impl RelayTarget for LossyBus {
     }
 
     async fn published_position(&self, store: Uuid) -> Result<Option<PublishedPosition>, PublishError> {
+        while *self.paused.borrow() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await; // receivers count as paused ranges
+        }
         Ok(self.data.lock().losable.records.get(&store).copied())
     }
 
