@@ -72,7 +72,7 @@ RETURNS TABLE (
     head bigint, has_open_appends boolean, is_standby boolean, reach bigint)
 LANGUAGE plpgsql VOLATILE
 SET plan_cache_mode = force_generic_plan -- planning for the given positions takes as long as reading them
-AS $body$
+AS $$
 #variable_conflict use_column
 DECLARE
     found_head bigint;
@@ -142,4 +142,4 @@ BEGIN
         LIMIT most;
     END IF;
 END
-$body$;
+$$;

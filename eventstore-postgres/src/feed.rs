@@ -355,7 +355,8 @@ mod tests {
         let large = "0, 9000000000000, NULL, '{Deposited}', NULL, NULL, '{1}', '{1}', '{course:1}', 50";
         let both = "0, 9000000000000, NULL, NULL, NULL, NULL, '{1,1}', '{2,2}', '{course:1,student:a}', 5000";
         let many = "0, 9000000000000, '{Account}', NULL, NULL, NULL, '{1,2}', '{1,1}', '{course:1,student:a}', 50";
-        let bounded = "0, 9000000000000, NULL, '{Deposited}', uuid_nil(), '{1,2}', '{1,1}', '{course:1,student:a}', 50";
+        let bounded =
+            "0, 9000000000000, NULL, '{Deposited}', uuid_nil(), NULL, '{1,2}', '{1,1}', '{course:1,student:a}', 50";
         let append = "appended('{known}', '{Account}', ARRAY[uuid_nil()], '{-1}', '{1}', '{1}', '{1}', \
             ARRAY[gen_random_uuid()], '{Deposited}', '{1}', '{now}', '{\"{}\"}', ARRAY[gen_random_uuid()], '{NULL}', '{NULL}', \
             '{NULL}', '{NULL}', NULL, NULL, NULL, NULL, NULL, '{}', '{}', '{}', NULL, NULL, NULL, NULL, \

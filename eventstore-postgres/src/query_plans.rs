@@ -348,8 +348,9 @@ fn assert_has_no(unwanted: &[impl AsRef<str>], statement: &HotStatement, plan: &
 fn assert_enters_each_index(statement: &HotStatement, plan: &[String], case: &str) {
     let walk = plan.iter().enumerate().find(|(number, line)| {
         let is_entered = plan.get(number + 1).is_some_and(|below| below.trim_start().starts_with("Index Cond"));
-        let are_few =
-            [" on leases ", " on handler_members ", " on paused_groups "].iter().any(|table| line.contains(table));
+        let are_few = [" on leases ", " on handler_shards ", " on handler_members ", " on paused_groups "]
+            .iter()
+            .any(|table| line.contains(table));
         line.contains(" using ") && !are_few && !is_entered
     });
     assert_eq!(walk, None, "{}, {case}:\n{}", statement.name, plan.join("\n"));

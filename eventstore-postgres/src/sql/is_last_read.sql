@@ -1,4 +1,4 @@
 read AS MATERIALIZED (
     SELECT $2::bigint IS NULL
-        OR EXISTS (SELECT FROM {schema}.events e WHERE e.position = $2::bigint AND e.event_id = $3::uuid) AS is_stored
+        OR coalesce((SELECT e.event_id FROM {schema}.events e WHERE e.position = $2::bigint) = $3::uuid, false) AS is_stored
 )

@@ -10,7 +10,7 @@ UNION ALL
 SELECT 'free', s.handler, s.shard, 0
 FROM {schema}.handler_shards s
 WHERE s.handler = ANY ($2::text[]) AND (s.owner = $1::text OR {is_free_shard})
-    AND NOT EXISTS (SELECT FROM held h WHERE h.handler = s.handler AND h.shard = s.shard)
+    AND (s.handler, s.shard) NOT IN (SELECT h.handler, h.shard FROM held h)
 UNION ALL
 SELECT 'member', m.name, NULL, NULL
 FROM {schema}.handler_members m
