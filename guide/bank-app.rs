@@ -82,14 +82,11 @@ async fn main() -> Result<ExitCode> {
         return Ok(command.run(app).await);
     }
     let app = app().await?.start().await?;
-    let Ok(day) = env::var("BANK_DAY") else {
+    if env::var_os("BANK_DAY").is_none() {
         app.run_until_signal().await?;
         return Ok(ExitCode::SUCCESS);
-    };
-    spend_a_day(&app).await?;
-    if day == "until-the-floor-is-saved" {
-        wait_for_floor(&app).await?;
     }
+    spend_a_day(&app).await?;
     app.shutdown(Duration::from_secs(30)).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -107,16 +104,4 @@ async fn spend_a_day(app: &App) -> Result<()> {
         eprintln!("{error}");
     }
     Ok(())
-}
-
-/// Waits until the store knows how far the group has finished: the relay saves that once a second.
-async fn wait_for_floor(app: &App) -> Result<()> {
-    let head = app.store().head().await?;
-    loop {
-        let floors = app.store().floors(app.bus().destination()).await?;
-        if floors.iter().any(|floor| floor.position >= head) {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }

@@ -26,11 +26,11 @@ use futures_util::{StreamExt as _, stream};
 use sqlx::{Connection as _, PgConnection};
 use tokio::net::TcpListener;
 
-use filling::add_dead_letters;
+use filling::add_first_dead_letters;
 use http::Site;
 use reads::{OPERATING_PATHS, rows_read};
 
-#[path = "../tests/dashboard/filling.rs"]
+#[path = "../tests/common/filling.rs"]
 mod filling;
 #[path = "../tests/dashboard/http.rs"]
 #[allow(dead_code, reason = "the bench sends no changes")]
@@ -168,7 +168,7 @@ async fn fill(store: &PgEventStore, streams: usize) {
     for _ in 0..LONG_STREAM_EVENTS / 1_000 {
         store.append(&long, ExpectedVersion::Any, (0..1_000).map(|_| placed()).collect()).await.unwrap();
     }
-    add_dead_letters(store, "mail", DEAD_LETTERS, Position::new(2_000)).await;
+    add_first_dead_letters(store, "mail", DEAD_LETTERS).await;
     for number in 0..20 {
         let projection = Name::new("checkpoint", format!("projection:totals-{number}")).unwrap();
         store.save_checkpoint(&projection, Position::new(100 * number)).await.unwrap();

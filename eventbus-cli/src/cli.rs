@@ -49,7 +49,7 @@ pub(crate) struct GlobalOptions {
     /// The key prefix of a Redis store
     #[arg(long, global = true, value_name = "PREFIX", env = "EVENTBUS_KEY_PREFIX", default_value = "")]
     store_prefix: String,
-    /// The Redis of the bus; without it, the in-process bus whose progress is in the store
+    /// The Redis of the bus; without it, the handlers that read the store
     #[arg(long, global = true, value_name = "URL", env = "EVENTBUS_BUS", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     #[debug(skip)]
     bus: Option<String>,

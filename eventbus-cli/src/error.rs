@@ -6,7 +6,7 @@ use eventbus::{
     BoxError,
     bus::{ConsumeError, PublishError},
     dead_letter::DeadLetterError,
-    port::{CheckpointError, LeaseError, ReadError},
+    port::{CheckpointError, LeaseError, ReadError, handler_progress::HandlerProgressError},
     support::source_chain,
 };
 use eventbus_redis::{GroupError, RedisCommandError, RedisConnectError, redis::RedisError};
@@ -214,6 +214,12 @@ impl From<CheckpointError> for CommandError {
 impl From<LeaseError> for CommandError {
     fn from(error: LeaseError) -> Self {
         Self::of_statement(error.into())
+    }
+}
+
+impl From<HandlerProgressError> for CommandError {
+    fn from(error: HandlerProgressError) -> Self {
+        Self::of_statement(error.source)
     }
 }
 

@@ -126,12 +126,15 @@ impl Session {
         }
     }
 
-    /// Opens the bus, or the in-process bus of the store.
+    /// Opens the bus; without one, the handlers of the store.
     pub(crate) async fn bus(&self) -> Result<&OpenBus, CommandError> {
         let open = async {
             let app = self.app_instead_of(self.settings.bus.as_ref()).await?;
             // a bus on Redis is shown while the store is away
-            let store = if self.settings.bus.is_some() { None } else { self.optional_store().await? };
+            let store = match self.settings.bus {
+                Some(_) => self.optional_store().await.ok().flatten(),
+                None => self.optional_store().await?,
+            };
             let open = async {
                 match app.and_then(|app| app.bus.as_ref()) {
                     Some(bus) => OpenBus::attach(bus, store.as_ref()).await,

@@ -36,7 +36,6 @@ use crate::{
 /// | expired | its owner renews it | unchanged; the call fails with `ClaimLost` |
 /// | expired | the clock is set back, so that `expires_at` lies ahead again | live |
 /// | released, expired | a worker creates the file of the next epoch | live, owned by that worker |
-/// | live, of a consumer group | a worker with the owner's name creates the next epoch's file | live, owned by it |
 /// | released | its owner renews a copy of it from before the release; no caller does | live |
 /// | any | the queue removes the claim with its event | none |
 /// | superseded by a later epoch | its owner renews or releases it, or writes a result | unchanged; `ClaimLost` |
@@ -119,8 +118,8 @@ pub(crate) struct NewClaim {
 }
 
 impl ClaimStore {
-    pub(crate) fn new(disk: Arc<Disk>, folder: &str, worker: String, ttl: Duration) -> Self {
-        Self { folder: disk.root().join(folder), disk, worker_id: worker, ttl }
+    pub(crate) fn new(disk: Arc<Disk>, worker: String, ttl: Duration) -> Self {
+        Self { folder: disk.root().join(names::CLAIMS), disk, worker_id: worker, ttl }
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -161,24 +160,17 @@ impl ClaimStore {
         }
     }
 
-    /// Acquires a claim; `None` if the claim is live, or if a different worker acquires it first. With `allows_own`, a
-    /// live claim of this worker is free to it.
-    pub(crate) fn create(&self, claim_id: &str, data: Value, allows_own: bool) -> Result<Option<NewClaim>> {
-        self.create_with(claim_id, allows_own, |_| Ok(data))
+    /// Acquires a claim; `None` if the claim is live, or if a different worker acquires it first.
+    pub(crate) fn create(&self, claim_id: &str, data: Value) -> Result<Option<NewClaim>> {
+        let before = self.load_newest(claim_id)?;
+        match before.as_ref().is_some_and(Claim::is_live) {
+            true => Ok(None),
+            false => self.create_after(claim_id, before, data),
+        }
     }
 
-    /// Acquires a claim as [`create`](Self::create) does, with data that follow from the epoch before.
-    pub(crate) fn create_with(
-        &self,
-        claim_id: &str,
-        allows_own: bool,
-        data: impl FnOnce(Option<&Claim>) -> Result<Value>,
-    ) -> Result<Option<NewClaim>> {
-        let before = self.load_newest(claim_id)?;
-        let is_free = |claim: &Claim| !claim.is_live() || (allows_own && claim.worker_id == self.worker_id);
-        if before.as_ref().is_some_and(|claim| !is_free(claim)) {
-            return Ok(None);
-        }
+    /// Acquires the claim of the epoch after `before`.
+    fn create_after(&self, claim_id: &str, before: Option<Claim>, data: Value) -> Result<Option<NewClaim>> {
         let at = now();
         let claim = Claim {
             claim_id: claim_id.into(),
@@ -188,7 +180,7 @@ impl ClaimStore {
             renewed_at: None,
             expires_at: at + self.ttl,
             released_at: None,
-            data: data(before.as_ref())?,
+            data,
         };
         let path = self.path(&claim)?;
         if !self.disk.create(&path, &event::to_pretty_json("the claim", &claim)?)? {

@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eventbus::support::Outage;
+use eventbus::{delivery::DeliveryAttempts, support::Outage};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
@@ -104,7 +104,7 @@ impl ClaimedEvent {
     }
 
     /// Stops the renewal and returns the claim: from then on only the caller writes its file.
-    async fn stop_renewing(&mut self) -> Claim {
+    pub(crate) async fn stop_renewing(&mut self) -> Claim {
         self.stop.token().cancel();
         // the task ends by itself, or a runtime that shuts down aborts it
         let _ = (&mut self.renewal).await;
@@ -113,7 +113,7 @@ impl ClaimedEvent {
 }
 
 /// Writes the one result of an event, for the owner of its claim.
-async fn write_result(
+pub(crate) async fn write_result(
     queue: &Arc<QueueInner>,
     event_id: u64,
     claim: Claim,
@@ -192,13 +192,15 @@ pub(crate) async fn try_claim_next(queue: &Arc<QueueInner>) -> Result<Option<Cla
 async fn claim_first(queue: &Arc<QueueInner>) -> Result<Option<ClaimedEvent>> {
     let mut after = 0;
     loop {
-        let found = queue.blocking(move |queue| queue.results().find_claimable(queue.log(), after)).await?;
-        let Some(event) = found else {
+        let clock = queue.config().clock.clone();
+        let find = move |queue: &QueueInner| queue.results().find_claimable(queue.log(), after, &clock);
+        let Some((event, previous)) = queue.blocking(find).await? else {
             return Ok(None);
         };
         let id = event.id();
         after = id;
-        let Some(claim) = coordinated_claims::claim(queue, &event_claim_id(id), Value::Null).await? else {
+        let data = next_claim_data(previous.as_ref(), &event)?;
+        let Some(claim) = coordinated_claims::claim_now(queue, &event_claim_id(id), data).await? else {
             continue;
         };
         // the previous owner may have written the result since the search
@@ -210,6 +212,22 @@ async fn claim_first(queue: &Arc<QueueInner>) -> Result<Option<ClaimedEvent>> {
         }
         return Ok(Some(ClaimedEvent::new(Arc::clone(queue), event, claim)));
     }
+}
+
+/// Returns the attempts at a job so far, which its claim keeps.
+pub(crate) fn attempts_of(claim: &Claim, event: &QueueEvent) -> DeliveryAttempts {
+    match claim.data {
+        Value::Null => DeliveryAttempts::replayed(event.done_handlers().to_vec()),
+        _ => claim.data().unwrap_or_default(),
+    }
+}
+
+/// Returns the data of the next claim on an event: the attempts so far, and whether the previous owner died with it.
+fn next_claim_data(previous: Option<&Claim>, event: &QueueEvent) -> Result<Value> {
+    let Some(previous) = previous else { return Ok(Value::Null) };
+    let mut attempts = attempts_of(previous, event);
+    attempts.process_ends += u32::from(previous.released_at.is_none());
+    event::to_value("the attempts", &attempts)
 }
 
 /// Claims the first claimable event; waits while there is none, or the folder is missing.
@@ -239,16 +257,18 @@ pub(crate) async fn claim_next(queue: &Arc<QueueInner>) -> Result<ClaimedEvent> 
     }
 }
 
-/// A claimed event that is released if the caller drops its future before it gets the event.
-struct ReleaseOnDrop(Option<ClaimedEvent>);
+/// A claimed event that is released when it is dropped: its caller's future was dropped, or a shutdown aborted its
+/// handlers.
+pub(crate) struct ReleaseOnDrop(pub(crate) Option<ClaimedEvent>);
 
 impl Drop for ReleaseOnDrop {
     fn drop(&mut self) {
         if let Some(work) = self.0.take()
             && let Ok(runtime) = Handle::try_current()
         {
+            let queue = Arc::clone(&work.queue);
             // if the release fails, the claim expires
-            runtime.spawn(work.release());
+            queue.jobs().spawn_on(work.release(), &runtime);
         }
     }
 }

@@ -4,11 +4,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use eventbus::{
-    Name,
-    clock::SharedClock,
-    delivery::{DEFAULT_IN_FLIGHT_BYTES, DELIVER_SKIPPED_WITHIN, RetryPolicy},
-};
+use eventbus::{Name, clock::SharedClock, delivery::RetryPolicy};
 use uuid::Uuid;
 
 use crate::error::{FileQueueError, Result};
@@ -35,14 +31,12 @@ pub struct FileQueueConfig {
     /// Name of the queue, also in its Redis keys; all its workers must use the same name. Default: the last part of
     /// `root_dir`.
     pub queue_name: Option<String>,
-    /// Name of this worker, unique among the live workers of the queue. A worker that keeps its name over a restart
-    /// resumes its consumer groups at once. Default: generated.
+    /// Name of this worker, unique among the live workers of the queue. Default: generated.
     pub worker_id: Option<String>,
-    /// TTL of a claim that its owner does not renew. Default 300 s.
+    /// TTL of a claim that its owner does not renew: the job of a worker that died passes on after so long. Default
+    /// 300 s.
     #[doc(alias = "claim_expiration_seconds")]
     pub claim_expiration: Duration,
-    /// Time after which a group passes from a worker that died to a standby. Default 10 s.
-    pub group_expiration: Duration,
     /// Time that readers wait for the event of an id that is missing below an existing one. A publisher that takes
     /// longer publishes its event under a later id. Default 2 s.
     pub gap_timeout: Duration,
@@ -52,22 +46,10 @@ pub struct FileQueueConfig {
     pub compress_from: Option<usize>,
     /// Set if the queue syncs files to disk, so that they outlast a power failure. Default true.
     pub sync: bool,
-    /// Consumer group of handlers that name none. Default `default`.
-    pub default_group: Name,
-    /// Schedule of the retries of a failed delivery. Default: for four hours, after delays from 100 ms to 5 min.
+    /// Schedule of the retries of a job whose handlers failed. Default: for four hours, after delays from 100 ms to 5 min.
     pub retry: RetryPolicy,
-    /// Number of concurrent deliveries to a handler that sets none itself, in the one process that consumes for its
-    /// group. Default 1.
+    /// Number of jobs that this process runs at once, if no handler sets more. Default 1.
     pub concurrency: usize,
-    /// Maximum number of in-flight deliveries of a group. Those that wait for a retry, or behind one that does, do not
-    /// count; the group keeps the ids of up to 10,000 of them. Default 1,000.
-    pub max_in_flight: usize,
-    /// Maximum size in bytes of the in-flight events of a group; one event may exceed it. Default 16 MiB.
-    pub max_in_flight_bytes: usize,
-    /// Maximum age of skipped events of a type that a group gets once it has its first handler of that type: the age of
-    /// the first skipped event. The group gets those that the folder still holds. If the first one is older, the group
-    /// gets them only if the handler says `start = "oldest"`, and not if it says `start = "now"`. Default 24 h.
-    pub deliver_skipped_within: Duration,
     /// Clock of retries, timeouts and the times of dead letters. Times that workers compare through files, such as the
     /// ends of claims, come from the machine's clock. Default: the machine's clock.
     pub clock: SharedClock,
@@ -80,17 +62,12 @@ impl Default for FileQueueConfig {
             queue_name: None,
             worker_id: None,
             claim_expiration: Duration::from_secs(300),
-            group_expiration: Duration::from_secs(10),
             gap_timeout: Duration::from_secs(2),
             poll_interval: Duration::from_millis(250),
             compress_from: None,
             sync: true,
-            default_group: Name::from_static("default"),
             retry: RetryPolicy::default(),
             concurrency: 1,
-            max_in_flight: 1_000,
-            max_in_flight_bytes: DEFAULT_IN_FLIGHT_BYTES,
-            deliver_skipped_within: DELIVER_SKIPPED_WITHIN,
             clock: SharedClock::SYSTEM,
         }
     }
@@ -128,17 +105,8 @@ impl FileQueueConfig {
 
     /// Returns an error that names the first invalid setting.
     pub(crate) fn check(&self) -> Result<()> {
-        let times = [
-            ("claim_expiration", self.claim_expiration),
-            ("group_expiration", self.group_expiration),
-            ("poll_interval", self.poll_interval),
-        ];
-        check_times(&times)?;
-        let numbers = [("max_in_flight_bytes", self.max_in_flight_bytes), ("max_in_flight", self.max_in_flight)];
-        match numbers.into_iter().find(|(_, number)| *number == 0) {
-            Some((setting, _)) => Err(invalid_config(setting, "must be 1 at least".into())),
-            None => Ok(()),
-        }
+        let times = [("claim_expiration", self.claim_expiration), ("poll_interval", self.poll_interval)];
+        check_times(&times)
     }
 }
 

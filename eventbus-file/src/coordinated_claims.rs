@@ -16,7 +16,7 @@ use crate::{
 pub(crate) async fn claim(queue: &Arc<QueueInner>, claim_id: &str, data: Value) -> Result<Option<Claim>> {
     let (queue, claim_id) = (Arc::clone(queue), claim_id.to_owned());
     let claiming = tokio::spawn(async move {
-        let claim = claim_with_coordination(&queue, &claim_id, data).await?;
+        let claim = claim_now(&queue, &claim_id, data).await?;
         Ok(ReleaseOnDrop { queue, claim })
     });
     Ok(join_task::<_, FileQueueError>(claiming).await?.claim.take())
@@ -40,7 +40,8 @@ impl Drop for ReleaseOnDrop {
     }
 }
 
-async fn claim_with_coordination(queue: &Arc<QueueInner>, claim_id: &str, data: Value) -> Result<Option<Claim>> {
+/// Acquires a free claim; the caller must not drop this future, which may then have acquired it.
+pub(crate) async fn claim_now(queue: &Arc<QueueInner>, claim_id: &str, data: Value) -> Result<Option<Claim>> {
     let ttl = queue.config().claim_expiration;
     queue.claims().folder_of(claim_id)?;
     let granted = queue.coordination().claim(claim_id, &data, ttl).await;
@@ -51,7 +52,7 @@ async fn claim_with_coordination(queue: &Arc<QueueInner>, claim_id: &str, data: 
     }
     let id = claim_id.to_owned();
     let create = move |queue: &QueueInner| {
-        let created = queue.claims().create(&id, data, false)?;
+        let created = queue.claims().create(&id, data)?;
         if let Some(NewClaim { claim, previous: Some(_) }) = &created
             && let Err(error) = queue.claims().remove_epochs_before(claim)
         {

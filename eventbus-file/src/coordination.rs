@@ -52,7 +52,6 @@ pub(crate) mod message_kind {
     pub(crate) const ADD_EVENT: &str = "add_event";
     pub(crate) const ADD_CLAIM: &str = "add_claim";
     pub(crate) const ADD_RESULT: &str = "add_result";
-    pub(crate) const REPLAY_EVENT: &str = "replay_event";
     pub(crate) const CREATE_SUBSCRIBER: &str = "create_subscriber";
     pub(crate) const REMOVE_SUBSCRIBER: &str = "remove_subscriber";
     pub(crate) const RESYNC: &str = "resync";

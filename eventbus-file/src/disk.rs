@@ -316,13 +316,6 @@ impl Disk {
     pub(crate) fn remove(&self, path: &Path) -> Result<bool> {
         default_if_missing(fs::remove_file(path).map(|()| true)).map_err(FileQueueError::io("remove", path))
     }
-
-    /// Moves a file to a name that no other writer uses; makes the folder of that name if it is missing. Returns `false` if
-    /// the file does not exist; fails if the queue's own folder does not.
-    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<bool> {
-        let renamed = self.give_name(to, || fs::rename(from, to))?;
-        default_if_missing(renamed.map(|()| true)).map_err(FileQueueError::io("rename", from))
-    }
 }
 
 /// Reason of the error for a symbolic link in place of a file or folder of the queue.

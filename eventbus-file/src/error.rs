@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use eventbus::{BoxError, EventId, Name, event::FieldError};
+use eventbus::{BoxError, EventId, event::FieldError};
 
 /// Error of an operation on a queue.
 #[derive(Debug, thiserror::Error)]
@@ -82,18 +82,6 @@ pub enum FileQueueError {
         value: String,
         /// The reason.
         reason: &'static str,
-    },
-    /// There is no such group.
-    #[error("the queue has no consumer group `{group}`")]
-    GroupNotFound {
-        /// The group.
-        group: Name,
-    },
-    /// A worker consumes for the group, and only that worker may change the group's progress.
-    #[error("a worker consumes for group `{group}`: stop it first")]
-    GroupInUse {
-        /// The group.
-        group: Name,
     },
     /// A different worker owns the claim, or it expired, or its owner released it: the operation has no effect.
     #[error("claim `{claim_id}` of epoch {epoch} is not, or no longer, this worker's")]

@@ -27,6 +27,7 @@ pub struct QueueEvent {
     created_at: OffsetDateTime,
     worker_id: String,
     record: RecordedEvent,
+    done_handlers: Vec<String>,
 }
 
 impl QueueEvent {
@@ -65,7 +66,16 @@ impl QueueEvent {
     }
 
     pub(crate) const fn new(id: u64, created_at: OffsetDateTime, worker_id: String, record: RecordedEvent) -> Self {
-        Self { id, created_at, worker_id, record }
+        Self { id, created_at, worker_id, record, done_handlers: Vec::new() }
+    }
+
+    pub(crate) fn with_done_handlers(self, done_handlers: Vec<String>) -> Self {
+        Self { done_handlers, ..self }
+    }
+
+    /// Returns the handlers that had succeeded before the event was replayed.
+    pub(crate) fn done_handlers(&self) -> &[String] {
+        &self.done_handlers
     }
 
     pub(crate) fn message_id(&self) -> MessageId {
@@ -90,40 +100,27 @@ pub(crate) fn record_of_payload<T: Serialize + ?Sized>(payload: &T) -> Result<Re
 /// | state of an id | event | next state |
 /// |---|---|---|
 /// | no file | its publisher links the event's file | event |
-/// | no file, below an existing id | `gap_timeout` passes, and a reader or a relay links a file with `gap` | gap |
-/// | no file | a relay that sets the published position back links a file with `gap` and `again` | gap |
+/// | no file, below an existing id | `gap_timeout` passes, and a reader links a file with `gap` | gap |
 /// | event, gap | the removal mark reaches the id | removed: readers ignore the file |
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct EventFile {
     #[serde(with = "time::serde::rfc3339")]
     pub(crate) created_at: OffsetDateTime,
     pub(crate) worker_id: String,
-    /// The store whose relay wrote it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) store: Option<Uuid>,
     /// Set if the id is a gap: the reason why it has no event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) gap: Option<String>,
-    /// Set if the relay of the store publishes again after this gap.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) again: Option<RepublishFrom>,
+    /// The handlers that had succeeded before the event was replayed: they do not run again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) done_handlers: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) event: Option<WrittenRecord>,
-}
-
-/// Tells a relay where to publish again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RepublishFrom {
-    /// The position of the store after which it begins.
-    pub(crate) after: u64,
-    /// The epoch of the relay that wrote the gap.
-    pub(crate) epoch: u64,
 }
 
 impl EventFile {
     pub(crate) fn for_gap(worker: &str, why: &str) -> Self {
         let (created_at, worker_id, gap) = (now(), worker.into(), Some(why.into()));
-        Self { created_at, worker_id, store: None, gap, again: None, event: None }
+        Self { created_at, worker_id, gap, done_handlers: Vec::new(), event: None }
     }
 }
 
@@ -193,11 +190,6 @@ impl WrittenRecord {
             payload: raw(payload)?,
             payload_file,
         })
-    }
-
-    /// Returns its position in its store and its id; `None` if it has no position.
-    pub(crate) fn position_and_event_id(&self) -> Option<(u64, EventId)> {
-        Some((self.position?, self.event_id))
     }
 
     /// Returns the event, with `payload` if that came from a file.

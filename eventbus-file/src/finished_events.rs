@@ -20,6 +20,16 @@ impl FinishedEvents {
         }
     }
 
+    /// Returns the number of ids from one to another that are not known to be finished.
+    pub(crate) fn count_unfinished(&self, first: u64, last: u64) -> u64 {
+        let first = first.max(self.finished_through + 1);
+        let finished = self
+            .later_runs
+            .iter()
+            .map(|(run_first, run_last)| (run_last.min(&last) + 1).saturating_sub(*run_first.max(&first)));
+        (last + 1).saturating_sub(first).saturating_sub(finished.sum())
+    }
+
     pub(crate) fn insert(&mut self, id: u64) {
         let before = self.later_runs.range(..=id).next_back().filter(|(_, last)| **last + 1 >= id);
         let (first, last) = before.map_or((id, id), |(first, last)| (*first, id.max(*last)));
@@ -49,6 +59,10 @@ mod tests {
             done.insert(id);
         }
         assert_eq!([0, 1, 3, 4, 6, 9].map(|id| done.next_unfinished(id)), [1, 4, 4, 6, 8, 10]);
+        assert_eq!(
+            [(1, 9), (3, 5), (4, 4), (8, 7)].map(|(first, last)| done.count_unfinished(first, last)),
+            [5, 1, 1, 0]
+        );
         done.insert(1);
         assert_eq!((done.finished_through, done.next_unfinished(0)), (3, 4));
         done.insert_through(6);

@@ -12,13 +12,12 @@ use std::{
 use serde::{Serialize, Serializer};
 
 use crate::{
-    dead_letter_files::{check_dead_letter, is_dead_letter_name},
     disk::{self, TMP_FOLDER, TMP_SUFFIX},
     error::{FileQueueError, Result},
     inner::{QueueInner, join_task},
     log::LogEntry,
     names, payload,
-    relay_log::parse_store_id,
+    relay_records::parse_store_id,
 };
 
 /// A file or folder that the queue cannot use, and leaves as it is.
@@ -115,20 +114,16 @@ fn check_folder(queue: &QueueInner) -> Result<Vec<FolderProblem>> {
     found.add_torn(queue.disk().root().join(names::QUEUE_FILE), queue.disk().check_identity())?;
     check_events(queue, &mut found)?;
     check_results(queue, &mut found)?;
-    for claims in [queue.claims(), queue.groups().claims()] {
-        for id in found.list_known(claims.folder(), names::decode)? {
-            let folder = claims.folder_of(&id)?;
-            for epoch in found.list_known(&folder, names::parse_file_name)? {
-                let path = folder.join(names::file_name(epoch));
-                found.add_torn(path, claims.load_epoch(&id, epoch).map(drop))?;
-            }
+    let claims = queue.claims();
+    for id in found.list_known(claims.folder(), names::decode)? {
+        let folder = claims.folder_of(&id)?;
+        for epoch in found.list_known(&folder, names::parse_file_name)? {
+            found.add_torn(folder.join(names::file_name(epoch)), claims.load_epoch(&id, epoch).map(drop))?;
         }
     }
-    for folder in [names::DEAD_LETTERS, names::REPLAYS] {
-        let folder = queue.disk().root().join(folder);
-        for name in found.list_known(&folder, |name| is_dead_letter_name(name).then(|| name.to_owned()))? {
-            found.add_torn(folder.join(&name), check_dead_letter(&folder.join(&name)))?;
-        }
+    let folder = queue.disk().root().join(names::DEAD_LETTERS);
+    for id in found.list_known(&folder, names::parse_file_name)? {
+        found.add_torn(folder.join(names::file_name(id)), queue.dead_letters().load(id).map(drop))?;
     }
     found.list_known(&queue.disk().root().join(names::REMOVED), names::parse_file_name)?;
     check_relays(queue, &mut found)?;
@@ -170,8 +165,7 @@ fn check_relays(queue: &QueueInner, found: &mut FolderScan) -> Result<()> {
     for store in found.list_known(&relays, parse_store_id)? {
         let folder = relays.join(store.to_string());
         for number in found.list_known(&folder, names::parse_file_name)? {
-            found
-                .add_torn(folder.join(names::file_name(number)), queue.relays().read_record(store, number).map(drop))?;
+            found.add_torn(folder.join(names::file_name(number)), queue.relays().read(store, number).map(drop))?;
         }
     }
     Ok(())

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use eventbus::{
     Name,
-    delivery::{BusCounters, Consuming, RunLock, Subscribers},
+    delivery::{BusCounters, Consuming, Subscribers},
 };
 use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     FileQueueConfig,
@@ -16,12 +17,11 @@ use crate::{
     disk::Disk,
     error::{FileQueueError, Result},
     folder::QueueFolder,
-    group_store::GroupStore,
     log::EventLog,
     metrics::Metrics,
     names,
     payload::PayloadFiles,
-    relay_log::RelayLog,
+    relay_records::RelayRecords,
     results::Results,
 };
 
@@ -35,18 +35,17 @@ pub(crate) struct QueueInner {
     log: Arc<EventLog>,
     claims: ClaimStore,
     results: Results,
-    groups: GroupStore,
     coordination: Arc<dyn Coordinator>,
     metrics: Arc<Metrics>,
     /// Wakes waiting tasks: there may be new files.
     change_signal: watch::Sender<()>,
     dead_letters: DeadLetterFiles,
-    relays: RelayLog,
+    relays: RelayRecords,
     subscribers: Subscribers,
     counters: Arc<BusCounters>,
     consuming: Consuming,
-    /// Lets deliveries run concurrently, or one of them alone.
-    run_lock: RunLock,
+    /// The workers, and the releases of jobs whose handlers were aborted.
+    jobs: TaskTracker,
 }
 
 impl QueueInner {
@@ -63,15 +62,17 @@ impl QueueInner {
         let (gap_timeout, counted) = (config.gap_timeout, Arc::clone(&metrics));
         let payloads = PayloadFiles::new(Arc::clone(&disk), config.compress_from);
         let log = Arc::new(EventLog::new(Arc::clone(&folder), worker_id.clone(), payloads, gap_timeout, counted));
-        let claims = |folder, lasting| ClaimStore::new(Arc::clone(&disk), folder, worker_id.clone(), lasting);
-        let groups = claims(names::SUBSCRIPTIONS, config.group_expiration);
-        let claims = claims(names::CLAIMS, config.claim_expiration);
+        let claims = ClaimStore::new(Arc::clone(&disk), worker_id.clone(), config.claim_expiration);
         Ok(Self {
+            dead_letters: DeadLetterFiles::new(
+                Arc::clone(&disk),
+                config.name()?,
+                worker_id.clone(),
+                config.clock.clone(),
+            ),
             name: config.name()?,
-            dead_letters: DeadLetterFiles::new(Arc::clone(&disk), worker_id.clone(), config.clock.clone()),
-            relays: RelayLog::new(Arc::clone(&disk), Arc::clone(&log), worker_id.clone()),
-            results: Results::new(Arc::clone(&disk), claims.clone()),
-            groups: GroupStore::new(groups, Arc::clone(&folder), Arc::clone(&log)),
+            relays: RelayRecords::new(Arc::clone(&disk), worker_id.clone()),
+            results: Results::new(disk, claims.clone()),
             folder,
             log,
             claims,
@@ -81,7 +82,7 @@ impl QueueInner {
             subscribers: Subscribers::default(),
             counters: Arc::default(),
             consuming: Consuming::with_clock(config.clock.clone()),
-            run_lock: RunLock::default(),
+            jobs: TaskTracker::new(),
             worker_id,
             config,
         })
@@ -103,10 +104,6 @@ impl QueueInner {
         self.folder.disk()
     }
 
-    pub(crate) fn folder(&self) -> &QueueFolder {
-        &self.folder
-    }
-
     pub(crate) fn log(&self) -> &EventLog {
         &self.log
     }
@@ -117,10 +114,6 @@ impl QueueInner {
 
     pub(crate) fn results(&self) -> &Results {
         &self.results
-    }
-
-    pub(crate) fn groups(&self) -> &GroupStore {
-        &self.groups
     }
 
     pub(crate) fn coordination(&self) -> &Arc<dyn Coordinator> {
@@ -139,7 +132,7 @@ impl QueueInner {
         &self.dead_letters
     }
 
-    pub(crate) fn relays(&self) -> &RelayLog {
+    pub(crate) fn relays(&self) -> &RelayRecords {
         &self.relays
     }
 
@@ -155,14 +148,13 @@ impl QueueInner {
         &self.consuming
     }
 
-    pub(crate) fn run_lock(&self) -> &RunLock {
-        &self.run_lock
+    pub(crate) fn jobs(&self) -> &TaskTracker {
+        &self.jobs
     }
 
     /// Resets the state in memory; `QueueFolder::lock` calls it alone.
     fn forget(&self) {
         self.results.forget();
-        self.relays.forget();
         self.log.forget();
     }
 

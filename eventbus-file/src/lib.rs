@@ -14,7 +14,6 @@ mod event;
 mod finished_events;
 mod folder;
 mod folder_check;
-mod group_store;
 mod id_shards;
 mod inner;
 mod log;
@@ -27,7 +26,7 @@ mod queue;
 #[cfg(feature = "redis")]
 mod redis_coordination;
 mod relay;
-mod relay_log;
+mod relay_records;
 mod removal;
 mod results;
 mod search;
@@ -43,12 +42,11 @@ pub use coordination::CoordinationStatus;
 pub use error::FileQueueError;
 pub use event::QueueEvent;
 pub use folder_check::FolderProblem;
-pub use group_store::RetiredGroup;
 pub use metrics::FileQueueMetrics;
 pub use queue::FileQueue;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use redis_coordination::RedisCoordination;
-pub use removal::{RemovalCondition, RemovalReport};
+pub use removal::RemovalReport;
 pub use results::EventResult;
 pub use search::{PageToken, Search, SearchPage};

@@ -1,7 +1,7 @@
 //! The log: the events of a queue as files, each under the id that it was linked to.
 //!
-//! Invariant: an id belongs to the worker that linked its file first. Readers wait for a missing id below an existing
-//! one, and then fill it by a gap, so that all see the same events in the same order. Events up to the removal mark do
+//! Invariant: an id belongs to the worker that linked its file first. A worker fills an id that is missing below an
+//! existing one for too long by a gap, so that no event appears there later. Events up to the removal mark do
 //! not exist, even if the folder holds their files: a worker writes the mark before it removes the first file, and
 //! reads it after it made or read a file, so that no id is used twice.
 //!
@@ -18,14 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventbus::{
-    BoxError, RecordedEvent,
-    delivery::DueRange,
-    support::{PAGE_BYTES, from_json},
-};
+use eventbus::{BoxError, RecordedEvent, support::from_json};
 use parking_lot::Mutex;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::{
     disk::{self, Disk},
@@ -45,9 +40,6 @@ const MISSING_IDS_MAX: u64 = 10_000;
 /// it.
 const MISSING_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
-/// Maximum number of events read at once to find those of a range.
-const RANGE_SCAN_MAX: usize = 1_000;
-
 /// Content of the log under an id.
 #[derive(Debug)]
 pub(crate) enum LogEntry {
@@ -61,34 +53,6 @@ pub(crate) enum LogEntry {
     Removed(u64),
     /// The file holds no event that can be decoded, whether it is whole or cut off.
     Torn(FileQueueError),
-}
-
-impl LogEntry {
-    /// Returns the size of the event's payload in bytes; 0 if there is no event.
-    pub(crate) fn payload_bytes(&self) -> usize {
-        match self {
-            Self::Event(event) => event.record().payload().len(),
-            _ => 0,
-        }
-    }
-}
-
-/// Some entries of the log.
-#[derive(Debug)]
-pub(crate) struct LogPage {
-    /// The id up to which the log was read.
-    pub(crate) through: u64,
-    /// The events, each with its id.
-    pub(crate) entries: Vec<(u64, LogEntry)>,
-    /// Set if there may be more after `through`.
-    pub(crate) has_more: bool,
-}
-
-/// Reaction to an id that is in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum OnTakenId {
-    TryNext,
-    Stop,
 }
 
 /// Outcome of linking.
@@ -255,23 +219,8 @@ impl EventLog {
         };
         let payload = event.payload_file.as_deref().map(|name| self.payloads.read(name)).transpose()?;
         let record = event.into_record(payload).map_err(torn)?;
-        Ok(LogEntry::Event(QueueEvent::new(id, file.created_at, file.worker_id, record)))
-    }
-
-    /// Returns the next entry after an id, with its id. Does not wait: `None` if there is no later event yet, or the
-    /// next id is missing and not overdue; fills an overdue one.
-    fn next_entry(&self, after: u64) -> Result<Option<(u64, LogEntry)>> {
-        let id = after.saturating_add(1);
-        match self.read(id)? {
-            LogEntry::Missing if self.head()? <= id => Ok(None),
-            LogEntry::Missing if !self.fill_overdue_gap(id)? => Ok(None),
-            LogEntry::Missing => Ok(Some((id, self.read(id)?))),
-            LogEntry::Removed(through) => Ok(Some((through, LogEntry::Removed(through)))),
-            slot => {
-                self.missing_since.lock().remove(&id);
-                Ok(Some((id, slot)))
-            }
-        }
+        let event = QueueEvent::new(id, file.created_at, file.worker_id, record);
+        Ok(LogEntry::Event(event.with_done_handlers(file.done_handlers)))
     }
 
     /// Fills an id that has been missing for too long, and the ids directly after it that have been, too. Returns
@@ -379,70 +328,12 @@ impl EventLog {
         }
     }
 
-    /// Returns the next events after one, torn ones too.
-    pub(crate) fn read_after(&self, after: u64, count: usize) -> Result<LogPage> {
-        let is_wanted = |entry: &LogEntry| matches!(entry, LogEntry::Event(_) | LogEntry::Torn(_));
-        let mut page = self.read_page(after, u64::MAX, usize::MAX, count, is_wanted)?;
-        if page.entries.is_empty() && page.through == after {
-            page.through = self.resume_after(after)?;
-        }
-        Ok(page)
-    }
-
-    /// Returns the id after which a group that has read up to `read` continues: a lower id if the events up to `read`
-    /// are gone.
-    fn resume_after(&self, read: u64) -> Result<u64> {
-        let head = self.head()?;
-        if head >= read {
-            return Ok(read);
-        }
-        self.folder.check_present()?;
-        tracing::warn!(read, newest = head, "events that the group read are gone, it goes on with new ones");
-        Ok(head)
-    }
-
-    /// Returns the next events of a range.
-    pub(crate) fn read_due_range(&self, due: &DueRange, count: usize) -> Result<LogPage> {
-        let is_of_type = |event: &QueueEvent| event.record().event_type().as_str() == due.event_type;
-        let is_wanted = |entry: &LogEntry| matches!(entry, LogEntry::Event(event) if is_of_type(event));
-        let page = self.read_page(due.after, due.through, RANGE_SCAN_MAX, count, is_wanted)?;
-        Ok(if page.has_more { page } else { LogPage { through: due.through, ..page } })
-    }
-
-    /// Reads at most `scan_max` entries after an id, up to `last`, until it has `count` wanted entries or
-    /// [`PAGE_BYTES`].
-    fn read_page(
-        &self,
-        after: u64,
-        last: u64,
-        scan_max: usize,
-        count: usize,
-        is_wanted: impl Fn(&LogEntry) -> bool,
-    ) -> Result<LogPage> {
-        let (mut page, mut bytes) = (LogPage { through: after, entries: Vec::new(), has_more: true }, 0);
-        for _ in 0..scan_max {
-            if page.entries.len() >= count || bytes >= PAGE_BYTES {
-                break;
-            }
-            let Some((id, entry)) = self.next_entry(page.through)?.filter(|(id, _)| *id <= last) else {
-                page.has_more = false;
-                break;
-            };
-            page.through = id;
-            if is_wanted(&entry) {
-                bytes += entry.payload_bytes();
-                page.entries.push((id, entry));
-            }
-        }
-        Ok(page)
-    }
-
-    /// Writes events to disk, without ids; all of them or none. `store` is set if its relay publishes them.
+    /// Writes events to disk, without ids; all of them or none. `done_handlers` is set in a replay.
     pub(crate) fn stage(
         &self,
         records: &[RecordedEvent],
         created_at: OffsetDateTime,
-        store: Option<Uuid>,
+        done_handlers: &[String],
     ) -> Result<VecDeque<StagedEvent>> {
         let mut payload_paths = Vec::with_capacity(records.len());
         let mut content = |record: &RecordedEvent| {
@@ -453,8 +344,8 @@ impl EventLog {
             let bytes_elsewhere = if payload_file.is_some() { payload_bytes } else { 0 };
             payload_paths.push(payload_file.as_deref().map(|name| self.payloads.path(name)).transpose()?);
             let event = Some(WrittenRecord::new(record, payload_file)?);
-            let worker_id = self.worker_id.clone();
-            let file = EventFile { created_at, worker_id, store, gap: None, again: None, event };
+            let (worker_id, done_handlers) = (self.worker_id.clone(), done_handlers.to_vec());
+            let file = EventFile { created_at, worker_id, gap: None, done_handlers, event };
             let content = event::to_pretty_json("the event", &file)?;
             disk::check_size(content.len() as u64 + bytes_elsewhere, event_id)?;
             Ok(content)
@@ -480,24 +371,10 @@ impl EventLog {
     /// Links staged events to the reserved ids that are free, or, without reserved ids, to the next ones after the
     /// newest file. Returns the linked ids in order; the events that remain in `staged` have none yet.
     pub(crate) fn link(&self, staged: &mut VecDeque<StagedEvent>, reserved: Option<Range<u64>>) -> Result<LinkOutcome> {
-        let ids = match reserved {
+        let mut ids = match reserved {
             Some(drawn) => drawn.start.max(self.removed_through()? + 1)..drawn.end,
             None => self.head()? + 1..u64::MAX,
         };
-        self.link_range(staged, ids, OnTakenId::TryNext)
-    }
-
-    /// Links staged events to the ids after one, up to the first id that is in use.
-    pub(crate) fn link_after(&self, staged: &mut VecDeque<StagedEvent>, id: u64) -> Result<LinkOutcome> {
-        self.link_range(staged, id + 1..u64::MAX, OnTakenId::Stop)
-    }
-
-    fn link_range(
-        &self,
-        staged: &mut VecDeque<StagedEvent>,
-        mut ids: Range<u64>,
-        on_taken_id: OnTakenId,
-    ) -> Result<LinkOutcome> {
         let mut linked = LinkOutcome::default();
         while let Some(next) = staged.front()
             && let Some(id) = ids.next()
@@ -507,12 +384,7 @@ impl EventLog {
                     linked.ids.push(id);
                     staged.pop_front().into_iter().for_each(StagedEvent::finish);
                 }
-                Ok(false) => {
-                    self.metrics.id_collisions.add(1);
-                    if on_taken_id == OnTakenId::Stop {
-                        break;
-                    }
-                }
+                Ok(false) => self.metrics.id_collisions.add(1),
                 Err(error) => {
                     linked.error = Some(error);
                     break;
@@ -564,18 +436,14 @@ mod tests {
         EventLog::new(folder, "worker".into(), payloads, gap_timeout, Arc::default())
     }
 
-    /// Fails if a file that is missing in a folder that is away counts as gone: then groups close events that they have
-    /// open.
+    /// Fails if a file that is missing in a folder that is away counts as gone.
     #[test]
     fn nothing_is_missing_in_a_folder_that_is_away_or_holds_a_different_queue() {
         let root = tempfile::tempdir().unwrap();
         let (folder, away) = (root.path().join("queue"), root.path().join("away"));
         let log = log_in(&folder, Duration::from_secs(600));
         log.fill_gaps(&[1, 2]).unwrap();
-        let is_folder_missing = || {
-            let (read, resume) = (log.read(1).unwrap_err(), log.resume_after(2).unwrap_err());
-            read.is_folder_missing() && resume.is_folder_missing()
-        };
+        let is_folder_missing = || log.read(1).unwrap_err().is_folder_missing();
         std::fs::rename(&folder, &away).unwrap();
         assert!(is_folder_missing());
         log_in(&folder, Duration::ZERO);
@@ -584,18 +452,6 @@ mod tests {
         std::fs::rename(&away, &folder).unwrap();
         assert!(matches!(log.read(1), Ok(LogEntry::Gap)));
         assert!(matches!(log.read(3), Ok(LogEntry::Missing)));
-        assert_eq!(log.resume_after(2).unwrap(), 2);
-    }
-
-    #[test]
-    fn a_reader_of_later_ids_does_not_prolong_the_wait_for_a_missing_one() {
-        let root = tempfile::tempdir().unwrap();
-        let log = log_in(root.path(), Duration::from_secs(600));
-        log.fill_gaps(&[2, 3]).unwrap();
-        assert!(log.next_entry(0).unwrap().is_none());
-        let since = log.missing_since.lock()[&1];
-        assert!(matches!(log.next_entry(1).unwrap(), Some((2, LogEntry::Gap))));
-        assert_eq!(log.missing_since.lock().get(&1), Some(&since));
     }
 
     #[test]

@@ -11,19 +11,16 @@ use crate::error::{FileQueueError, Result};
 pub(crate) const EVENTS: &str = "events";
 pub(crate) const RESULTS: &str = "results";
 pub(crate) const CLAIMS: &str = "claims";
-pub(crate) const SUBSCRIPTIONS: &str = "subscriptions";
 pub(crate) const PAYLOADS: &str = "payloads";
 pub(crate) const REMOVED: &str = "removed";
 pub(crate) const DEAD_LETTERS: &str = "dead_letters";
-pub(crate) const REPLAYS: &str = "replays";
 pub(crate) const RELAYS: &str = "relays";
 
 /// The file with the identity of the queue in the folder.
 pub(crate) const QUEUE_FILE: &str = "queue.json";
 
 /// All folders of a queue, except for that of temporary files.
-pub(crate) const FOLDERS: [&str; 9] =
-    [EVENTS, RESULTS, CLAIMS, SUBSCRIPTIONS, PAYLOADS, REMOVED, DEAD_LETTERS, REPLAYS, RELAYS];
+pub(crate) const FOLDERS: [&str; 7] = [EVENTS, RESULTS, CLAIMS, PAYLOADS, REMOVED, DEAD_LETTERS, RELAYS];
 
 /// Number of ids that share a folder.
 const IDS_PER_FOLDER: u64 = 1_000;

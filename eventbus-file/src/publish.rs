@@ -34,12 +34,14 @@ impl From<FileQueueError> for PublishFailure {
 }
 
 /// Publishes events in order, even if the caller drops this future: a reserved id that stays unused delays readers.
+/// `done_handlers` had succeeded before the events were replayed.
 pub(crate) async fn publish(
     queue: &Arc<QueueInner>,
     records: Vec<RecordedEvent>,
+    done_handlers: Vec<String>,
 ) -> Result<Vec<QueueEvent>, PublishFailure> {
     let queue = Arc::clone(queue);
-    let publishing = tokio::spawn(async move { publish_batches(&queue, &records).await });
+    let publishing = tokio::spawn(async move { publish_batches(&queue, &records, &done_handlers).await });
     match publishing.await {
         Ok(published) => published,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -50,11 +52,12 @@ pub(crate) async fn publish(
 async fn publish_batches(
     queue: &Arc<QueueInner>,
     records: &[RecordedEvent],
+    done_handlers: &[String],
 ) -> Result<Vec<QueueEvent>, PublishFailure> {
     let mut published = Vec::with_capacity(records.len());
     for part in records.chunks(PUBLISH_BATCH_MAX) {
         let before = published.len();
-        let result = publish_batch(queue, part, &mut published).await;
+        let result = publish_batch(queue, part, done_handlers, &mut published).await;
         let ids: Vec<u64> = published[before..].iter().map(QueueEvent::id).collect();
         notify_published(queue, &ids).await;
         result
@@ -66,13 +69,14 @@ async fn publish_batches(
 async fn publish_batch(
     queue: &Arc<QueueInner>,
     records: &[RecordedEvent],
+    done_handlers: &[String],
     published: &mut Vec<QueueEvent>,
 ) -> Result<(), PublishFailure> {
     if queue.consuming().is_closed() {
         return Err(FileQueueError::ShutDown.into());
     }
-    let (created_at, owned) = (event::now(), records.to_vec());
-    let mut staged = queue.blocking(move |queue| queue.log().stage(&owned, created_at, None)).await?;
+    let (created_at, owned, done) = (event::now(), records.to_vec(), done_handlers.to_vec());
+    let mut staged = queue.blocking(move |queue| queue.log().stage(&owned, created_at, &done)).await?;
     let mut remaining = records.iter();
     let mut floor = None;
     while !staged.is_empty() {
@@ -210,7 +214,7 @@ mod tests {
         let queue = open(&root, Arc::clone(&coordinator)).await;
         let records = records();
         {
-            let mut publishing = pin!(publish_batches(&queue, &records));
+            let mut publishing = pin!(publish_batches(&queue, &records, &[]));
             tokio::select! {
                 published = &mut publishing => panic!("it got ids: {published:?}"),
                 () = coordinator.was_reached.notified() => {}
@@ -227,7 +231,7 @@ mod tests {
         let removed = root.path().join("queue").join(names::REMOVED);
         let coordinator = StopsPublisher { folder: Some(removed.clone()), ..StopsPublisher::default() };
         let queue = open(&root, Arc::new(coordinator)).await;
-        let stopped = publish_batches(&queue, &records()).await.unwrap_err();
+        let stopped = publish_batches(&queue, &records(), &[]).await.unwrap_err();
         assert!(!stopped.is_partial && matches!(stopped.error, FileQueueError::Io { .. }), "{stopped:?}");
         std::fs::remove_file(&removed).unwrap();
         assert_eq!((count_unused(&queue).await, count_staged(&queue)), (0, 0));

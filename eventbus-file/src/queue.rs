@@ -15,10 +15,9 @@ use crate::{
     error::{FileQueueError, Result},
     event::{self, QueueEvent},
     folder_check::{self, FolderProblem},
-    group_store::RetiredGroup,
     inner::QueueInner,
     publish,
-    removal::{self, RemovalCondition, RemovalReport},
+    removal::{self, RemovalReport},
     results::EventResult,
     search::{self, Search, SearchPage},
     subscriber_broadcast::broadcast_subscribers,
@@ -33,8 +32,8 @@ use crate::{
 /// A queue in a folder, whose files are the source of truth. Clones share one queue.
 ///
 /// As a work queue: [`publish`](Self::publish), [`claim_next`](Self::claim_next),
-/// [`ClaimedEvent::succeed`](crate::ClaimedEvent::succeed). As a bus: give it to an `App`, or subscribe to it by
-/// `eventbus::EventBusExt`. Every process that opens the folder is a worker of the queue; the crate's page lists the
+/// [`ClaimedEvent::succeed`](crate::ClaimedEvent::succeed). For handlers: give it to an `App`, or subscribe to it by
+/// `eventbus::EventBusExt`; they get the events as jobs. Every process that opens the folder is a worker of the queue; the crate's page lists the
 /// guarantees.
 ///
 /// # Examples
@@ -143,7 +142,8 @@ impl FileQueue {
     /// [`FileQueueError`]; if it is [`Io`](FileQueueError::Io), the event may or may not be published.
     pub async fn publish<T: Serialize + ?Sized>(&self, payload: &T) -> Result<QueueEvent> {
         let record = event::record_of_payload(payload)?;
-        let mut published = publish::publish(&self.inner, vec![record]).await.map_err(|stopped| stopped.error)?;
+        let mut published =
+            publish::publish(&self.inner, vec![record], Vec::new()).await.map_err(|stopped| stopped.error)?;
         published.pop().ok_or(FileQueueError::RuntimeEnded)
     }
 
@@ -153,7 +153,7 @@ impl FileQueue {
     /// [`FileQueueError`]; if it is [`Io`](FileQueueError::Io), the first few may be published.
     pub async fn publish_all<T: Serialize>(&self, payloads: &[T]) -> Result<Vec<QueueEvent>> {
         let records = payloads.iter().map(event::record_of_payload).collect::<Result<Vec<_>>>()?;
-        publish::publish(&self.inner, records).await.map_err(|stopped| stopped.error)
+        publish::publish(&self.inner, records, Vec::new()).await.map_err(|stopped| stopped.error)
     }
 
     /// Returns the result of an event; `None` if it has none yet.
@@ -240,9 +240,9 @@ impl FileQueue {
         coordinated_claims::release(&self.inner, claim).await.map(drop)
     }
 
-    /// Removes events in order, up to an id, and stops at the first event that does not meet a condition. Ids are never
-    /// used again. Files that hold no event stay, as do results and claims by name. The last events of a publisher that
-    /// died become removable after an hour.
+    /// Removes events in order, up to an id, and stops at the first event without a result. Ids are never used again.
+    /// Files that hold no event stay, as do results and claims by name. The last events of a publisher that died become
+    /// removable after an hour.
     ///
     /// # Errors
     /// [`FileQueueError::Io`]; events removed until then stay removed, and a repeated call
@@ -253,16 +253,14 @@ impl FileQueue {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let queue = eventbus_file::FileQueue::open(eventbus_file::FileQueueConfig::at(folder.path())).await?;
-    /// use eventbus_file::RemovalCondition;
-    ///
     /// queue.publish(&"one").await?;
     /// queue.claim_next().await?.succeed(&"done").await?;
     /// queue.publish(&"two").await?;
-    /// assert_eq!(queue.remove_through(100, RemovalCondition::Result).await?.through, 1);
+    /// assert_eq!(queue.remove_through(100).await?.through, 1);
     /// # Ok(()) }
     /// ```
-    pub async fn remove_through(&self, id: u64, when: RemovalCondition) -> Result<RemovalReport> {
-        self.inner.blocking(move |queue| removal::remove_through(queue, id, when)).await
+    pub async fn remove_through(&self, id: u64) -> Result<RemovalReport> {
+        self.inner.blocking(move |queue| removal::remove_through(queue, id)).await
     }
 
     /// Returns an event by its id; `None` if there is no such event, or it was removed.
@@ -331,58 +329,11 @@ impl FileQueue {
     }
 
     /// Checks every file, and returns those that do not belong to the queue or are torn. The queue leaves them as they
-    /// are: a consumer makes a torn event a dead letter of its group and goes on, and
-    /// [`claim_next`](Self::claim_next) passes it over.
+    /// are, and workers pass them over.
     ///
     /// # Errors
     /// [`FileQueueError::Io`] if a file cannot be read.
     pub async fn check(&self) -> Result<Vec<FolderProblem>> {
         folder_check::check(&self.inner).await
-    }
-
-    /// Makes a group forget that it ever announced an event type, in any version: the group skips the events that wait
-    /// for a handler of the type, and all later ones. Returns `true` if the group had announced the type.
-    ///
-    /// # Errors
-    /// [`FileQueueError::GroupInUse`] while a worker consumes for the group; [`FileQueueError::Io`].
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(queue: &eventbus_file::FileQueue) -> eventbus::Result<()> {
-    /// use eventbus::bus::EventBus as _;
-    /// queue.forget_event_type(queue.default_group(), "OrderArchived").await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
-        let (group, event_type) = (group.clone(), event_type.to_owned());
-        self.inner.blocking(move |queue| queue.groups().forget_event_type(&group, &event_type)).await
-    }
-
-    /// Removes a consumer group for good, so that it no longer blocks the [removal](Self::remove_through) of events.
-    /// Returns the numbers of its unfinished events. A worker that consumes for a group of that name later begins
-    /// with the oldest event, or with the next one if all its handlers start now.
-    ///
-    /// Stop its workers first, also the standbys: one that takes the group over later makes it anew. The dead letters
-    /// of the group stay, and replays that it has not finished are dead letters again. If the call was interrupted,
-    /// repeat it. Then call `App::forget_group`, so that the store forgets the group, too.
-    ///
-    /// # Errors
-    /// [`FileQueueError::GroupNotFound`]; [`FileQueueError::GroupInUse`] while a worker consumes for the group, or has
-    /// died within the last [`group_expiration`](crate::FileQueueConfig::group_expiration); [`FileQueueError::Torn`] if
-    /// its file is torn; [`FileQueueError::Io`].
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(queue: &eventbus_file::FileQueue) -> eventbus::Result<()> {
-    /// use eventbus::Name;
-    /// let retired = queue.retire_group(&Name::new("group", "old-reports")?).await?;
-    /// println!("{} events were pending, {} unread", retired.pending, retired.unread);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn retire_group(&self, group: &Name) -> Result<RetiredGroup> {
-        let group = group.clone();
-        self.inner.blocking(move |queue| queue.groups().retire_group(&group, queue.dead_letters())).await
     }
 }

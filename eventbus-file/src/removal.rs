@@ -1,23 +1,11 @@
 //! Removal of old events.
 //!
-//! Invariant: a worker writes the removal mark before it removes the first event, so that no id is used twice; and
-//! before the mark, the published position of each store, which only the events show. It removes an event together with
-//! its payload and its claim; the result stays, and so do claims by other names. It leaves an event alone while it is
-//! staged, also below the mark: its publisher is about to move it to a later id, with the same payload.
+//! Invariant: a worker writes the removal mark before it removes the first event, so that no id is used twice. It
+//! removes an event together with its payload and its claim; the result stays, and so do claims by other names. It
+//! leaves an event alone while it is staged, also below the mark: its publisher is about to move it to a later id, with
+//! the same payload.
 
 use crate::{claim_store::event_claim_id, error::Result, inner::QueueInner, log::LogEntry};
-
-/// Condition under which an event may be removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RemovalCondition {
-    /// Every consumer group that ever consumed, and is not [retired](crate::FileQueue::retire_group), has finished the
-    /// event.
-    Groups,
-    /// The event has a result.
-    Result,
-    /// Both of these.
-    GroupsAndResult,
-}
 
 /// Report of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -25,15 +13,18 @@ pub enum RemovalCondition {
 pub struct RemovalReport {
     /// Number of removed events and gaps.
     pub events: u64,
-    /// All events up to this id are removed; lower than the requested id if an event does not meet the condition.
+    /// All events up to this id are removed; lower than the requested id if an event has no result.
     pub through: u64,
 }
 
-pub(crate) fn remove_through(queue: &QueueInner, id: u64, when: RemovalCondition) -> Result<RemovalReport> {
+pub(crate) fn remove_through(queue: &QueueInner, id: u64) -> Result<RemovalReport> {
     queue.disk().remove_stale_tmp_files();
-    let through = removable_through(queue, id, when)?;
-    if through > queue.log().removed_through()? {
-        queue.relays().write_all_records()?;
+    let (limit, mut through) = (id.min(queue.log().head()?), queue.log().removed_through()?);
+    let removed_before = through;
+    while through < limit && is_removable(queue, through + 1)? {
+        through += 1;
+    }
+    if through > removed_before {
         queue.log().write_removal_mark(through)?;
     }
     let through = queue.log().removed_through()?;
@@ -41,25 +32,7 @@ pub(crate) fn remove_through(queue: &QueueInner, id: u64, when: RemovalCondition
     Ok(RemovalReport { events: queue.log().remove_files_through(through, remove_claim)?, through })
 }
 
-/// Returns the highest id, at most the given one, up to which all events may be removed.
-fn removable_through(queue: &QueueInner, id: u64, when: RemovalCondition) -> Result<u64> {
-    let mut limit = id.min(queue.log().head()?);
-    if when != RemovalCondition::Result {
-        for (group, loaded) in queue.groups().load_groups()? {
-            let (claim, progress) = loaded?;
-            if claim.is_some() || !queue.groups().remove_unclaimed(&group)? {
-                limit = limit.min(progress.finished_through());
-            }
-        }
-    }
-    let mut through = queue.log().removed_through()?;
-    while through < limit && is_removable(queue, through + 1, when)? {
-        through += 1;
-    }
-    Ok(through)
-}
-
-fn is_removable(queue: &QueueInner, id: u64, when: RemovalCondition) -> Result<bool> {
+fn is_removable(queue: &QueueInner, id: u64) -> Result<bool> {
     Ok(match queue.log().read(id)? {
         LogEntry::Missing => false,
         LogEntry::Gap | LogEntry::Removed(_) => true,
@@ -67,7 +40,7 @@ fn is_removable(queue: &QueueInner, id: u64, when: RemovalCondition) -> Result<b
         LogEntry::Torn(_) => true,
         // its publisher has yet to check that it linked the id before a removal
         LogEntry::Event(_) if queue.log().is_staged(id)? => false,
-        LogEntry::Event(_) => when == RemovalCondition::Groups || queue.results().has_result(id)?,
+        LogEntry::Event(_) => queue.results().has_result(id)?,
     })
 }
 
@@ -79,52 +52,19 @@ mod tests {
         event::{self, now},
     };
 
-    /// A worker that dies while it makes a group leaves its folder, without a claim.
-    #[tokio::test]
-    async fn a_group_that_never_consumed_keeps_no_event() {
-        let root = tempfile::tempdir().unwrap();
-        let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
-        queue.publish_all(&["one", "two"]).await.unwrap();
-        let made = |group: &str| {
-            let folder = root.path().join("queue/subscriptions").join(group);
-            std::fs::create_dir(&folder).unwrap();
-            folder
-        };
-        let (empty, foreign) = (made("empty"), made("foreign"));
-        std::fs::write(foreign.join("notes"), "").unwrap();
-        let removed = async || queue.remove_through(2, RemovalCondition::Groups).await.unwrap().through;
-        assert_eq!(removed().await, 0, "a file shows that a folder may have held a claim");
-        std::fs::remove_dir_all(foreign).unwrap();
-        assert_eq!(removed().await, 2);
-        assert!(!empty.exists());
-    }
-
-    /// Fails if a file that a viewer of folders or an editor leaves beside the groups counts as a group.
-    #[tokio::test]
-    async fn a_foreign_file_is_no_group_and_keeps_no_event() {
-        let root = tempfile::tempdir().unwrap();
-        let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
-        queue.publish_all(&["one", "two"]).await.unwrap();
-        let foreign = root.path().join("queue/subscriptions/Thumbs.db");
-        std::fs::write(&foreign, "").unwrap();
-        assert_eq!(queue.inner().groups().load_groups().unwrap().count(), 0);
-        assert_eq!(queue.remove_through(2, RemovalCondition::Groups).await.unwrap().through, 2);
-        assert!(foreign.exists());
-    }
-
     #[tokio::test]
     async fn an_event_stays_until_its_publisher_has_seen_that_it_had_the_id_first() {
         let root = tempfile::tempdir().unwrap();
         let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
-        let mut staged = queue.inner().log().stage(&[event::record_of_payload("one").unwrap()], now(), None).unwrap();
+        let mut staged = queue.inner().log().stage(&[event::record_of_payload("one").unwrap()], now(), &[]).unwrap();
         let staged = staged.pop_front().unwrap();
         let path = queue.inner().log().path(1);
         queue.inner().disk().link(staged.file(), &path).unwrap();
         queue.claim_next().await.unwrap().succeed(&()).await.unwrap();
-        assert_eq!(queue.remove_through(1, RemovalCondition::Result).await.unwrap().through, 0);
+        assert_eq!(queue.remove_through(1).await.unwrap().through, 0);
         drop(staged);
         std::fs::hard_link(path, root.path().join("somebody's copy")).unwrap();
-        assert_eq!(queue.remove_through(1, RemovalCondition::Result).await.unwrap().through, 1);
+        assert_eq!(queue.remove_through(1).await.unwrap().through, 1);
     }
 
     /// Fails if a removal takes the payload of an event that a slow publisher has linked under a removed id: the
@@ -135,15 +75,14 @@ mod tests {
         let config = FileQueueConfig { compress_from: Some(1), ..FileQueueConfig::at(root.path().join("queue")) };
         let queue = FileQueue::open(config).await.unwrap();
         let log = queue.inner().log();
-        let mut staged = log.stage(&[event::record_of_payload("slow").unwrap()], now(), None).unwrap();
+        let mut staged = log.stage(&[event::record_of_payload("slow").unwrap()], now(), &[]).unwrap();
         queue.publish("quick").await.unwrap();
         queue.claim_next().await.unwrap().succeed(&()).await.unwrap();
-        let remove = async || queue.remove_through(1, RemovalCondition::Result).await.unwrap();
+        let remove = async || queue.remove_through(1).await.unwrap();
         assert_eq!(remove().await, RemovalReport { events: 1, through: 1 });
         queue.inner().disk().link(staged.front().unwrap().file(), &log.path(1)).unwrap();
         assert_eq!(remove().await, RemovalReport { events: 0, through: 1 }, "the publisher has yet to read the mark");
-        assert!(log.link_after(&mut staged, 0).unwrap().ids.is_empty(), "it reads the mark");
-        assert_eq!(log.link(&mut staged, None).unwrap().ids, [2]);
+        assert_eq!(log.link(&mut staged, Some(1..3)).unwrap().ids, [2], "it reads the mark");
         assert_eq!(queue.event(2).await.unwrap().unwrap().payload::<String>().unwrap(), "slow");
     }
 }

@@ -1,8 +1,12 @@
 //! Results: one for each event, by the first worker that writes it.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+};
 
-use eventbus::support::from_json;
+use eventbus::{clock::SharedClock, delivery::DeliveryAttempts, support::from_json};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -58,19 +62,37 @@ pub(crate) struct Results {
     claims: ClaimStore,
     /// Locked to read or add ids, never while a file is read.
     finished: Mutex<FinishedEvents>,
+    /// Events that wait for a retry, each with its time in milliseconds since 1970: until then, no search reads their
+    /// files again. Locked to look an id up or to add one.
+    waiting: Mutex<HashMap<u64, u64>>,
     /// Events whose torn claims are logged, as each search finds them again. Locked to add an id.
     logged_torn_claims: Mutex<BTreeSet<u64>>,
 }
 
+/// Numbers of the events without a result.
+#[derive(Debug, Default)]
+pub(crate) struct Unfinished {
+    /// Events that were claimed: a worker has them, or they wait for a retry.
+    pub(crate) claimed: u64,
+    /// Events that were never claimed; ids that are not published yet count too.
+    pub(crate) unclaimed: u64,
+    pub(crate) oldest_claimed: Option<u64>,
+}
+
+/// Maximum number of events whose files are checked to count them; later ones count as unclaimed.
+const COUNTED_BY_FILE_MAX: u64 = 10_000;
+
 impl Results {
     pub(crate) fn new(disk: Arc<Disk>, claims: ClaimStore) -> Self {
         let folder = disk.root().join(names::RESULTS);
-        Self { folder, disk, claims, finished: Mutex::default(), logged_torn_claims: Mutex::default() }
+        let (finished, waiting, logged_torn_claims) = Default::default();
+        Self { folder, disk, claims, finished, waiting, logged_torn_claims }
     }
 
     /// Forgets the events of a queue that was in the folder before.
     pub(crate) fn forget(&self) {
         *self.finished.lock() = FinishedEvents::default();
+        self.waiting.lock().clear();
         self.logged_torn_claims.lock().clear();
     }
 
@@ -112,24 +134,31 @@ impl Results {
         Ok(id_shards::ids_from(self.folder.clone(), shards, from))
     }
 
-    /// Returns the first claimable event after an id.
+    /// Returns the first claimable event after an id, with its previous claim.
     ///
     /// | state | event | next state |
     /// |---|---|---|
     /// | claimable | a worker creates its claim | claimed |
     /// | claimed | its claim is released or expires | claimable |
+    /// | claimed | a handler fails, and its worker releases the claim with the attempts | waiting |
+    /// | waiting | the time of the retry has come | claimable |
     /// | claimed | its owner writes the result | finished |
     ///
     /// A gap and a torn event count as finished; a missing id, and an event whose claim is torn, count as claimed.
-    pub(crate) fn find_claimable(&self, log: &EventLog, after: u64) -> Result<Option<QueueEvent>> {
-        let (head, mut id) = (log.head()?, after);
+    pub(crate) fn find_claimable(
+        &self,
+        log: &EventLog,
+        after: u64,
+        clock: &SharedClock,
+    ) -> Result<Option<(QueueEvent, Option<Claim>)>> {
+        let (mut head, mut id) = (None, after);
         // the removal mark first: otherwise a new worker checks the result file of every event ever published
         let removed = log.removed_through()?;
         self.finished.lock().insert_through(removed);
         loop {
             id = self.finished.lock().next_unfinished(id);
-            if id > head {
-                return Ok(None);
+            if self.is_waiting(id, clock) {
+                continue;
             }
             if self.has_result(id)? {
                 self.finished.lock().insert(id);
@@ -139,6 +168,14 @@ impl Results {
                 LogEntry::Removed(through) => self.finished.lock().insert_through(through),
                 LogEntry::Gap => self.finished.lock().insert(id),
                 LogEntry::Missing => {
+                    // only here: it lists a folder
+                    let head = match head {
+                        Some(head) => head,
+                        None => *head.insert(log.head()?),
+                    };
+                    if id > head {
+                        return Ok(None);
+                    }
                     log.fill_overdue_gap(id)?;
                 }
                 LogEntry::Torn(error) => {
@@ -147,7 +184,13 @@ impl Results {
                 }
                 LogEntry::Event(event) => match self.claims.load_newest(&event_claim_id(id)) {
                     Ok(Some(claim)) if claim.is_live() => {}
-                    Ok(_) => return Ok(Some(event)),
+                    Ok(claim) => {
+                        let wait = claim.as_ref().map_or(0, |claim| millis_until_retry(claim, clock));
+                        if wait == 0 {
+                            return Ok(Some((event, claim)));
+                        }
+                        self.waiting.lock().insert(id, clock.unix_millis().saturating_add(wait));
+                    }
                     Err(error @ FileQueueError::Torn { .. }) => {
                         if self.logged_torn_claims.lock().insert(id) {
                             tracing::error!(id, error = error.log(), "event with a torn claim passed over");
@@ -158,6 +201,51 @@ impl Results {
             }
         }
     }
+
+    /// Returns `true` if an event waits for a retry, as far as this worker knows.
+    fn is_waiting(&self, id: u64, clock: &SharedClock) -> bool {
+        let mut waiting = self.waiting.lock();
+        match waiting.get(&id) {
+            Some(until) if *until > clock.unix_millis() => true,
+            Some(_) => waiting.remove(&id).is_none(),
+            None => false,
+        }
+    }
+
+    /// Counts the events without a result.
+    pub(crate) fn count_unfinished(&self, log: &EventLog) -> Result<Unfinished> {
+        let (head, mut id, mut counted) = (log.head()?, 0, Unfinished::default());
+        self.finished.lock().insert_through(log.removed_through()?);
+        loop {
+            id = self.finished.lock().next_unfinished(id);
+            if id > head {
+                return Ok(counted);
+            }
+            if counted.claimed + counted.unclaimed >= COUNTED_BY_FILE_MAX {
+                counted.unclaimed += self.finished.lock().count_unfinished(id, head);
+                return Ok(counted);
+            }
+            if self.has_result(id)? {
+                self.finished.lock().insert(id);
+            } else if disk::exists(&self.claims.folder_of(&event_claim_id(id))?)? {
+                counted.claimed += 1;
+                counted.oldest_claimed.get_or_insert(id);
+            } else {
+                counted.unclaimed += 1;
+            }
+        }
+    }
+}
+
+/// Returns the milliseconds until the retry of an event whose claim is not live: at most the delay of the retry, as the
+/// clock of the worker that set it may differ.
+fn millis_until_retry(claim: &Claim, clock: &SharedClock) -> u64 {
+    let attempts = claim.data::<DeliveryAttempts>().unwrap_or_default(); // other data are no attempts
+    let Some(next) = attempts.next_at.filter(|_| claim.released_at.is_some()) else {
+        return 0;
+    };
+    let delay = next.saturating_sub(attempts.last_failed_at.unwrap_or(next));
+    next.saturating_sub(clock.unix_millis()).min(delay)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::borrow::Borrow;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{CoordinationStatus, FileQueueError, FileQueueMetrics, FolderProblem, RemovalReport, RetiredGroup};
+use crate::{CoordinationStatus, FileQueueError, FileQueueMetrics, FolderProblem, RemovalReport};
 
 fn is<T: Serialize>(status: &T, expected: impl Borrow<Value>) {
     assert_eq!(serde_json::to_value(status).unwrap(), *expected.borrow(), "{}", std::any::type_name::<T>());
@@ -16,7 +16,6 @@ fn is<T: Serialize>(status: &T, expected: impl Borrow<Value>) {
 #[test]
 fn every_status() {
     is(&RemovalReport { events: 3, through: 7 }, json!({ "events": 3, "through": 7 }));
-    is(&RetiredGroup { pending: 2, unread: 5 }, json!({ "pending": 2, "unread": 5 }));
     is(&CoordinationStatus::Alone, json!({ "state": "alone" }));
     is(&CoordinationStatus::Connected, json!({ "state": "connected" }));
     is(&CoordinationStatus::Away { error: "no".into() }, json!({ "state": "away", "error": "no" }));

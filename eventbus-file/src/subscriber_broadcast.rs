@@ -15,7 +15,7 @@ pub(crate) async fn broadcast_subscribers(queue: Arc<QueueInner>, ended: Cancell
     let mut known = BTreeSet::new();
     loop {
         changes.mark_unchanged();
-        let now = subscriber_ids(&queue);
+        let now = subscriber_names(&queue);
         broadcast(&queue, message_kind::CREATE_SUBSCRIBER, now.difference(&known)).await;
         broadcast(&queue, message_kind::REMOVE_SUBSCRIBER, known.difference(&now)).await;
         known = now;
@@ -26,6 +26,12 @@ pub(crate) async fn broadcast_subscribers(queue: Arc<QueueInner>, ended: Cancell
     }
 }
 
+/// Announces the subscribers of this worker again.
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only Redis loses messages"))]
+pub(crate) async fn broadcast_all(queue: &QueueInner) {
+    broadcast(queue, message_kind::CREATE_SUBSCRIBER, subscriber_names(queue).iter()).await;
+}
+
 async fn broadcast(queue: &QueueInner, kind: &'static str, ids: impl Iterator<Item = &String>) {
     let messages: Vec<_> = ids.map(|id| message_data("subscriber_id", id.as_str())).collect();
     if !messages.is_empty() {
@@ -33,11 +39,6 @@ async fn broadcast(queue: &QueueInner, kind: &'static str, ids: impl Iterator<It
     }
 }
 
-/// Returns the subscribers of this worker, each as `group/handler`.
-pub(crate) fn subscriber_ids(queue: &QueueInner) -> BTreeSet<String> {
-    let of_group = |group| {
-        let subscribers = queue.subscribers().of_group(&group);
-        subscribers.into_iter().map(move |subscriber| format!("{group}/{}", subscriber.name()))
-    };
-    queue.subscribers().groups().into_iter().flat_map(of_group).collect()
+fn subscriber_names(queue: &QueueInner) -> BTreeSet<String> {
+    queue.subscribers().list().iter().map(|status| status.subscriber().name().to_string()).collect()
 }

@@ -67,30 +67,6 @@ fn list(mistakes: &[ConfigMistake]) -> String {
     mistakes.join("; ")
 }
 
-/// The configured number of partitions differs from the stream's.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{stream}` has {recorded} partition(s) and not {configured}: set `partitions` to {recorded}, or have a bus that is \
-     connected so change the number by `repartition`"
-)]
-#[non_exhaustive]
-pub struct PartitionCountMismatch {
-    /// The stream.
-    pub stream: String,
-    /// Number of partitions of the stream.
-    pub recorded: u32,
-    /// Number of partitions in the configuration.
-    pub configured: u32,
-}
-
-impl PartitionCountMismatch {
-    #[doc(hidden)]
-    #[must_use]
-    pub const fn new(stream: String, recorded: u32, configured: u32) -> Self {
-        Self { stream, recorded, configured }
-    }
-}
-
 /// Errors of connecting to Redis.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -159,9 +135,6 @@ pub enum RedisConnectError {
         /// The field's value, which has no hash tag.
         prefix: String,
     },
-    /// The stream has a different number of partitions; connecting wrote no key.
-    #[error(transparent)]
-    PartitionCountMismatch(#[from] PartitionCountMismatch),
     /// The server holds no such store or bus, and the caller asked for an existing one; connecting wrote no key.
     #[error("Redis at {address} holds no {of} with that prefix: there is no key `{key}`")]
     NotFound {

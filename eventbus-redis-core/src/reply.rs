@@ -91,7 +91,7 @@ fn is_missing_right_of_script(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("The user executing the script can't"))
 }
 
-/// Returns `true` if the stream accepts no more entries, because the bus was given partitions.
+/// Returns `true` if the stream accepts no more entries, because its ids have run out.
 fn is_stream_closed(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("exhausted the last possible ID"))
 }

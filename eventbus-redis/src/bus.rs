@@ -7,34 +7,28 @@ use eventbus::{
     BoxError, Name, Position, RecordedEvent,
     health::{BusStats, Health, InFlightCounts, StreamInfo},
     port::{
-        Announced, Backlogs, ConnectError, ConsumeError, DeadLetters, EventBus, EventStore, GroupProgress, MessageId,
-        PublishError, RelayTarget, ShutdownError, SkippedBefore, Subscriber, SubscriberStatus, Subscription,
+        ConnectError, ConsumeError, DeadLetters, EventBus, GroupProgress, MessageId, PublishError, RelayTarget,
+        ShutdownError, Subscriber, SubscriberStatus, Subscription,
     },
 };
-use uuid::Uuid;
 
 use crate::{
     GroupConsumer, GroupError, GroupStart, History, PendingDelivery, RedisCommandError, RedisConnectError,
-    RedisEventBusConfig, RepartitionError, RetireStoreError, RetiredGroup, Trim, TrimBlocker, Trimmed, backlog,
-    command,
+    RedisEventBusConfig, RetiredGroup, Trim, TrimBlocker, Trimmed, command,
     consumer::{self, Recovery, RecoveryStats},
     error::{InvalidConfig, boxed},
     group, info,
     inner::BusInner,
-    oldest,
-    partition::{layout, repartition},
-    publish, trim, unfinished,
+    join, oldest, publish, trim, unfinished,
     url::address,
 };
 
 /// A bus on Redis Streams. Cloning shares it.
 ///
-/// Each consumer keeps the order of an aggregate's events; with [`partitions`](RedisEventBusConfig::partitions) the
-/// order also holds across all consumers of a group.
+/// Each consumer keeps the order of an aggregate's events; across the consumers of a group there is no order.
 ///
 /// Events published by one process reach the handlers of all other processes. Each consumer group gets every event at
-/// least once; the consumers of a group, one per bus object that consumes or [several](RedisEventBusConfig::consumers),
-/// share its events. The consumer retries a failed delivery while events of other aggregates go on, and finally moves
+/// least once; the consumers of a group, one per bus object that consumes, share its events. The consumer retries a failed delivery while events of other aggregates go on, and finally moves
 /// it to the dead letters. If a consumer dies, the next consumer of its [name](RedisEventBusConfig::consumer_name) gets
 /// its in-flight entries, or later any other consumer.
 ///
@@ -68,8 +62,7 @@ pub struct RedisEventBus {
 }
 
 impl RedisEventBus {
-    /// Connects, and creates the stream and the consumer group of the configuration where they are missing. The group
-    /// begins with the oldest event.
+    /// Connects, and records the format of the keys, unless one is recorded. The first consumer of a group creates it.
     ///
     /// # Errors
     /// [`RedisConnectError`] if the configuration has mistakes, or the server is unreachable, does not reply in time or
@@ -86,12 +79,11 @@ impl RedisEventBus {
     /// ```
     pub async fn connect(config: RedisEventBusConfig) -> Result<Self, RedisConnectError> {
         let bus = Self::lazy(config)?;
-        layout::join(&bus.inner).await?;
+        join::join(&bus.inner).await?;
         Ok(bus)
     }
 
-    /// Connects to a bus that exists, and creates neither the stream nor a group: for tools that read. The number of
-    /// partitions comes from the server, the other settings from the configuration.
+    /// Connects to a bus that exists, and writes no key: for tools that read.
     ///
     /// # Errors
     /// [`RedisConnectError::NotFound`] if the server holds no such bus; else as [`connect`](Self::connect).
@@ -105,14 +97,14 @@ impl RedisEventBus {
     /// # }
     /// ```
     pub async fn attach(config: RedisEventBusConfig) -> Result<Self, RedisConnectError> {
-        Ok(Self { inner: Arc::new(layout::attach(config).await?) })
+        Ok(Self { inner: Arc::new(join::attach(config).await?) })
     }
 
     /// Creates a bus that is not connected yet: checks the configuration, and sends no command.
     ///
     /// An app connects the bus when it starts. While the server is away, the app retries in the background, still
     /// saves, and reports that the bus is away. The start fails if the server refuses, for example because of a wrong
-    /// password, a different number of partitions or an untrusted certificate. Without an app
+    /// password or an untrusted certificate. Without an app
     /// [`ensure_connected`](EventBus::ensure_connected) connects; before that the bus publishes and consumes no event.
     ///
     /// # Errors
@@ -177,9 +169,6 @@ impl RedisEventBus {
     /// Creates a consumer group that begins at `start`, and returns `true`; an existing group stays where it is, and
     /// the result is `false`. From then on [`trim`](Self::trim) keeps the entries that the group has yet to handle.
     ///
-    /// A known group that the server has lost continues at its low-water mark, regardless of `start`; to begin
-    /// elsewhere, [retire](Self::retire_group) it first.
-    ///
     /// # Errors
     /// [`GroupError::InvalidStart`], or [`GroupError::Command`].
     ///
@@ -197,8 +186,7 @@ impl RedisEventBus {
         group::create_group(&self.inner, group, start).await
     }
 
-    /// Returns the position of the oldest event of each stream, by the name of the stream, of which a bus with partitions
-    /// has several; `None` if the stream has no event with a position. A group that begins after an earlier position does
+    /// Returns the position of the oldest event of the stream; `None` if the stream has no event with a position. A group that begins after an earlier position does
     /// not get the events in between, which were trimmed.
     ///
     /// # Errors
@@ -207,34 +195,12 @@ impl RedisEventBus {
     /// # Examples
     /// ```no_run
     /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
-    /// for (stream, oldest) in bus.oldest_positions().await? {
-    ///     println!("{stream} begins with the event at {oldest:?}");
-    /// }
+    /// println!("the stream begins with the event at {:?}", bus.oldest_position().await?);
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn oldest_positions(&self) -> Result<BTreeMap<String, Option<Position>>, RedisCommandError> {
-        oldest::oldest_positions(&self.inner).await
-    }
-
-    /// Forgets that a group ever announced an event type, in all versions, and returns `true` if it had. For operators,
-    /// after the group's last handler of that type was removed for good; pass `"*"` if that was a handler of all types.
-    /// Running consumers then skip entries that were pending for a member with such a handler, in a partition at the
-    /// owner's next heartbeat. A consumer that handles the type announces it again.
-    ///
-    /// # Errors
-    /// [`RedisCommandError`].
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
-    /// bus.forget_event_type(bus.default_group(), "OrderArchived").await?;
-    /// # Ok(())
-    /// # }
-    /// # use eventbus::bus::EventBus;
-    /// ```
-    pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool, RedisCommandError> {
-        group::forget_event_type(&self.inner, group, event_type).await
+    pub async fn oldest_position(&self) -> Result<Option<Position>, RedisCommandError> {
+        oldest::oldest_position(&self.inner).await
     }
 
     /// Removes a consumer group for good, with all its records, so that it no longer blocks [trimming](Self::trim).
@@ -245,47 +211,6 @@ impl RedisEventBus {
     /// [`GroupError::NotFound`]; [`GroupError::InUse`] while the group has live consumers; [`GroupError::Command`].
     pub async fn retire_group(&self, group: &Name) -> Result<RetiredGroup, GroupError> {
         group::retire_group(&self.inner, group).await
-    }
-
-    /// Returns the consumer groups that the server has lost, by name: a program ran `XGROUP DESTROY`, or deleted the
-    /// stream. A consumer of such a group creates it again, and the group continues at its low-water mark. Until then,
-    /// or until it is [retired](Self::retire_group), trimming stops. A group that is retired meanwhile may be listed
-    /// once more.
-    ///
-    /// # Errors
-    /// [`RedisCommandError`].
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
-    /// for group in bus.lost_groups().await? {
-    ///     println!("the server has lost the group {group}");
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn lost_groups(&self) -> Result<Vec<Name>, RedisCommandError> {
-        group::lost_groups(&self.inner).await
-    }
-
-    /// Returns the consumer groups that a bus created while it connected and that no consumer has joined yet, by name:
-    /// most often its [`consumer_group`](RedisEventBusConfig::consumer_group), if each handler names a group. Such a group
-    /// does not hold trimming, though no consumer has read its entries.
-    ///
-    /// # Errors
-    /// [`RedisCommandError`].
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
-    /// for group in bus.unjoined_groups().await? {
-    ///     println!("the group {group} has had no consumer");
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn unjoined_groups(&self) -> Result<Vec<Name>, RedisCommandError> {
-        group::unjoined_groups(&self.inner).await
     }
 
     /// Loads the state of the stream and its groups, like [`stream_info`](EventBus::stream_info), but returns errors.
@@ -325,7 +250,7 @@ impl RedisEventBus {
     }
 
     /// Returns the entries that a group has read and not finished, with the attempts of its handlers: the oldest
-    /// `limit` of each partition, and of the group's backlog; none if there is no such group. The entries stay with
+    /// `limit`; none if there is no such group. The entries stay with
     /// their consumers.
     ///
     /// # Errors
@@ -349,30 +274,11 @@ impl RedisEventBus {
         unfinished::pending_deliveries(&self.inner, group, limit).await
     }
 
-    /// Forgets a store that published here and is gone for good, and returns `true` if it was known: new groups no
-    /// longer wait for its events. Its events stay in the stream. If a process with the store starts after all, its
-    /// relay publishes again the events that groups had not finished.
-    ///
-    /// # Errors
-    /// [`RetireStoreError`].
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(bus: &eventbus_redis::RedisEventBus, old: uuid::Uuid) -> eventbus::Result<()> {
-    /// bus.retire_store(old).await?; // the id is in the log line of a group that waits for it
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn retire_store(&self, store: Uuid) -> Result<bool, RetireStoreError> {
-        group::retire_store(&self.inner, store).await
-    }
-
     /// Removes the oldest entries that are beyond the limits and that every consumer group has finished.
     ///
     /// Every group of the stream counts until it is [retired](Self::retire_group), also a group of another program that
-    /// has never read. Only the default group of a bus does not count before a consumer has joined it. A group without
-    /// consumers holds its entries for ever; [`held_by`](Trimmed::held_by) names it. If a relay publishes here, the
-    /// newest entry stays. Each step keeps the server busy for about a millisecond. Several callers may trim at once.
+    /// has never read. A group without consumers holds its entries for ever; [`held_by`](Trimmed::held_by) names it. Each
+    /// step keeps the server busy for about a millisecond. Several callers may trim at once.
     ///
     /// # Errors
     /// [`RedisCommandError`]; entries that were already removed stay removed, and a further call goes on with the rest.
@@ -419,29 +325,6 @@ impl RedisEventBus {
     /// [`RedisCommandError`]; entries that were already removed stay removed.
     pub async fn trim_may_lose(&self, max_length: u64) -> Result<u64, RedisCommandError> {
         trim::trim_may_lose(&self.inner, max_length).await
-    }
-
-    /// Changes the number of partitions, once every known consumer group has read and acknowledged all entries. Until
-    /// then the groups' consumers continue, and the server refuses to publish to partitions. After the change no
-    /// connected bus, including this one, is usable: publishing fails, and consumers stop reading. Set `partitions` and
-    /// connect again.
-    ///
-    /// If the stream has no partitions yet, the server accepts publishers until the change, so stop them first. Entries
-    /// of streams that are no longer used stay there; no group reads them.
-    ///
-    /// # Errors
-    /// [`RepartitionError`]; unless it is [`RepartitionError::Command`] with an unknown outcome, the number is
-    /// unchanged.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(bus: eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
-    /// bus.repartition(32, std::time::Duration::from_secs(60)).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn repartition(&self, partitions: u32, timeout: Duration) -> Result<(), RepartitionError> {
-        repartition::repartition(&self.inner, partitions, timeout).await
     }
 
     pub(crate) const fn inner(&self) -> &Arc<BusInner> {
@@ -494,30 +377,13 @@ impl EventBus for RedisEventBus {
         Some(self)
     }
 
-    fn backlogs(&self) -> Option<&dyn Backlogs> {
-        Some(self)
-    }
-
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         Some(self)
     }
 
-    async fn announce(
-        &self,
-        announced: &[Announced],
-        store: Option<&dyn EventStore>,
-    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        let undecided = backlog::announce_all(&self.inner, announced).await;
-        let undecided = undecided.map_err(|error| self.inner.unavailable(boxed(error)))?;
-        if let Err(error) = group::warn_of_new_groups(&self.inner, announced, store).await {
-            tracing::debug!(%error, "whether groups are new could not be checked");
-        }
-        Ok(undecided)
-    }
-
     async fn ensure_connected(&self) -> Result<(), ConnectError> {
         let destination = || self.inner.destination().clone();
-        layout::join(&self.inner).await.map_err(|error| match error.is_retryable() {
+        join::join(&self.inner).await.map_err(|error| match error.is_retryable() {
             true => ConnectError::Unavailable { destination: destination(), source: error.into() },
             false => ConnectError::Refused { destination: destination(), source: error.into() },
         })
@@ -539,11 +405,11 @@ impl EventBus for RedisEventBus {
         self.inner.subscribers().in_flight()
     }
 
-    /// Creates the groups that are missing; they begin with the oldest event.
+    /// Creates the groups that are missing; they begin with the oldest entry.
     async fn start_consuming(&self) -> Result<(), ConsumeError> {
         let bus = &self.inner;
-        layout::join(bus).await.map_err(|error| bus.unavailable(error))?;
-        let consume = |group, stop| consumer::consume_all(Arc::clone(bus), group, stop);
+        join::join(bus).await.map_err(|error| bus.unavailable(error))?;
+        let consume = |group, stop| consumer::consume(Arc::clone(bus), group, stop);
         bus.consuming().run(bus.destination(), bus.subscribers(), consume).await
     }
 

@@ -14,7 +14,6 @@ use redis::{
 
 use crate::{
     error::CommandError,
-    keys,
     packed_replies::PackedEntries,
     reply::{Entry, parse_value, request},
     script,
@@ -80,7 +79,9 @@ pub(crate) fn is_group_missing(error: &CommandError) -> bool {
 }
 
 fn is_missing(error: &RedisError) -> bool {
-    error.code() == Some("NOGROUP") || is_key_missing(error)
+    error.code() == Some("NOGROUP")
+        || is_key_missing(error)
+        || error.detail().is_some_and(|detail| detail.contains("requires the key to exist"))
 }
 
 /// Returns a reply that is a list: an empty one if the group, or its stream, does not exist.
@@ -91,11 +92,6 @@ fn list_or_empty(reply: RedisResult<Value>) -> RedisResult<Value> {
 /// Returns `true` if a blocking read ended because the stream was deleted.
 pub(crate) fn is_unblocked(error: &CommandError) -> bool {
     matches!(error, CommandError::Sent(error) if error.code() == Some("UNBLOCKED"))
-}
-
-/// Returns `true` if the fencing token is stale: the partition has a newer owner.
-pub(crate) fn is_fenced(error: &CommandError) -> bool {
-    matches!(error, CommandError::Sent(error) if error.code() == Some("FENCED"))
 }
 
 /// Returns `true` if the key does not exist.
@@ -170,8 +166,6 @@ pub(crate) fn inspect(stream: &str, dead_letters: &str) -> Pipeline {
     pipeline.cmd("XINFO").arg("STREAM").arg(stream);
     pipeline.cmd("XINFO").arg("GROUPS").arg(stream);
     pipeline.cmd("XLEN").arg(dead_letters);
-    pipeline.cmd("HGETALL").arg(keys::fills(stream));
-    pipeline.cmd("HGETALL").arg(keys::unjoined(stream));
     pipeline.ignore_errors();
     pipeline
 }
@@ -202,13 +196,6 @@ pub(crate) struct GroupState {
     pub(crate) last_delivered: String,
     /// The number of unread entries; `None` if the server has lost count.
     pub(crate) lag: Option<u64>,
-}
-
-impl GroupState {
-    /// Returns `true` if the group has a consumer or has read an entry, as `is_known` of the scripts.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.consumers > 0 || self.last_delivered != "0-0"
-    }
 }
 
 /// Parses the reply of `XINFO STREAM`; a stream that is missing is empty.
@@ -286,17 +273,4 @@ impl NewEntries {
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
-}
-
-/// Parses the reply of `XREAD`: the last id of each stream.
-pub(crate) fn parse_last_ids(reply: Value) -> RedisResult<Vec<(String, String)>> {
-    let streams: Vec<(String, Vec<Entry>)> = match reply {
-        Value::Nil => return Ok(Vec::new()),
-        Value::Map(streams) => parse_value(Value::Array(
-            streams.into_iter().map(|(stream, entries)| Value::Array(vec![stream, entries])).collect(),
-        ))?,
-        reply => parse_value(reply)?,
-    };
-    let last = |(stream, entries): (String, Vec<Entry>)| Some((stream, entries.into_iter().next_back()?.id));
-    Ok(streams.into_iter().filter_map(last).collect())
 }

@@ -8,7 +8,6 @@ use eventbus::{
     support::PAGE_BYTES,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use uuid::Uuid;
 
 use crate::{
     RedisCommandError,
@@ -18,9 +17,7 @@ use crate::{
     },
     entry_id::EntryId,
     inner::BusInner,
-    keys::{self, field},
-    partition::layout,
-    partition_hash::partition_of_parts,
+    keys::field,
     reply::{Entry, field_refs},
     script, wire,
 };
@@ -186,42 +183,9 @@ async fn replay_ids(bus: &BusInner, ids: &[String]) -> Result<Vec<ReplayReply>, 
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    if !bus.partitions().is_empty() {
-        return replay_to_partitions(bus, ids).await;
-    }
     let mut replay = script::dead_letters::REPLAY.prepare_invoke();
-    replay.key(bus.stream()).key(bus.config().dlq_stream_name()).key(keys::floors(bus.stream())).arg(ids);
+    replay.key(bus.stream()).key(bus.config().dlq_stream_name()).arg(ids);
     bus.run(&replay).await.map_err(|error| dead_letter_error(bus, error))
-}
-
-/// Replays each dead letter to the partition that its aggregate has now.
-async fn replay_to_partitions(bus: &BusInner, ids: &[String]) -> Result<Vec<ReplayReply>, DeadLetterError> {
-    let mut replies = Vec::with_capacity(ids.len());
-    for id in ids {
-        let range = admin::range(&bus.config().dlq_stream_name(), id, id, 1);
-        let Some(dead_letter) = read_dead_letters(bus, &range).await?.pop() else {
-            replies.push(ReplayReply::Missing);
-            continue;
-        };
-        let part = partition_for(bus, &dead_letter);
-        let mut replay = script::dead_letters::REPLAY_TO_PARTITION.prepare_invoke();
-        replay.key(part.stream()).key(bus.config().dlq_stream_name()).key(keys::floors(part.stream())).arg(id);
-        layout::add_layout_arguments(bus, &mut replay);
-        let reply: Result<Vec<ReplayReply>, _> = layout::add_to_partitions(bus, &replay).await;
-        replies.extend(reply.map_err(|error| dead_letter_error(bus, bus.command_error(error)))?);
-    }
-    Ok(replies)
-}
-
-fn partition_for<'b>(bus: &'b BusInner, dead_letter: &DeadLetter) -> &'b BusInner {
-    if let Some(record) = &dead_letter.record {
-        return bus.partition_for(record.metadata().stream());
-    }
-    // not decodable: by the fields beside its payload
-    let tenant_id = dead_letter.fields.iter().find(|(name, _)| name == field::TENANT_ID);
-    let tenant_id = tenant_id.and_then(|(_, text)| Uuid::try_parse(text).ok()).filter(|id| !id.is_nil());
-    let aggregate_id = dead_letter.aggregate_id.as_deref().unwrap_or_default();
-    bus.partition(partition_of_parts(tenant_id, aggregate_id, bus.config().partitions))
 }
 
 async fn discard_ids(bus: &BusInner, ids: &[String]) -> Result<u64, DeadLetterError> {

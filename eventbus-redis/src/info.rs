@@ -1,9 +1,6 @@
 //! The state of the stream and its groups, as the server reports it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use eventbus::{
     Name,
@@ -15,7 +12,6 @@ use redis::{RedisResult, Value};
 use serde::Deserialize;
 
 use crate::{
-    backlog::{self, BacklogState},
     command::{
         self, GroupState,
         admin::{self, ConsumerState},
@@ -68,73 +64,9 @@ fn count_active_consumers(
     idle: Duration,
 ) -> u64 {
     let live = members.values().filter(|member| member.is_live(now)).count();
-    let is_foreign = |consumer: &&ConsumerState| {
-        !members.contains_key(consumer.name.as_str()) && consumer.name != keys::ABSENT_CONSUMER
-    };
+    let is_foreign = |consumer: &&ConsumerState| !members.contains_key(consumer.name.as_str());
     let busy = consumers.iter().filter(is_foreign).filter(|consumer| consumer.idle < idle).count();
     (live + busy) as u64
-}
-
-/// Adds the state of a partition to that of the bus.
-fn merge_partition(all: &mut StreamInfo, part: StreamInfo) {
-    all.connected = part.connected;
-    all.dlq_messages = part.dlq_messages;
-    let (stream, other) = (&mut all.stream, part.stream);
-    stream.length += other.length;
-    stream.first_entry_id = older(stream.first_entry_id.take(), other.first_entry_id);
-    stream.last_entry_id = newer(stream.last_entry_id.take(), other.last_entry_id);
-    for mut other in part.consumer_groups {
-        match all.consumer_groups.iter_mut().find(|group| group.name == other.name) {
-            Some(group) => {
-                // each partition has the same members
-                group.in_flight = std::mem::take(&mut other.in_flight);
-                merge_group(group, other);
-            }
-            None => all.consumer_groups.push(other),
-        }
-    }
-}
-
-/// Adds the state of a group in a partition, or in its backlog, to its state in the others, without the running
-/// handlers.
-fn merge_group(group: &mut GroupInfo, other: GroupInfo) {
-    group.consumers = group.consumers.max(other.consumers);
-    group.active_consumers = group.active_consumers.max(other.active_consumers);
-    group.pending += other.pending;
-    group.lag = group.lag.zip(other.lag).map(|(a, b)| a + b);
-    group.oldest_unread_age_ms = group.oldest_unread_age_ms.max(other.oldest_unread_age_ms);
-    group.last_delivered_id = newer(group.last_delivered_id.take(), other.last_delivered_id);
-    group.oldest_pending_id = older(group.oldest_pending_id.take(), other.oldest_pending_id);
-    group.oldest_pending_age_ms = group.oldest_pending_age_ms.max(other.oldest_pending_age_ms);
-    group.silent = group.silent.take().or(other.silent);
-    let age = |oldest: &Option<OldestUnfinished>| oldest.as_ref().map(|oldest| oldest.seconds);
-    if age(&other.oldest_unfinished) > age(&group.oldest_unfinished) {
-        group.oldest_unfinished = other.oldest_unfinished;
-    }
-    if let Some(oldest) = &mut group.oldest_unfinished {
-        oldest.unfinished = group.pending;
-    }
-}
-
-fn parse_id(id: &Option<String>) -> Option<EntryId> {
-    id.as_ref().and_then(|id| id.parse().ok())
-}
-
-fn older(a: Option<String>, b: Option<String>) -> Option<String> {
-    match parse_id(&a).is_none() || parse_id(&b).is_some_and(|b| Some(b) < parse_id(&a)) {
-        true => b,
-        false => a,
-    }
-}
-
-fn newer(a: Option<String>, b: Option<String>) -> Option<String> {
-    if parse_id(&b) > parse_id(&a) { b } else { a }
-}
-
-/// Returns `true` if a consumer is of this bus: if it has several, a number follows the bus's id.
-fn is_own_instance(bus: &BusInner, instance: &str) -> bool {
-    let rest = instance.strip_prefix(bus.instance());
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 pub(crate) async fn stream_info(bus: &BusInner) -> StreamInfo {
@@ -167,86 +99,7 @@ pub(crate) async fn load_stream_info(bus: &BusInner) -> Result<StreamInfo, Comma
     if bus.consuming().is_closed() {
         return Err(CommandError::NotSent("the bus was disconnected".into()));
     }
-    let (mut all, mut backlogs, mut joined) = (StreamInfo::default(), OpenBacklogs::default(), BTreeSet::new());
-    for part in bus.partitions_or_self() {
-        let inspected = inspect_stream(part).await?;
-        merge_partition(&mut all, inspected.info);
-        backlogs.add(&inspected.fills);
-        joined.extend(inspected.joined);
-    }
-    if !joined.is_empty() {
-        // all handlers may name a different group: then the default group of the bus would be behind for ever
-        all.consumer_groups.retain(|group| joined.contains(&group.name));
-    }
-    for (name, is_filling) in backlogs.0 {
-        let Some(group) = all.consumer_groups.iter_mut().find(|group| group.name == name) else {
-            continue;
-        };
-        let Ok(name) = Name::new("group", name) else {
-            continue; // a group of another program: it has no backlog
-        };
-        let backlog = inspect_stream(&bus.for_backlog(&name)).await?;
-        for mut of_backlog in backlog.info.consumer_groups {
-            // a consumer that also reads the stream reports its runs in both
-            of_backlog.in_flight.retain(|run| group.in_flight.iter().all(|known| known.consumer != run.consumer));
-            group.in_flight.append(&mut of_backlog.in_flight);
-            of_backlog.last_delivered_id = None; // an id of another stream
-            merge_group(group, of_backlog);
-        }
-        if is_filling {
-            group.lag = None; // the store, or the stream, has further events for it, which are not counted
-        }
-    }
-    all.stats = bus.counters().snapshot();
-    all.stream.name = bus.stream().to_owned();
-    all.consumer_groups.sort_by(|a, b| a.name.cmp(&b.name));
-    all.pending_messages = all.consumer_groups.iter().map(|group| group.pending).sum();
-    all.active_consumers = all.consumer_groups.iter().map(|group| group.active_consumers).sum();
-    Ok(all)
-}
-
-/// The groups with an unfinished backlog; `true` for a group whose backlog is still being filled.
-#[derive(Debug, Default)]
-struct OpenBacklogs(BTreeMap<String, bool>);
-
-impl OpenBacklogs {
-    /// Adds those of a stream, given the fields of its fills, see `backlog.lua`.
-    fn add(&mut self, fills: &HashMap<String, String>) {
-        for field in fills.keys() {
-            let found = match field.split_once(' ') {
-                Some(("open", group)) => Some((group, false)),
-                Some(("copy", rest)) => rest.split_once('\n').map(|(group, _)| (group, true)),
-                Some(("fill", rest)) => {
-                    let of_group = rest.split_once(' ').and_then(|(_, rest)| rest.split_once('\n'));
-                    of_group.map(|(group, _)| (group, true))
-                }
-                _ => None,
-            };
-            if let Some((group, is_filling)) = found {
-                *self.0.entry(group.to_owned()).or_default() |= is_filling;
-            }
-        }
-    }
-}
-
-/// The state of the stream, of a partition or of a backlog.
-struct InspectedStream {
-    info: StreamInfo,
-    /// The fields of its fills.
-    fills: HashMap<String, String>,
-    /// The groups that count, see [`is_joined`].
-    joined: Vec<String>,
-}
-
-/// Returns `true` if a group counts: every one does, unless a bus created it while it connected and no consumer joined
-/// it. The scripts of trimming have the same rule.
-fn is_joined(group: &GroupState, unjoined: &HashMap<String, String>) -> bool {
-    group.has_begun() || !unjoined.contains_key(&group.name)
-}
-
-async fn inspect_stream(bus: &BusInner) -> Result<InspectedStream, CommandError> {
-    let dead_letters = bus.config().dlq_stream_name();
-    let commands = command::inspect(bus.stream(), &dead_letters);
+    let commands = command::inspect(bus.stream(), &bus.config().dlq_stream_name());
     let replies: Vec<RedisResult<Value>> = bus.connection().query_all_idempotent(&commands).await?;
     let mut replies = replies.into_iter();
     let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
@@ -255,15 +108,17 @@ async fn inspect_stream(bus: &BusInner) -> Result<InspectedStream, CommandError>
 
     let mut info = StreamInfo::default();
     info.connected = true;
+    bus.stream().clone_into(&mut info.stream.name);
     info.stream.length = stream.length;
     info.stream.first_entry_id = stream.first_id;
     info.stream.last_entry_id = stream.last_id;
     info.dlq_messages = parse_value(next()?)?;
-    let fills = parse_value(next()?)?;
-    let unjoined: HashMap<String, String> = parse_value(next()?)?;
-    let joined = groups.iter().filter(|group| is_joined(group, &unjoined)).map(|group| group.name.clone()).collect();
+    info.stats = bus.counters().snapshot();
     info.consumer_groups = inspect_groups(bus, groups).await?;
-    Ok(InspectedStream { info, fills, joined })
+    info.consumer_groups.sort_by(|a, b| a.name.cmp(&b.name));
+    info.pending_messages = info.consumer_groups.iter().map(|group| group.pending).sum();
+    info.active_consumers = info.consumer_groups.iter().map(|group| group.active_consumers).sum();
+    Ok(info)
 }
 
 async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<GroupInfo>, CommandError> {
@@ -271,7 +126,7 @@ async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<G
     // our consumers renew their claims three times in that time
     let silent_ms = bus.config().pending_idle_ms / 2;
     for group in &groups {
-        admin::inspect_group(&mut commands, bus.stream(), bus.base_stream(), &group.name, silent_ms);
+        admin::inspect_group(&mut commands, bus.stream(), &group.name, silent_ms);
         admin::find_unread(&mut commands, bus.stream(), group);
     }
     let replies: Vec<RedisResult<Value>> = bus.connection().query_all_idempotent(&commands).await?;
@@ -281,7 +136,7 @@ async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<G
     let idle = Duration::from_millis(bus.config().pending_idle_ms);
     let mut described = Vec::with_capacity(groups.len());
     for group in groups {
-        let mut consumers = admin::parse_consumers(next())?;
+        let consumers = admin::parse_consumers(next())?;
         let members: HashMap<String, String> = parse_value(next()?)?;
         let members: HashMap<String, MemberRecord> =
             members.into_iter().filter_map(|(name, text)| Some((name, serde_json::from_str(&text).ok()?))).collect();
@@ -289,11 +144,6 @@ async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<G
         let silent = admin::parse_pending(next())?;
         let unread = admin::parse_unread(next())?;
         let mut info = GroupInfo::new(group.name, group.consumers, group.pending);
-        if bus.is_partition() {
-            // all owners of a partition have the same consumer name
-            consumers.clear();
-            info.consumers = members.len() as u64;
-        }
         info.active_consumers = count_active_consumers(&consumers, &members, now, idle);
         info.last_delivered_id = Some(group.last_delivered);
         // the server counts entries that were removed before the group read them
@@ -303,16 +153,13 @@ async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<G
         info.oldest_pending_id = oldest.map(|id| id.to_string());
         info.oldest_pending_age_ms = oldest.map(|id| now.saturating_sub(id.ms));
         info.oldest_unfinished = find_oldest_unfinished(bus, &info, pending, &members, now).await?;
-        let others =
-            members.iter().filter(|(_, member)| member.is_live(now) && !is_own_instance(bus, &member.instance));
+        let others = members.iter().filter(|(_, member)| member.is_live(now) && member.instance != bus.instance());
         info.in_flight = others.filter_map(|(name, member)| member.to_running_handler(name, now)).collect();
         info.in_flight.sort_by(|a, b| a.consumer.cmp(&b.consumer));
-        // the lease of a partition shows that its owner is alive, and entries for absent members wait on purpose; a
-        // member may be configured to renew its claims less often than this bus
+        // a member may be configured to renew its claims less often than this bus
         let is_live = |consumer: &str| members.get(consumer).is_some_and(|member| member.is_live(now));
-        let is_silent = |consumer: &str| !consumer.starts_with(keys::ABSENT_CONSUMER) && !is_live(consumer);
-        let mut silent = silent.into_iter().filter(|(_, consumer, _)| is_silent(consumer));
-        let silent = silent.next().filter(|_| !bus.is_partition());
+        let mut silent = silent.into_iter().filter(|(_, consumer, _)| !is_live(consumer));
+        let silent = silent.next();
         info.silent = silent.map(|(entry_id, consumer, idle)| SilentConsumer {
             consumer,
             group: info.name.clone(),
@@ -340,10 +187,7 @@ async fn find_oldest_unfinished(
     let query = admin::load_attempts(&retry, pending.iter().map(|(id, ..)| id.as_str()));
     let attempts_json: Vec<Option<String>> = bus.connection().query_idempotent(&query).await?;
     let local_now = bus.config().clock.unix_millis();
-    let has_owner = |consumer: &str| match bus.is_partition() {
-        true => members.values().any(|member| member.is_live(now)),
-        false => members.get(consumer).is_some_and(|member| member.is_live(now)),
-    };
+    let has_owner = |consumer: &str| members.get(consumer).is_some_and(|member| member.is_live(now));
     let since = |((id, consumer, _), json): (&(String, String, u64), Option<String>)| {
         let attempts = json.and_then(|noted| DeliveryAttempts::from_json(&noted).ok());
         if attempts.is_none() && has_owner(consumer) {
@@ -362,27 +206,10 @@ async fn find_oldest_unfinished(
 
 pub(crate) async fn progress(bus: &BusInner, group: &Name) -> Result<GroupProgress, ConsumeError> {
     bus.ensure_consuming()?;
-    let asking = async {
-        let mut all = GroupProgress::default();
-        for part in bus.partitions_or_self() {
-            let part = load_progress(part, group).await?;
-            all.unread += part.unread;
-            all.pending += part.pending;
-            all.exhausted += part.exhausted;
-        }
-        let backlog = backlog_progress(bus, group).await?;
-        all.unread += backlog.unread;
-        all.pending += backlog.pending;
-        all.exhausted += backlog.exhausted;
-        Ok(all)
-    };
-    let progress = asking.await;
-    // waits until dead letters that are no longer pending are counted
-    bus.dead_letter_gate().wait_for_writers().await;
-    progress.map_err(|error| bus.unavailable(boxed(error)))
+    load_progress(bus, group).await.map_err(|error| bus.unavailable(boxed(error)))
 }
 
-pub(crate) async fn load_progress(bus: &BusInner, group: &Name) -> Result<GroupProgress, CommandError> {
+async fn load_progress(bus: &BusInner, group: &Name) -> Result<GroupProgress, CommandError> {
     let commands = command::inspect_groups(bus.stream());
     let replies: Vec<RedisResult<Value>> = bus.connection().query_all_idempotent(&commands).await?;
     let mut replies = replies.into_iter();
@@ -404,6 +231,7 @@ pub(crate) async fn load_progress(bus: &BusInner, group: &Name) -> Result<GroupP
         unread: unread.min(length),
         pending: found.pending,
         exhausted: count_exhausted(bus, group).await?.min(found.pending),
+        is_paused: false,
     })
 }
 
@@ -412,19 +240,5 @@ async fn count_exhausted(bus: &BusInner, group: &Name) -> Result<u64, CommandErr
     if bus.config().enable_dlq {
         return Ok(0);
     }
-    group::count_staying(bus, bus.stream(), group, true, u64::MAX).await
-}
-
-/// Returns the progress of a group in its backlog.
-async fn backlog_progress(bus: &BusInner, group: &Name) -> Result<GroupProgress, CommandError> {
-    match backlog::inspect_backlog(bus, group).await? {
-        BacklogState::None | BacklogState::Finished => Ok(GroupProgress::default()),
-        BacklogState::Unfinished { .. } => {
-            let backlog = bus.for_backlog(group);
-            let mut progress = load_progress(&backlog, group).await?;
-            // the fill may not have begun, so an empty backlog is not a finished one
-            progress.unread = progress.unread.max(u64::from(progress.pending == 0));
-            Ok(progress)
-        }
-    }
+    group::count_exhausted(bus, group).await
 }

@@ -1,30 +1,25 @@
 //! The state that the clones of a bus and its consumers share.
 //!
-//! Invariant: each partition, each group's backlog and each of several consumers has a state of its own, derived here;
-//! all of them share one connection, and the subscribers, counters and locks of the bus.
+//! Invariant: the connection sends no command before the bus has joined.
 
 use std::sync::Arc;
 
 use eventbus::{
-    BoxError, Name, StreamId,
+    BoxError, Name,
     delivery::{BusCounters, Consuming, RunLock, Subscribers},
     port::ConsumeError,
 };
-use redis::{Cmd, FromRedisValue, RedisError, ScriptInvocation};
+use redis::{Cmd, FromRedisValue, ScriptInvocation};
 use tokio::sync::Mutex;
 
 use crate::{
     RedisCommandError, RedisEventBusConfig,
     config::consumer_name,
     connection::SharedConnection,
-    dead_letter_gate::DeadLetterGate,
-    error::{CommandError, InvalidConfig, PartitionCountMismatch},
-    keys,
-    layout_state::LayoutState,
-    partition_hash::partition_of,
+    error::{CommandError, InvalidConfig},
 };
 
-/// The state that the clones of a bus and its consumers share. Each partition has its own, with its stream.
+/// The state that the clones of a bus and its consumers share.
 #[derive(Clone)]
 pub(crate) struct BusInner {
     config: RedisEventBusConfig,
@@ -35,22 +30,15 @@ pub(crate) struct BusInner {
     instance: String,
     /// Set if the consumer name is random: then no later start recovers the entries that this bus leaves pending.
     has_temporary_name: bool,
-    /// The stream with the events; in the state of a partition that partition's stream.
     stream: String,
-    /// The base name of the keys that partitions share: the stream itself, if there are no partitions.
-    base_stream: String,
-    /// The base stream of the bus; differs from `base_stream` in the state of a group's backlog.
-    bus_stream: String,
-    /// The states of the partitions, by number; empty if there is one stream.
-    partitions: Vec<Arc<Self>>,
-    layout: Arc<LayoutState>,
+    /// Set once the bus has joined. The lock admits one join at a time.
+    joined: Arc<Mutex<bool>>,
     connection: Arc<SharedConnection>,
     counters: Arc<BusCounters>,
     subscribers: Subscribers,
     consuming: Arc<Consuming>,
     /// Lets deliveries run side by side, or one suspected poison message alone.
     run_lock: RunLock,
-    dead_letter_gate: Arc<DeadLetterGate>,
     /// Admits one manual recovery at a time: all use the same consumer name, so entries of two could not be told apart.
     recovery_lock: Arc<Mutex<()>>,
 }
@@ -69,37 +57,24 @@ impl BusInner {
         let destination = parse_name("stream_prefix", &format!("redis:{stream}"))?;
         let default_group = parse_name("consumer_group", &config.consumer_group)?;
         let clock = config.clock.clone();
-        let mut bus = Self {
+        let bus = Self {
             config,
             destination,
             default_group,
             consumer_name: consumer,
             instance: clock.new_id().simple().to_string(),
             has_temporary_name,
-            bus_stream: stream.clone(),
-            base_stream: stream.clone(),
             stream,
-            partitions: Vec::new(),
-            layout: Arc::default(),
+            joined: Arc::default(),
             connection: Arc::new(link),
             counters,
             subscribers: Subscribers::default(),
             consuming: Arc::new(Consuming::with_clock(clock)),
             run_lock: RunLock::default(),
-            dead_letter_gate: Arc::default(),
             recovery_lock: Arc::default(),
         };
         bus.connection.block_commands("the bus is not connected yet");
-        bus.create_partitions();
         Ok(bus)
-    }
-
-    /// Creates the state of each partition.
-    fn create_partitions(&mut self) {
-        if self.config.partitions > 1 {
-            let part = |number| Self { stream: keys::partition(&self.base_stream, number), ..self.clone() };
-            self.partitions = (0..self.config.partitions).map(|number| Arc::new(part(number))).collect();
-        }
     }
 
     pub(crate) fn config(&self) -> &RedisEventBusConfig {
@@ -130,20 +105,8 @@ impl BusInner {
         &self.stream
     }
 
-    pub(crate) fn base_stream(&self) -> &str {
-        &self.base_stream
-    }
-
-    pub(crate) fn bus_stream(&self) -> &str {
-        &self.bus_stream
-    }
-
-    pub(crate) fn partitions(&self) -> &[Arc<Self>] {
-        &self.partitions
-    }
-
-    pub(crate) fn layout(&self) -> &LayoutState {
-        &self.layout
+    pub(crate) fn joined(&self) -> &Mutex<bool> {
+        &self.joined
     }
 
     pub(crate) fn connection(&self) -> &SharedConnection {
@@ -166,69 +129,8 @@ impl BusInner {
         &self.run_lock
     }
 
-    pub(crate) fn dead_letter_gate(&self) -> &DeadLetterGate {
-        &self.dead_letter_gate
-    }
-
     pub(crate) fn recovery_lock(&self) -> &Mutex<()> {
         &self.recovery_lock
-    }
-
-    /// Returns the buses of the partitions, or this one if there is one stream.
-    pub(crate) fn partitions_or_self(&self) -> Vec<&Self> {
-        match self.partitions.is_empty() {
-            true => vec![self],
-            false => self.partitions.iter().map(|part| &**part).collect(),
-        }
-    }
-
-    /// Returns `true` if this is one of several partitions.
-    pub(crate) fn is_partition(&self) -> bool {
-        self.stream != self.base_stream
-    }
-
-    /// Returns the partition that carries the events of an aggregate; this bus if there is one stream.
-    pub(crate) fn partition_for(&self, aggregate: &StreamId) -> &Self {
-        self.partition(partition_of(aggregate, self.config.partitions))
-    }
-
-    /// Returns the partition with a number; this bus if there is one stream.
-    pub(crate) fn partition(&self, number: u32) -> &Self {
-        self.partitions.get(number as usize).map_or(self, |part| part)
-    }
-
-    /// Returns the bus state for reading the backlog of a group. With partitions one consumer at a time owns the whole
-    /// backlog, so that its order holds; else the consumers of the group share it.
-    pub(crate) fn for_backlog(&self, group: &Name) -> Self {
-        let stream = keys::backlog(&self.base_stream, group);
-        let mut backlog = Self {
-            bus_stream: self.base_stream.clone(),
-            base_stream: stream.clone(),
-            stream,
-            partitions: Vec::new(),
-            layout: Arc::default(), // a backlog joins no layout
-            ..self.clone()
-        };
-        (backlog.config.trim_max_length, backlog.config.trim_max_age_seconds) = (None, None);
-        if !self.partitions.is_empty() {
-            backlog.partitions = vec![Arc::new(backlog.clone())];
-        }
-        backlog
-    }
-
-    /// Returns `true` if this is the backlog of a group.
-    pub(crate) fn is_backlog(&self) -> bool {
-        self.base_stream != self.bus_stream
-    }
-
-    /// Returns the bus of one of several consumers.
-    pub(crate) fn for_consumer(&self, number: usize) -> Self {
-        Self {
-            consumer_name: format!("{}-{number}", self.consumer_name),
-            instance: format!("{}-{number}", self.instance),
-            partitions: self.partitions.iter().map(|part| Arc::new(part.for_consumer(number))).collect(),
-            ..self.clone()
-        }
     }
 
     /// Converts an error of the server to an error of consuming.
@@ -279,25 +181,7 @@ impl BusInner {
     }
 
     pub(crate) fn command_error(&self, error: CommandError) -> RedisCommandError {
-        let stream = self.stream.clone();
-        if let CommandError::Sent(error) = &error
-            && let Some(layout) = self.find_partition_count_mismatch(error)
-        {
-            return RedisCommandError::Refused { stream, source: layout.into() };
-        }
-        RedisCommandError::from_command_error(&stream, error)
-    }
-
-    /// Returns the number of partitions that an error reports, if it reports one.
-    pub(crate) fn find_partition_count_mismatch(&self, error: &RedisError) -> Option<PartitionCountMismatch> {
-        if error.code() != Some("LAYOUT") {
-            return None;
-        }
-        Some(self.partition_count_mismatch(error.detail()?.split(' ').next()?.parse().ok()?))
-    }
-
-    pub(crate) fn partition_count_mismatch(&self, recorded: u32) -> PartitionCountMismatch {
-        PartitionCountMismatch::new(self.base_stream.clone(), recorded, self.config.partitions)
+        RedisCommandError::from_command_error(&self.stream, error)
     }
 }
 

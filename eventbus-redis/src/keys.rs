@@ -7,9 +7,6 @@ use crate::hash_tag::has_hash_tag;
 /// The format of keys and entries that this release writes, beside the fields of the wire format that Python shares.
 pub const FORMAT: KeyFormat = KeyFormat { format: 1, min_reader: 1 };
 
-/// The consumer name of entries left for an absent member: the first member that handles their type claims them.
-pub const ABSENT_CONSUMER: &str = "absent";
-
 /// Names the stream of all events.
 #[must_use]
 pub fn stream(prefix: &str) -> String {
@@ -22,32 +19,10 @@ pub fn dead_letters(prefix: &str, suffix: &str) -> String {
     format!("{prefix}:stream{suffix}")
 }
 
-/// Names the hash with the records of the stores' copies of dead letters, by store.
-pub(crate) fn dead_letter_copies(dead_letters: &str) -> String {
-    same_slot_key(dead_letters, "dead_letter_copies")
-}
-
-/// Names the stream of one partition.
-#[must_use]
-pub fn partition(stream: &str, number: u32) -> String {
-    format!("{stream}:{number}")
-}
-
 /// Names the hash with the format of a bus's keys and entries.
 #[must_use]
 pub fn meta(bus_stream: &str) -> String {
     same_slot_key(bus_stream, "meta")
-}
-
-/// Names the hash with the number of partitions.
-#[must_use]
-pub fn layout(stream: &str) -> String {
-    format!("{stream}:layout")
-}
-
-/// Names the hash with the owner of a partition in a group.
-pub(crate) fn lease(partition: &str, group: &str) -> String {
-    same_slot_key(partition, &format!("lease:{group}"))
 }
 
 /// Names the hash with the attempts of a group.
@@ -55,51 +30,13 @@ pub(crate) fn retry(stream: &str, prefix: &str, group: &str) -> String {
     same_slot_key(stream, &format!("{prefix}:{group}"))
 }
 
-/// Names the hash with the members of a group and the types that they handle.
+/// Names the hash with the members of a group.
 #[must_use]
 pub fn members(stream: &str, group: &str) -> String {
     same_slot_key(stream, &format!("members:{group}"))
 }
 
-/// Names the hash with every type that a group ever announced, as `type@version`.
-pub(crate) fn known_types(stream: &str, group: &str) -> String {
-    same_slot_key(stream, &format!("event_types:{group}"))
-}
-
-/// Names the hash with the entries that a group skipped, by event type.
-pub(crate) fn skipped(stream: &str, group: &str) -> String {
-    same_slot_key(stream, &format!("skipped:{group}"))
-}
-
-/// Names the hash with the fills and copies that the backlogs of groups still need.
-pub(crate) fn fills(stream: &str) -> String {
-    same_slot_key(stream, "fills")
-}
-
-/// Names the stream of a group's backlog.
-#[must_use]
-pub fn backlog(stream: &str, group: &str) -> String {
-    same_slot_key(stream, &format!("backlog:{group}"))
-}
-
-/// Names the hash with the number of entries that wait for a retry in a backlog, by consumer.
-pub(crate) fn retried(backlog: &str) -> String {
-    same_slot_key(backlog, "waiting")
-}
-
-/// Names the hash with the low-water mark of each group: the group has finished all entries below it.
-#[must_use]
-pub fn floors(stream: &str) -> String {
-    same_slot_key(stream, "floors")
-}
-
-/// Names the hash with the groups that a bus created while it connected, and that no consumer has joined.
-#[must_use]
-pub fn unjoined(stream: &str) -> String {
-    same_slot_key(stream, "unjoined")
-}
-
-/// Names the hash with the published positions of stores, and the relays' other records.
+/// Names the hash with the records of the stores: how far each is published.
 #[must_use]
 pub fn relay(stream: &str) -> String {
     same_slot_key(stream, "relay")
@@ -197,13 +134,9 @@ mod tests {
     fn braces_are_added_where_there_is_no_hash_tag() {
         assert_eq!(retry("orders:stream", "retry", "mail"), "{orders:stream}:retry:mail");
         assert_eq!(members("orders:stream", "mail"), "{orders:stream}:members:mail");
-        assert_eq!(floors("orders:stream"), "{orders:stream}:floors");
         assert_eq!(relay("orders:stream"), "{orders:stream}:relay");
         assert_eq!(retry("{orders}:stream", "retry", "mail"), "{orders}:stream:retry:mail");
         assert_eq!(members("{orders}:stream", "mail"), "{orders}:stream:members:mail");
-        assert_eq!(floors("{orders}:stream"), "{orders}:stream:floors");
-        assert_eq!(lease(&partition("orders:stream", 7), "mail"), "{orders:stream:7}:lease:mail");
-        assert_eq!(lease(&partition("{orders}:stream", 7), "mail"), "{orders}:stream:7:lease:mail");
         assert_eq!(relay("{orders}:stream"), "{orders}:stream:relay");
     }
 
@@ -240,18 +173,9 @@ mod tests {
     }
 
     /// Returns the slots of the stream, the dead letters, and the other keys of a bus.
-    async fn slots(connection: &mut redis::aio::MultiplexedConnection, prefix: &str) -> [u16; 9] {
+    async fn slots(connection: &mut redis::aio::MultiplexedConnection, prefix: &str) -> [u16; 5] {
         let stream = stream(prefix);
-        let partition = partition(&stream, 3);
-        let others = [
-            retry(&stream, "retry", "mail"),
-            members(&stream, "mail"),
-            floors(&stream),
-            lease(&partition, "mail"),
-            layout(&stream),
-            partition,
-            relay(&stream),
-        ];
+        let others = [retry(&stream, "retry", "mail"), members(&stream, "mail"), relay(&stream)];
         let mut ask = redis::pipe();
         for key in [&stream, &dead_letters(prefix, "_dlq")].into_iter().chain(&others) {
             ask.cmd("CLUSTER").arg("KEYSLOT").arg(key);
@@ -272,7 +196,7 @@ mod tests {
             let [stream, dead_letters, ..] = slots(&mut connection, prefix).await;
             assert_ne!(stream, dead_letters, "{prefix}: nothing ties the dead letters to the stream");
         }
-        let [stream, _, retry, members, floors, .., relay] = slots(&mut connection, "orders").await;
-        assert_eq!([retry, members, floors, relay], [stream; 4], "scripts over them work without a hash tag too");
+        let [stream, _, retry, members, relay] = slots(&mut connection, "orders").await;
+        assert_eq!([retry, members, relay], [stream; 3], "scripts over them work without a hash tag too");
     }
 }

@@ -1,31 +1,26 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod backlog;
 mod blocking_read;
 mod bus;
 mod command;
 mod config;
 mod consumer;
-mod dead_letter_copies;
-mod dead_letter_gate;
 mod dead_letters;
 mod group;
 mod history;
 mod info;
 mod inner;
+mod join;
 /// Names of keys, for the tools of this repository: no part of the API.
 #[doc(hidden)]
 pub mod keys;
-mod layout_state;
 mod oldest;
 #[cfg(feature = "opentelemetry")]
 mod otel;
 #[cfg(not(feature = "opentelemetry"))]
 #[path = "no_otel.rs"]
 mod otel;
-mod partition;
-mod partition_hash;
 mod ports;
 mod publish;
 mod relay;
@@ -48,12 +43,9 @@ pub use bus::RedisEventBus;
 pub use config::RedisEventBusConfig;
 pub use consumer::{Recovery, RecoveryStats};
 #[doc(inline)]
-pub use eventbus_redis_core::error::{
-    ConfigMistake, InvalidConfig, PartitionCountMismatch, RedisCommandError, RedisConnectError,
-};
-pub use group::{GroupError, GroupStart, RetireStoreError, RetiredGroup};
+pub use eventbus_redis_core::error::{ConfigMistake, InvalidConfig, RedisCommandError, RedisConnectError};
+pub use group::{GroupError, GroupStart, RetiredGroup};
 pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
-pub use partition::{RepartitionError, UnfinishedGroup};
 /// The driver, in the version this crate uses.
 pub use redis;
 pub use trim::{Trim, TrimBlockReason, TrimBlocker, Trimmed};

@@ -2,22 +2,18 @@
 //!
 //! Invariant: after a refused batch no later one is sent; it would overtake the refused one.
 
-use std::collections::HashMap;
-
 use eventbus::{
     BoxError, RecordedEvent,
     port::{MessageId, PublishError},
 };
-use redis::{RedisError, RedisResult, ScriptInvocation};
+use redis::{RedisError, RedisResult};
 use tracing::{Instrument, Span};
 
 use crate::{
     command,
     error::{CommandError, boxed},
     inner::BusInner,
-    otel,
-    partition::layout,
-    reply, script,
+    otel, reply,
     trace::{self, TraceCarrier},
     wire,
 };
@@ -59,7 +55,7 @@ async fn publish_in_span(
     };
     let entries = events.iter().map(|event| encode(bus, event, &carrier).map_err(|source| refused(event, source)));
     let entries: Vec<_> = entries.collect::<Result<_, _>>()?;
-    add_entries(bus, events, &entries).await.map_err(|error| publish_error_of(bus, error, events))
+    add_entries(bus, &entries).await.map_err(|error| publish_error_of(bus, error, events))
 }
 
 pub(crate) fn ensure_publishing(bus: &BusInner) -> Result<(), PublishError> {
@@ -83,15 +79,11 @@ pub(crate) fn encode<'a>(
     Ok(fields)
 }
 
-/// Adds entries to the stream, or each to the partition of its aggregate.
-async fn add_entries(
-    bus: &BusInner,
-    events: &[RecordedEvent],
-    entries: &[wire::EntryFields<'_>],
-) -> Result<Vec<MessageId>, CommandError> {
+/// Adds entries to the stream.
+async fn add_entries(bus: &BusInner, entries: &[wire::EntryFields<'_>]) -> Result<Vec<MessageId>, CommandError> {
     let mut ids = Vec::with_capacity(entries.len());
-    for (events, together) in events.chunks(PUBLISH_BATCH_MAX).zip(entries.chunks(PUBLISH_BATCH_MAX)) {
-        let refused = match add_batch(bus, events, together).await {
+    for together in entries.chunks(PUBLISH_BATCH_MAX) {
+        let refused = match add_batch(bus, together).await {
             Ok(replies) => collect_ids(bus, replies, &mut ids).err().map(CommandError::Sent),
             Err(error) => Some(error),
         };
@@ -106,38 +98,13 @@ async fn add_entries(
 
 async fn add_batch(
     bus: &BusInner,
-    events: &[RecordedEvent],
     entries: &[wire::EntryFields<'_>],
 ) -> Result<Vec<RedisResult<String>>, CommandError> {
-    if !bus.partitions().is_empty() {
-        let ids = layout::add_to_partitions::<Vec<String>>(bus, &publish_script(bus, events, entries)).await?;
-        return Ok(ids.into_iter().map(Ok).collect());
-    }
     if let [entry] = entries {
         let id = bus.connection().query(&command::add(bus.stream(), entry, None)).await?;
         return Ok(vec![Ok(id)]);
     }
     bus.connection().query_all(&command::add_all(bus.stream(), entries)).await
-}
-
-fn publish_script(
-    bus: &BusInner,
-    events: &[RecordedEvent],
-    entries: &[wire::EntryFields<'_>],
-) -> ScriptInvocation<'static> {
-    let mut adding = script::relay::PUBLISH.prepare_invoke();
-    let mut numbers = HashMap::new();
-    for (event, fields) in events.iter().zip(entries) {
-        let part = bus.partition_for(event.metadata().stream());
-        let next = numbers.len() + 1;
-        let number = *numbers.entry(part.stream()).or_insert_with(|| {
-            adding.key(part.stream());
-            next
-        });
-        command::add_fields(adding.arg(number), fields);
-    }
-    layout::add_layout_arguments(bus, &mut adding);
-    adding
 }
 
 /// Appends the ids of the added entries to `ids`; fails with the error of the first entry that was refused.
@@ -178,9 +145,6 @@ pub(crate) fn publish_error(bus: &BusInner, error: CommandError) -> PublishError
     let CommandError::Sent(error) = error else {
         return PublishError::Unavailable { destination, source: boxed(error) };
     };
-    if let Some(layout) = bus.find_partition_count_mismatch(&error) {
-        return PublishError::Refused { destination, event_id: None, source: layout.into() };
-    }
     let (is_refusal, nothing_done) = (reply::is_refusal(&error), reply::is_not_executed(&error));
     let source = error.into();
     if is_refusal {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    RecoveryStats, RetiredGroup, TrimBlockReason, TrimBlocker, Trimmed, UnfinishedGroup,
+    RecoveryStats, RetiredGroup, TrimBlockReason, TrimBlocker, Trimmed,
     reply::Entry,
     streams::{Applied, GroupHealth, ProjectionProgress, StreamHealth},
 };
@@ -32,13 +32,8 @@ fn trimming_and_groups() {
     });
     is(&trimmed, expected);
     is(&Trimmed::default(), json!({ "removed": 0, "held_by": null }));
-    is(
-        &[TrimBlockReason::Pending, TrimBlockReason::Missing, TrimBlockReason::Projection],
-        json!(["pending", "missing", "projection"]),
-    );
+    is(&[TrimBlockReason::Pending, TrimBlockReason::Projection], json!(["pending", "projection"]));
     is(&RetiredGroup { pending: 1, unread: 2 }, json!({ "pending": 1, "unread": 2 }));
-    let unfinished = UnfinishedGroup { stream: "s".into(), group: "billing".into(), unread: None, pending: 4 };
-    is(&unfinished, json!({ "stream": "s", "group": "billing", "unread": null, "pending": 4 }));
     let recovery = RecoveryStats { checked: 5, claimed: 4, reprocessed: 3, dlq: 2, failed: 1 };
     is(&recovery, json!({ "checked": 5, "claimed": 4, "reprocessed": 3, "dlq": 2, "failed": 1 }));
 }

@@ -34,8 +34,7 @@ const TRIM_BATCH_MAX: u64 = 200;
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Trim {
-    /// The number of entries that may stay; 0 removes all that every group has finished. With several partitions, each
-    /// keeps an even share.
+    /// The number of entries that may stay; 0 removes all that every group has finished.
     pub max_length: Option<u64>,
     /// The maximum age of an entry, by the server's clock, to the millisecond.
     pub max_age: Option<Duration>,
@@ -75,10 +74,6 @@ pub enum TrimBlockReason {
     Unread,
     /// The group has read them and not acknowledged them.
     Pending,
-    /// The server has lost the group; a consumer of the group creates it again, and the group continues at its
-    /// low-water mark. If the group no longer has consumers, retire it: for [a
-    /// bus](crate::RedisEventBus::retire_group), or for [a plain stream](crate::streams::RedisStreams::retire_group).
-    Missing,
     /// A projection over the stream has not processed them; see
     /// [`EventProjection`](crate::streams::EventProjection::retire).
     Projection,
@@ -89,42 +84,28 @@ pub(crate) fn in_seconds<S: Serializer>(time: &Duration, serializer: S) -> Resul
     serializer.serialize_f64(time.as_secs_f64())
 }
 
-/// Removes the oldest entries of each partition that are beyond the limits and that every group has finished.
+/// Removes the oldest entries that are beyond the limits and that every group has finished.
 pub(crate) async fn trim(bus: &BusInner, limits: Trim) -> Result<Trimmed, RedisCommandError> {
-    let mut all = Trimmed::default();
-    for part in bus.partitions_or_self() {
-        let part = trim_stream(part, limits).await?;
-        all.removed += part.removed;
-        all.held_by = older_blocker(all.held_by, part.held_by);
-    }
-    Ok(all)
+    let mut steps = TrimProgress::default();
+    while steps.add_step(trim_step(bus, limits).await?) {}
+    Ok(steps.total)
 }
 
-/// Removes the oldest entries of each partition beyond its share of `max_length`; returns their number.
+/// Removes the oldest entries beyond `max_length`; returns their number.
 pub(crate) async fn trim_may_lose(bus: &BusInner, max_length: u64) -> Result<u64, RedisCommandError> {
-    let mut removed = 0;
-    for part in bus.partitions_or_self() {
-        let keep = even_share(part, max_length);
-        let length: u64 = part.query_idempotent(&streams::length(part.stream())).await?;
-        // entries published meanwhile are left to the next trim
-        let mut beyond = length.saturating_sub(keep);
-        while beyond > 0 {
-            // a call removes at most some thousand entries, and none once the rest is a part of one of the server's
-            // blocks
-            let step: u64 = part.query_idempotent(&admin::trim(part.stream(), keep)).await?;
-            if step == 0 {
-                break;
-            }
-            removed += step;
-            beyond = beyond.saturating_sub(step);
+    let length: u64 = bus.query_idempotent(&streams::length(bus.stream())).await?;
+    // entries published meanwhile are left to the next trim
+    let (mut removed, mut beyond) = (0, length.saturating_sub(max_length));
+    while beyond > 0 {
+        // a call removes at most some thousand entries, and none once the rest is a part of one of the server's blocks
+        let step: u64 = bus.query_idempotent(&admin::trim(bus.stream(), max_length)).await?;
+        if step == 0 {
+            break;
         }
+        removed += step;
+        beyond = beyond.saturating_sub(step);
     }
     Ok(removed)
-}
-
-/// Returns the blocker with the older entry.
-pub(crate) fn older_blocker(one: Option<TrimBlocker>, other: Option<TrimBlocker>) -> Option<TrimBlocker> {
-    one.into_iter().chain(other).max_by_key(|held_by| held_by.age)
 }
 
 /// The result of one script call.
@@ -158,7 +139,7 @@ impl TrimProgress {
 pub(crate) fn trim_script(stream: &str, limits: Trim, is_forced: bool) -> ScriptInvocation<'static> {
     let text = |limit: Option<u128>| limit.map(|limit| limit.to_string()).unwrap_or_default();
     let mut trim = script::group::TRIM.prepare_invoke();
-    trim.key(stream).key(keys::floors(stream)).key(keys::relay(stream)).key(keys::projections(stream));
+    trim.key(stream).key(keys::projections(stream));
     trim.arg(text(limits.max_length.map(u128::from))).arg(text(limits.max_age.map(|age| age.as_millis())));
     trim.arg(TRIM_BATCH_MAX).arg(PASSED_BYTES_MAX).arg(u8::from(is_forced));
     trim
@@ -170,7 +151,6 @@ pub(crate) type TrimReply = (u64, bool, u64, u64, String, String, String);
 impl From<TrimReply> for TrimStep {
     fn from((removed, has_more, length, now, why, group, oldest): TrimReply) -> Self {
         let reason = match why.as_str() {
-            "missing" => Some(TrimBlockReason::Missing),
             "unread" => Some(TrimBlockReason::Unread),
             "pending" => Some(TrimBlockReason::Pending),
             "projection" => Some(TrimBlockReason::Projection),
@@ -185,31 +165,14 @@ impl From<TrimReply> for TrimStep {
     }
 }
 
-/// Finds the reader that is furthest behind and has entries to finish, in all partitions.
+/// Finds the reader that is furthest behind and has entries to finish.
 pub(crate) async fn find_blocker(bus: &BusInner) -> Result<Option<TrimBlocker>, RedisCommandError> {
-    let mut blocker = None;
-    for part in bus.partitions_or_self() {
-        let mut find = script::group::TRIM_BLOCKER.prepare_invoke();
-        find.key(part.stream()).key(keys::floors(part.stream())).key(keys::projections(part.stream()));
-        let step = TrimStep::from(part.run_idempotent::<TrimReply>(&find).await?);
-        blocker = older_blocker(blocker, step.held_by);
-    }
-    Ok(blocker)
-}
-
-async fn trim_stream(bus: &BusInner, limits: Trim) -> Result<Trimmed, RedisCommandError> {
-    let mut steps = TrimProgress::default();
-    while steps.add_step(trim_step(bus, limits).await?) {}
-    Ok(steps.total)
-}
-
-/// Returns the number of entries that one stream may keep of `length`.
-fn even_share(bus: &BusInner, length: u64) -> u64 {
-    length.div_ceil(bus.config().partitions.max(1).into())
+    let mut find = script::group::TRIM_BLOCKER.prepare_invoke();
+    find.key(bus.stream()).key(keys::projections(bus.stream()));
+    Ok(TrimStep::from(bus.run_idempotent::<TrimReply>(&find).await?).held_by)
 }
 
 /// Removes some of the oldest entries that are beyond the limits and that every group has finished.
 pub(crate) async fn trim_step(bus: &BusInner, limits: Trim) -> Result<TrimStep, RedisCommandError> {
-    let limits = Trim { max_length: limits.max_length.map(|length| even_share(bus, length)), ..limits };
     bus.run::<TrimReply>(&trim_script(bus.stream(), limits, false)).await.map(TrimStep::from)
 }

@@ -1,7 +1,5 @@
 //! Entries that consumers of a group have read and not finished, for operators.
 
-use std::collections::BTreeMap;
-
 use eventbus::{Name, RecordedEvent, delivery::DeliveryAttempts, port::MessageId};
 use redis::{Cmd, RedisResult, Value};
 
@@ -18,10 +16,9 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct GroupConsumer {
-    /// Its name. All owners of a partition share one name; `absent` has the entries that wait for a member that handles
-    /// their type.
+    /// Its name.
     pub name: String,
-    /// The entries that it has read and not finished, in all partitions and in the group's backlog.
+    /// The entries that it has read and not finished.
     pub pending: u64,
     /// The milliseconds since it last asked the server for entries, or renewed the claims on its entries.
     pub idle_ms: u64,
@@ -43,65 +40,53 @@ pub struct PendingDelivery {
     pub record: Option<RecordedEvent>,
 }
 
-/// Lists the consumers of a group by name, with their entries of its backlog; none if there is no such group.
+/// Lists the consumers of a group by name; none if there is no such group.
 pub(crate) async fn group_consumers(bus: &BusInner, group: &Name) -> Result<Vec<GroupConsumer>, RedisCommandError> {
-    let (backlog, mut states) = (bus.for_backlog(group), Vec::new());
-    for part in bus.partitions_or_self().into_iter().chain(backlog.partitions_or_self()) {
-        let reply = reply_of(part, request("XINFO", ("CONSUMERS", part.stream(), group.as_str()))).await?;
-        states.extend(admin::parse_consumers(reply).map_err(|error| part.command_error(error.into()))?);
-    }
-    let mut consumers: BTreeMap<String, GroupConsumer> = BTreeMap::new();
-    for ConsumerState { name, idle, pending } in states {
-        let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
-        let first = || GroupConsumer { name: name.clone(), pending: 0, idle_ms };
-        let consumer = consumers.entry(name.clone()).or_insert_with(first);
-        consumer.pending += pending;
-        consumer.idle_ms = consumer.idle_ms.min(idle_ms);
-    }
-    Ok(consumers.into_values().collect())
+    let reply = reply_of(bus, request("XINFO", ("CONSUMERS", bus.stream(), group.as_str()))).await?;
+    let states = admin::parse_consumers(reply).map_err(|error| bus.command_error(error.into()))?;
+    let mut consumers: Vec<_> = states
+        .into_iter()
+        .map(|ConsumerState { name, idle, pending }| {
+            let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+            GroupConsumer { name, pending, idle_ms }
+        })
+        .collect();
+    consumers.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(consumers)
 }
 
-/// Lists the oldest `limit` pending entries of a group in each partition, and in its backlog; none if there is no such
-/// group.
+/// Sends a command, and returns its reply, which may be an error about a missing stream or group.
+async fn reply_of(bus: &BusInner, command: Cmd) -> Result<RedisResult<Value>, RedisCommandError> {
+    bus.ensure_open()?;
+    let mut commands = redis::pipe();
+    commands.add_command(command);
+    commands.ignore_errors();
+    let replies: Vec<RedisResult<Value>> =
+        bus.connection().query_all_idempotent(&commands).await.map_err(|error| bus.command_error(error))?;
+    Ok(replies.into_iter().next().unwrap_or(Ok(Value::Nil)))
+}
+
+/// Lists the oldest `limit` pending entries of a group; none if there is no such group.
 pub(crate) async fn pending_deliveries(
     bus: &BusInner,
     group: &Name,
     limit: usize,
 ) -> Result<Vec<PendingDelivery>, RedisCommandError> {
-    let (backlog, mut deliveries) = (bus.for_backlog(group), Vec::new());
-    for part in bus.partitions_or_self().into_iter().chain(backlog.partitions_or_self()) {
-        deliveries.extend(pending_of(part, group, limit).await?);
-    }
-    Ok(deliveries)
-}
-
-/// Sends a command, and returns its reply, which may be an error about a missing stream or group.
-async fn reply_of(part: &BusInner, command: Cmd) -> Result<RedisResult<Value>, RedisCommandError> {
-    part.ensure_open()?;
-    let mut commands = redis::pipe();
-    commands.add_command(command);
-    commands.ignore_errors();
-    let replies: Vec<RedisResult<Value>> =
-        part.connection().query_all_idempotent(&commands).await.map_err(|error| part.command_error(error))?;
-    Ok(replies.into_iter().next().unwrap_or(Ok(Value::Nil)))
-}
-
-async fn pending_of(part: &BusInner, group: &Name, limit: usize) -> Result<Vec<PendingDelivery>, RedisCommandError> {
-    let reply = reply_of(part, request("XPENDING", (part.stream(), group.as_str(), "-", "+", limit))).await?;
-    let pending = admin::parse_pending(reply).map_err(|error| part.command_error(error.into()))?;
+    let reply = reply_of(bus, request("XPENDING", (bus.stream(), group.as_str(), "-", "+", limit))).await?;
+    let pending = admin::parse_pending(reply).map_err(|error| bus.command_error(error.into()))?;
     if pending.is_empty() {
         return Ok(Vec::new());
     }
-    let retry = keys::retry(part.stream(), &part.config().retry_key_prefix, group);
+    let retry = keys::retry(bus.stream(), &bus.config().retry_key_prefix, group);
     let query = admin::load_attempts(&retry, pending.iter().map(|(id, ..)| id.as_str()));
-    let attempts: Vec<Option<String>> = part.query_idempotent(&query).await?;
+    let attempts: Vec<Option<String>> = bus.query_idempotent(&query).await?;
     let mut ranges = redis::pipe();
     for (id, ..) in &pending {
-        ranges.cmd("XRANGE").arg(part.stream()).arg(id).arg(id);
+        ranges.cmd("XRANGE").arg(bus.stream()).arg(id).arg(id);
     }
     ranges.ignore_errors();
     let entries: Vec<RedisResult<Value>> =
-        part.connection().query_all_idempotent(&ranges).await.map_err(|error| part.command_error(error))?;
+        bus.connection().query_all_idempotent(&ranges).await.map_err(|error| bus.command_error(error))?;
     let mut deliveries = Vec::with_capacity(pending.len());
     for (((id, consumer, idle_ms), attempts), entry) in pending.into_iter().zip(attempts).zip(entries) {
         let attempts = attempts.and_then(|json| DeliveryAttempts::from_json(&json).ok()).unwrap_or_default();

@@ -34,15 +34,15 @@ impl Apply for Account {
     fn apply(&mut self, _event: &AccountEvent) {}
 }
 
-#[handler(manual)]
+#[handler(manual, stream = "accounts")]
 async fn count(_event: &Opened, State(opened): State<Arc<AtomicU32>>) {
     opened.fetch_add(1, Ordering::SeqCst);
 }
 
 fn builder(config: RedisEventBusConfig, opened: &Arc<AtomicU32>) -> AppBuilder {
     let bus = RedisEventBus::lazy(config).unwrap();
-    let app = App::builder().store(InMemoryEventStore::new()).bus(bus).state(Arc::clone(opened)).handler::<count>();
-    app.wait_timeout(Duration::from_millis(100))
+    let app = App::builder().store(InMemoryEventStore::new()).bus(bus.clone()).consume("accounts", bus);
+    app.state(Arc::clone(opened)).handler::<count>().wait_timeout(Duration::from_millis(100))
 }
 
 async fn start(config: RedisEventBusConfig, opened: &Arc<AtomicU32>) -> Result<App, StartError> {
@@ -52,41 +52,34 @@ async fn start(config: RedisEventBusConfig, opened: &Arc<AtomicU32>) -> Result<A
 #[tokio::test]
 async fn an_app_starts_and_saves_while_the_server_is_away_and_goes_on_when_it_comes() {
     log::keep();
-    for partitions in [1, 4] {
-        let mut redis = eventbus_test::private_redis();
-        let config = RedisEventBusConfig { partitions, ..config_on(redis.url()) };
-        let stream = config.stream_name();
-        let told = |text: &str| log::lines(&[text, &stream]).len();
-        redis.stop();
-        let opened = Arc::default();
-        let app = start(config, &opened).await.unwrap();
-        let account = "1".parse().unwrap();
-        let saved = app.repository::<Account>().upsert(&account, |_| Ok::<_, Never>(Opened {})).await.unwrap();
-        let unpublished = app.published(saved.position).await.unwrap_err().to_string();
-        assert!(unpublished.contains("the bus is away: cannot connect to Redis"), "{unpublished}");
-        let health = app.health().await;
-        let alerts = health.alerts(&HealthThresholds::default());
-        assert!(health.is_ready() && !health.connected, "{health:?}");
-        assert!(alerts.iter().any(|alert| alert.contains("not connected: cannot connect to Redis")), "{alerts:?}");
-        let (away, connected) = ("bus is away, the app starts without it", "bus is connected");
-        assert_eq!((told(away), told(connected)), (1, 0));
-        redis.start();
-        until("the event is handled", async || opened.load(Ordering::SeqCst) == 1).await;
-        let health = app.health().await;
-        assert!(health.connected && health.consuming, "{health:?}");
-        app.shutdown(Duration::from_secs(10)).await.unwrap();
-        assert_eq!((told(away), told(connected)), (1, 1), "{:?}", log::lines(&[&stream]));
-    }
+    let mut redis = eventbus_test::private_redis();
+    let config = config_on(redis.url());
+    let stream = config.stream_name();
+    let told = |text: &str| log::lines(&[text, &stream]).len();
+    redis.stop();
+    let opened = Arc::default();
+    let app = start(config, &opened).await.unwrap();
+    let account = "1".parse().unwrap();
+    let saved = app.repository::<Account>().upsert(&account, |_| Ok::<_, Never>(Opened {})).await.unwrap();
+    let unpublished = app.published(saved.position).await.unwrap_err().to_string();
+    assert!(unpublished.contains("the bus is away: cannot connect to Redis"), "{unpublished}");
+    let health = app.health().await;
+    let alerts = health.alerts(&HealthThresholds::default());
+    assert!(health.is_ready() && !health.connected, "{health:?}");
+    assert!(alerts.iter().any(|alert| alert.contains("not connected: cannot connect to Redis")), "{alerts:?}");
+    let (away, connected) = ("bus is away, the app starts without it", "bus is connected");
+    assert_eq!((told(away), told(connected)), (1, 0));
+    redis.start();
+    until("the event is handled", async || opened.load(Ordering::SeqCst) == 1).await;
+    let health = app.health().await;
+    assert!(health.connected && health.consuming, "{health:?}");
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+    assert_eq!((told(away), told(connected)), (1, 1), "{:?}", log::lines(&[&stream]));
 }
 
 #[tokio::test]
 async fn a_server_that_refuses_is_an_error_of_the_start() {
-    let (connected, opened) = (RedisEventBus::connect(config()).await.unwrap(), Arc::default());
-    let other_layout = RedisEventBusConfig { partitions: 4, ..connected.config().clone() };
-    connected.publish(&[event("1")]).await.unwrap();
-    let error = said(&start(other_layout, &opened).await.unwrap_err());
-    assert!(error.contains("has 1 partition(s) and not 4"), "{error}");
-
+    let opened = Arc::default();
     let redis = eventbus_test::private_redis_with(&[]);
     let refuses: RedisEventBusConfig = {
         let client = redis::Client::open(redis.url()).unwrap();
@@ -102,32 +95,28 @@ async fn a_server_that_refuses_is_an_error_of_the_start() {
 /// Fails if the handlers of an app with the wrong store take the events of a different application.
 #[tokio::test]
 async fn an_app_with_a_store_of_which_the_stream_has_no_event_does_not_start_beside_those_of_another() {
-    for partitions in [1, 4] {
-        let (config, opened) = (RedisEventBusConfig { partitions, ..config() }, Arc::default());
-        let app = start(config.clone(), &opened).await.unwrap();
-        let account = "1".parse().unwrap();
-        app.repository::<Account>().upsert(&account, |_| Ok::<_, Never>(Opened {})).await.unwrap();
-        until("the event is handled", async || opened.load(Ordering::SeqCst) == 1).await;
-        let own = app.store().store_id().await.unwrap();
-        app.shutdown(Duration::from_secs(10)).await.unwrap();
+    let (config, opened) = (config(), Arc::default());
+    let app = start(config.clone(), &opened).await.unwrap();
+    let account = "1".parse().unwrap();
+    app.repository::<Account>().upsert(&account, |_| Ok::<_, Never>(Opened {})).await.unwrap();
+    until("the event is handled", async || opened.load(Ordering::SeqCst) == 1).await;
+    let own = app.store().store_id().await.unwrap();
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
 
-        let observer = RedisEventBus::connect(config.clone()).await.unwrap();
-        observer.publish(&[event("1")]).await.unwrap();
-        let consumers = observer.group_consumers(observer.default_group()).await.unwrap().len();
-        let wrong = Arc::default();
-        let error = start(config.clone(), &wrong).await.unwrap_err();
-        let [StartMistake::OtherStore(RelayError::OtherStore { other, .. })] = error.mistakes() else {
-            panic!("{error}")
-        };
-        assert_eq!(*other, own);
-        assert!(error.to_string().contains("check the address of the store"), "{error}");
-        let joined = observer.group_consumers(observer.default_group()).await.unwrap().len();
-        assert_eq!((joined, wrong.load(Ordering::SeqCst)), (consumers, 0), "no consumer has joined the group");
+    let observer = RedisEventBus::connect(config.clone()).await.unwrap();
+    observer.publish(&[event("1")]).await.unwrap();
+    let consumers = observer.group_consumers(observer.default_group()).await.unwrap().len();
+    let wrong = Arc::default();
+    let error = start(config.clone(), &wrong).await.unwrap_err();
+    let [StartMistake::OtherStore(RelayError::OtherStore { other, .. })] = error.mistakes() else { panic!("{error}") };
+    assert_eq!(*other, own);
+    assert!(error.to_string().contains("check the address of the store"), "{error}");
+    let joined = observer.group_consumers(observer.default_group()).await.unwrap().len();
+    assert_eq!((joined, wrong.load(Ordering::SeqCst)), (consumers, 0), "no consumer has joined the group");
 
-        // on purpose
-        for builder in [builder(config.clone(), &opened).without_relay(), builder(config, &opened).share_stream()] {
-            builder.start().await.unwrap().shutdown(Duration::from_secs(10)).await.unwrap();
-        }
+    // on purpose
+    for builder in [builder(config.clone(), &opened).without_relay(), builder(config, &opened).share_stream()] {
+        builder.start().await.unwrap().shutdown(Duration::from_secs(10)).await.unwrap();
     }
 }
 

@@ -30,7 +30,7 @@ impl Apply for Order {
     fn apply(&mut self, _event: &OrderEvent) {}
 }
 
-#[handler(manual, retries = 0)]
+#[handler(manual, stream = "orders", retries = 0)]
 async fn reserve_stock(event: &OrderCreated) -> Result<(), String> {
     tracing::info!(event.items, "stock is reserved");
     if event.items > 1 { Err("the shelf is empty".into()) } else { Ok(()) }
@@ -47,8 +47,9 @@ fn line(message: &str, aggregate: &str) -> (usize, String) {
 #[tokio::test]
 async fn a_line_of_a_handler_says_early_what_it_says() {
     log::keep();
-    let app = App::builder().store(InMemoryEventStore::new()).bus(fresh_bus().await).handler::<reserve_stock>();
-    let app = app.start().await.unwrap();
+    let bus = fresh_bus().await;
+    let app = App::builder().store(InMemoryEventStore::new()).bus(bus.clone()).consume("orders", bus);
+    let app = app.handler::<reserve_stock>().start().await.unwrap();
     let orders = app.repository::<Order>();
     let (short, long) = ("4711".parse().unwrap(), AggregateId::new());
     orders.upsert(&short, |_| Ok::<_, Never>(OrderCreated { items: 1 })).await.unwrap();
@@ -78,8 +79,8 @@ async fn of_a_server_that_is_away_it_is_told_once_that_it_is_and_once_that_it_is
     let mut server = eventbus_test::private_redis();
     let bus = RedisEventBus::connect(config_on(server.url())).await.unwrap();
     let stream = bus.config().stream_name();
-    let app = App::builder().store(InMemoryEventStore::new()).bus(bus).handler::<reserve_stock>();
-    let app = app.start().await.unwrap();
+    let app = App::builder().store(InMemoryEventStore::new()).bus(bus.clone()).consume("orders", bus);
+    let app = app.handler::<reserve_stock>().start().await.unwrap();
     server.stop();
     let orders = app.repository::<Order>();
     orders.upsert(&"away".parse().unwrap(), |_| Ok::<_, Never>(OrderCreated { items: 1 })).await.unwrap();

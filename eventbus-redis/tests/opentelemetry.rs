@@ -103,13 +103,13 @@ impl Apply for Invoice {
     fn apply(&mut self, _event: &InvoiceEvent) {}
 }
 
-#[handler(manual, group = "invoices")]
+#[handler(manual, group = "invoices", stream = "orders")]
 async fn invoice(_: &Placed, id: &AggregateId, invoices: Repository<Invoice>) -> eventbus::Result<()> {
     invoices.upsert(id, |_| Ok::<_, Never>(Sent {})).await?;
     Ok(())
 }
 
-#[handler(manual, group = "archive")]
+#[handler(manual, group = "archive", stream = "orders")]
 async fn archive(_: &Sent, State(archived): State<Arc<AtomicBool>>) {
     archived.store(true, Ordering::SeqCst);
 }
@@ -118,7 +118,7 @@ async fn archive(_: &Sent, State(archived): State<Arc<AtomicBool>>) {
 async fn app_on(prefix: &str) -> AppBuilder {
     let config = RedisEventBusConfig { stream_prefix: prefix.into(), block_ms: 50, ..config() };
     let bus = RedisEventBus::connect(config).await.unwrap();
-    App::builder().store(InMemoryEventStore::new()).bus(bus).share_stream()
+    App::builder().store(InMemoryEventStore::new()).bus(bus.clone()).share_stream().consume("orders", bus)
 }
 
 /// The process whose handler saves; returns at once in an ordinary run.

@@ -136,7 +136,12 @@ pub mod app {
 pub mod bus {
     #[doc(inline)]
     pub use crate::port::{
-        ConnectError, ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError, SkippedBefore,
+        ConnectError, ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError,
+    };
+    #[doc(hidden)]
+    pub use crate::runtime::{
+        app::MergedDeadLetters,
+        engine::{bus_of_store, reads_store},
     };
 }
 
@@ -219,7 +224,7 @@ pub mod health {
     pub use crate::port::{
         health::{
             CatchingUp, CrowdedGroup, Health, HealthStatus, HealthThresholds, OldestUnfinished, RunningHandler,
-            SilentConsumer, UnfilledGroup, UnreadableEvents, WaitingForServer,
+            SilentConsumer, WaitingForServer,
         },
         stats::{BusStats, GroupInfo, InFlightCounts, StreamInfo, StreamSummary},
     };
@@ -248,10 +253,7 @@ pub mod projection {
 pub mod relay {
     #[doc(inline)]
     pub use crate::{
-        port::relay::{
-            GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome,
-            ResyncRequest,
-        },
+        port::relay::{PublishRange, PublishedPosition, RangeOutcome},
         runtime::relay::{BeginError, RelayError, RelayStatus, RepublishError, begin_after, republish},
     };
 }
@@ -278,6 +280,7 @@ pub mod store {
         append_batches::AppendBatches,
         boundaries::{Boundaries, Boundary, BoundaryCondition, BoundaryRead, FURTHER_TAGS},
         feed_end::FeedEnd,
+        feed_page::{FeedPage, PageLimits},
         multi_stream_append::{
             Handled, HandledCommand, HandledDelivery, MULTI_STREAM_APPENDS_MAX, MultiStreamAppend, MultiStreamOutcome,
         },
@@ -352,7 +355,7 @@ pub mod __private {
 
         pub use crate::{
             ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version, delivery::*, handler::*,
-            health::*, port::feed_claim::*, port::listings::*, port::*, relay::*, store::*,
+            health::*, port::feed_claim::*, port::handler_progress::*, port::listings::*, port::*, relay::*, store::*,
         };
     }
 

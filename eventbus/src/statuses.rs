@@ -12,10 +12,10 @@ use uuid::Uuid;
 use crate::{
     EventContext, EventId, Name, NewEvent, Position, RecordedEvent, Saved, StreamId, Version,
     port::{
-        DeadLetter, DeadLetterPage, Floor, GroupProgress, MessageId, PublishError, SkippedBefore, StoredEventType,
+        DeadLetter, DeadLetterPage, GroupProgress, MessageId, PublishError, StoredEventType,
         health::{
             CatchingUp, CrowdedGroup, Health, HealthStatus, OldestUnfinished, RunningHandler, SilentConsumer,
-            UnfilledGroup, UnreadableEvents, WaitingForServer,
+            WaitingForServer,
         },
         stats::{BusStats, GroupInfo, StreamInfo, StreamSummary},
     },
@@ -32,7 +32,6 @@ use crate::{
 
 const TIMESTAMP: OffsetDateTime = datetime!(2026-11-21 09:30:00.5 UTC);
 const SECOND: Duration = Duration::from_millis(1_500);
-const BILLING: Name = Name::from_static("billing");
 
 fn assert_json<T: Serialize>(status: &T, expected: impl Borrow<Value>) {
     assert_eq!(serde_json::to_value(status).unwrap(), *expected.borrow(), "{}", std::any::type_name::<T>());
@@ -116,15 +115,6 @@ fn silent() -> SilentConsumer {
     SilentConsumer { consumer: "host-2".into(), group: "billing".into(), entry_id: "3-0".into(), seconds: 70 }
 }
 
-fn unreadable() -> UnreadableEvents {
-    let since = "2026-11-21T09:30:00Z".into();
-    UnreadableEvents { group: "billing".into(), count: 2, first: Position::new(4), since }
-}
-
-fn unreadable_json() -> Value {
-    json!({ "group": "billing", "count": 2, "first": 4, "since": "2026-11-21T09:30:00Z" })
-}
-
 fn unfinished() -> OldestUnfinished {
     OldestUnfinished {
         group: "billing".into(),
@@ -143,12 +133,6 @@ fn unfinished_json() -> Value {
 fn health_of_an_app() {
     let waiting =
         WaitingForServer { name: "book".into(), fault: "SQLSTATE 53100".into(), since: "2026-11-21T09:30:00Z".into() };
-    let unfilled = UnfilledGroup {
-        group: "billing".into(),
-        after: Position::new(3),
-        error: "damaged".into(),
-        since: "2026-11-21T09:30:00Z".into(),
-    };
     let crowded = CrowdedGroup { group: "billing".into(), waiting: 100_000, since: "2026-11-21T09:30:00Z".into() };
     let mut health = Health::disconnected(false, "cannot connect")
         .with_store_problem("no connection".into())
@@ -159,16 +143,15 @@ fn health_of_an_app() {
     health.projections = vec!["stopped".into()];
     health.in_flight = vec![in_flight()];
     health.silent = vec![silent()];
-    health.unreadable = vec![unreadable()];
-    health.unfilled = vec![unfilled];
+    health.lost_through = Some(Position::new(3));
     health.waiting = vec![waiting];
     health.crowded = vec![crowded];
     let expected = json!({
         "status": "unhealthy", "connected": false, "consuming": false, "pending_messages": 0, "dlq_messages": 0,
         "error": "cannot connect", "store": "no connection", "relay": "no connection", "projections": ["stopped"],
         "catching_up": [{ "name": "totals", "position": 3 }],
-        "in_flight": [in_flight_json()], "silent": [silent_json()], "unreadable": [unreadable_json()],
-        "unfilled": [{ "group": "billing", "after": 3, "error": "damaged", "since": "2026-11-21T09:30:00Z" }],
+        "in_flight": [in_flight_json()], "silent": [silent_json()],
+        "lost_through": 3,
         "waiting": [{ "name": "book", "fault": "SQLSTATE 53100", "since": "2026-11-21T09:30:00Z" }],
         "unfinished": [unfinished_json()],
         "lag_seconds": { "relay": 40 },
@@ -204,7 +187,6 @@ fn what_a_bus_counts_and_knows() {
         in_flight: vec![in_flight()],
         silent: Some(silent()),
         oldest_unfinished: Some(unfinished()),
-        unreadable: Some(unreadable()),
     };
     let stream = StreamSummary {
         name: "events".into(),
@@ -233,16 +215,13 @@ fn what_a_bus_counts_and_knows() {
         "consumer_groups": [{
             "name": "billing", "consumers": 2, "pending": 3, "active_consumers": 1, "last_delivered_id": "3-0",
             "lag": 4, "oldest_unread_age_ms": 6, "oldest_pending_id": "2-0", "oldest_pending_age_ms": 5, "in_flight": [in_flight_json()],
-            "silent": silent_json(), "oldest_unfinished": unfinished_json(), "unreadable": unreadable_json(),
+            "silent": silent_json(), "oldest_unfinished": unfinished_json(),
         }],
         "pending_messages": 3, "dlq_messages": 1, "active_consumers": 1, "stats": stats,
     });
     assert_json(&info, expected);
-    let progress = GroupProgress { unread: 1, pending: 2, exhausted: 3 };
+    let progress = GroupProgress { unread: 1, pending: 2, exhausted: 3, is_paused: false };
     assert_json(&progress, json!({ "unread": 1, "pending": 2, "exhausted": 3 }));
-    assert_json(&Floor { group: BILLING, position: Position::new(5) }, json!({ "group": "billing", "position": 5 }));
-    let skipped = SkippedBefore { group: BILLING, event_type: "Deposited".into(), count: 4, age: SECOND };
-    assert_json(&skipped, json!({ "group": "billing", "event_type": "Deposited", "count": 4, "age": 1.5 }));
     let stored = StoredEventType {
         event_type: Name::from_static("Deposited"),
         schema_version: 2,
@@ -268,10 +247,11 @@ fn relay_and_followers() {
         stopped: Some(stopped),
         since: Some(TIMESTAMP),
         skipped: Some(1),
+        lost_through: Some(Position::new(2)),
     };
     let expected = json!({
         "position": 3, "head": 5, "is_owner": true, "lag": 1.5, "trouble": "no connection", "stopped": text,
-        "since": "2026-11-21T09:30:00.5Z", "skipped": 1,
+        "since": "2026-11-21T09:30:00.5Z", "skipped": 1, "lost_through": 2,
     });
     assert_json(&relay, expected);
     let follow = FollowStatus { position: Position::new(3), is_live: true, trouble: None };

@@ -1,12 +1,5 @@
 //! The event-bus suite on the bus within one process.
 
-use std::time::Duration;
-
 use eventbus::{InMemoryEventBus, testkit::event_bus::SHORT_DELAYS};
 
 eventbus::event_bus_conformance!(in_process, async { InMemoryEventBus::builder().retry(SHORT_DELAYS).build() });
-eventbus::event_bus_conformance!(
-    long_ago in_process_long_ago,
-    async { InMemoryEventBus::builder().retry(SHORT_DELAYS).deliver_skipped_within(Duration::ZERO).build() },
-    async |bus: &InMemoryEventBus| bus.clone()
-);

@@ -7,6 +7,7 @@ use eventbus::{
 };
 
 eventbus::event_store_conformance!(memory_store, async { InMemoryEventStore::new() });
+eventbus::handler_progress_conformance!(handlers_of_memory_store, async { InMemoryEventStore::new() });
 eventbus::event_store_reopen_conformance!(
     memory_store_handles,
     async { InMemoryEventStore::new() },

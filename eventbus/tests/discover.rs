@@ -138,7 +138,7 @@ async fn groups_run_alone() {
 async fn a_group_that_nothing_belongs_to_is_a_mistake() {
     let error = App::builder().discover_groups(["adit"]).start().await.unwrap_err();
     assert!(matches!(error.mistakes(), [StartMistake::UnknownGroup { .. }]));
-    assert!(error.to_string().ends_with("no handler belongs to group `adit` (groups: audit, default, projections)"));
+    assert!(error.to_string().ends_with("no handler belongs to group `adit` (groups: audit, greet, projections)"));
 }
 
 #[tokio::test]

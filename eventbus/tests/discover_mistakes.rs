@@ -1,6 +1,8 @@
 //! Every mistake that only a whole program can make is reported at once, with both places in the source.
 
-use eventbus::{InMemoryEventBus, app::StartMistake, handler::StateMap, port::FromTransaction, prelude::*};
+use eventbus::{
+    InMemoryEventBus, InMemoryEventStore, app::StartMistake, handler::StateMap, port::FromTransaction, prelude::*,
+};
 
 struct OtherStore;
 
@@ -40,14 +42,8 @@ mod second {
 #[handler]
 async fn reserve(_event: &first::Opened, _connection: &mut std::net::TcpStream) {}
 
-#[handler(manual, group = "mail", name = "eu/send")]
-async fn send_to_europe(_event: &first::Opened, _connection: &mut std::net::TcpStream) {}
-
-#[handler(manual, group = "mail/eu", name = "send")]
-async fn send_from_europe(_event: &first::Opened, _connection: &mut std::net::TcpStream) {}
-
-#[handler(manual, group = "mail/eu", name = "send")]
-async fn send_without_store(_event: &first::Opened) {}
+#[handler(manual, stream = "orders")]
+async fn of_orders(_event: &first::Opened) {}
 
 struct Given(u8);
 
@@ -148,21 +144,25 @@ async fn without_discover_the_events_that_the_app_takes_are_checked() {
 }
 
 #[tokio::test]
-async fn two_handlers_with_one_inbox_key_are_a_mistake() {
-    let error = App::builder().handler::<send_to_europe>().handler::<send_from_europe>().start().await.unwrap_err();
-    let [StartMistake::SharedInboxKey { key, first_name: "eu/send", second_name: "send", .. }, others @ ..] =
-        error.mistakes()
-    else {
-        panic!("{error}")
-    };
-    assert_eq!((&**key, others.len()), ("mail/eu/send", 2), "{error}");
-    let text = error.mistakes()[0].to_string();
-    assert!(text.contains(") of group `mail` and handler `send` ("), "{text}");
-    assert_eq!(text.matches(file!()).count(), 2, "{text}");
+async fn a_handler_of_a_stream_that_the_app_does_not_consume_is_a_mistake() {
+    let error = App::builder().handler::<of_orders>().start().await.unwrap_err();
+    assert!(matches!(error.mistakes(), [StartMistake::UnknownStream { stream: "orders", .. }]), "{error}");
+    assert!(error.to_string().contains("`.consume(\"orders\", bus)` (it has: none)"), "{error}");
+    let other = App::builder().consume("parcels", InMemoryEventBus::new()).handler::<of_orders>();
+    let error = other.start().await.unwrap_err();
+    assert!(error.to_string().contains("(it has: parcels)"), "{error}");
+}
 
-    let app = App::builder().handler::<send_to_europe>().handler::<send_without_store>();
-    let error = app.start().await.unwrap_err();
-    assert!(matches!(error.mistakes(), [StartMistake::TransactionMismatch { .. }]), "only one has an inbox: {error}");
+#[tokio::test]
+async fn a_bus_that_an_app_neither_publishes_on_nor_consumes_is_a_mistake() {
+    let builder = || App::builder().store(InMemoryEventStore::new()).handler::<first::on>().without_relay();
+    let error = builder().bus(InMemoryEventBus::new()).start().await.unwrap_err();
+    assert!(matches!(error.mistakes(), [StartMistake::BusWithoutUse]), "{error}");
+    let bus = InMemoryEventBus::new();
+    let app = builder().bus(bus.clone()).consume("orders", bus).handler::<of_orders>().start().await.unwrap();
+    app.shutdown(std::time::Duration::from_secs(5)).await.unwrap();
+    let app = builder().start().await.unwrap();
+    app.shutdown(std::time::Duration::from_secs(5)).await.unwrap();
 }
 
 #[test]

@@ -153,10 +153,14 @@ struct HeldSnapshots {
     refuses: AtomicBool,
 }
 
-delegate!(HeldSnapshots, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+delegate!(HeldSnapshots, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases);
 
 #[deny(clippy::missing_trait_methods)]
 impl EventStore for HeldSnapshots {
+    fn handler_progress(&self) -> Option<&dyn eventbus::port::HandlerProgress> {
+        self.store.handler_progress()
+    }
+
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         self.store.transactions()
     }

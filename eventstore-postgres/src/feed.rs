@@ -1,6 +1,7 @@
 //! Reading all events in one total order, without gaps.
 //!
-//! Invariant: the head and a page are two statements, in this order, so that the page's snapshot is the newer one.
+//! Invariant: the head and a page are two statements, in this order, so that the page's snapshot is the newer one; also
+//! those of the function that reads both in one round trip, see `migrations/0006_handlers.sql`.
 //!
 //! Invariant: the head is the position of an event, never one without. The sequence may draw such a position again
 //! after a crash, see `head.sql`; a reader that had passed it would miss the event stored there.
@@ -10,7 +11,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use eventbus::{
     Position, RecordedEvent, StreamId,
-    port::{AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream},
+    port::{
+        AppendSignal, FeedFilter, MissingEvent, ReadError, ReadFeed, RecordStream,
+        feed_page::{FeedPage, PageLimits},
+    },
     store::{FeedEnd, VisitFeedEvent},
     support::{fetched_ahead, paged_ahead},
 };
@@ -24,7 +28,7 @@ use crate::{
         find_window_end, unreadable_answer,
     },
     filter_parameters::FilterParameters,
-    missing_events,
+    joint_page, missing_events,
     open_append::PgOpenAppend,
     record::decode_time,
     store::PgEventStore,
@@ -82,6 +86,16 @@ impl ReadFeed for PgEventStore {
         let head: Option<i64> = row.try_get(0).map_err(unreadable_answer)?;
         let head = head.map_or(Position::START, |head| Position::new(u64::try_from(head).unwrap_or(0)));
         Ok(FeedEnd { head, has_open_appends: row.try_get(1).map_err(unreadable_answer)? })
+    }
+
+    async fn read_page(&self, after: Position, filter: &FeedFilter, limits: PageLimits) -> Result<FeedPage, ReadError> {
+        if let Some(page) = joint_page::read(self.inner(), after, &FilterParameters::new(filter), limits).await {
+            return Ok(page);
+        }
+        let end = self.feed_end().await?;
+        let page = FeedPage::take(self.read_feed(after, end.head, filter), end, after, limits).await?;
+        self.inner().joint_pages().note_page(&page);
+        Ok(page)
     }
 
     async fn held_for(&self) -> Result<Option<Duration>, ReadError> {
@@ -260,12 +274,21 @@ mod tests {
         }
         let statements = store.inner().statements();
         let types = FilterShape { has_event_types: true, ..FilterShape::default() };
-        let streams = FilterShape { has_aggregate_types: true, has_tenant: true, has_event_types: false };
+        let streams = FilterShape { has_aggregate_types: true, has_tenant: true, ..FilterShape::default() };
         for (name, page) in [
-            ("filtered(bigint, bigint, text[], text[], uuid)", statements.filtered_page(types, PageEnd::AtEvents)),
-            ("of_streams(bigint, bigint, text[], text[])", statements.filtered_page(streams, PageEnd::AtEvents)),
-            ("large_filtered(bigint, bigint, text[], text[], uuid)", statements.filtered_page(types, PageEnd::AtBytes)),
-            ("visited(bigint, bigint, text[], text[], uuid)", statements.visited_page(types, PageEnd::AtEvents)),
+            (
+                "filtered(bigint, bigint, text[], text[], uuid, bytea)",
+                statements.filtered_page(types, PageEnd::AtEvents),
+            ),
+            (
+                "of_streams(bigint, bigint, text[], text[], uuid, bytea)",
+                statements.filtered_page(streams, PageEnd::AtEvents),
+            ),
+            (
+                "large_filtered(bigint, bigint, text[], text[], uuid, bytea)",
+                statements.filtered_page(types, PageEnd::AtBytes),
+            ),
+            ("visited(bigint, bigint, text[], text[], uuid, bytea)", statements.visited_page(types, PageEnd::AtEvents)),
             ("feed", statements.whole_feed_page(include_str!("sql/read_page.sql"), PageEnd::AtEvents)),
             ("large_feed", statements.whole_feed_page(include_str!("sql/read_page.sql"), PageEnd::AtBytes)),
             ("forward", statements.stream_page(include_str!("sql/read_forward.sql"), "version")),
@@ -280,11 +303,15 @@ mod tests {
             for mode in ["force_custom_plan", "force_generic_plan"] {
                 run(&mut connection, format!("SET plan_cache_mode = {mode}")).await;
                 for (call, events, streams) in [
-                    ("filtered(0, 5000, NULL, '{Rare}', NULL, 1000)", "events_pkey", ""),
-                    ("of_streams(0, 5000, '{Order}', NULL, gen_random_uuid(), 1000)", "events_pkey", "streams_pkey"),
-                    ("filtered(0, 5000, NULL, '{Deposited}', NULL, 1000)", "events_pkey", ""),
-                    ("large_filtered(0, 5000, NULL, '{Deposited}', NULL, 1000)", "events_pkey", ""),
-                    ("visited(0, 5000, NULL, '{Deposited}', NULL, 1000)", "events_pkey", ""),
+                    ("filtered(0, 5000, NULL, '{Rare}', NULL, NULL, 1000)", "events_pkey", ""),
+                    (
+                        "of_streams(0, 5000, '{Order}', NULL, gen_random_uuid(), NULL, 1000)",
+                        "events_pkey",
+                        "streams_pkey",
+                    ),
+                    ("filtered(0, 5000, NULL, '{Deposited}', NULL, NULL, 1000)", "events_pkey", ""),
+                    ("large_filtered(0, 5000, NULL, '{Deposited}', NULL, NULL, 1000)", "events_pkey", ""),
+                    ("visited(0, 5000, NULL, '{Deposited}', NULL, NULL, 1000)", "events_pkey", ""),
                     ("feed(0, 5000, 1000)", "events_pkey", "events_stream"),
                     ("large_feed(0, 5000, 1000)", "events_pkey", "events_stream"),
                     ("counted(1, 1, 1000000, 4096, 100000)", "events_stream", "streams_pkey"),
@@ -325,10 +352,11 @@ mod tests {
             run(&mut connection, format!("PREPARE {name} AS {}", query.sql().as_str())).await;
         }
         let known = StreamId::parse("Account", "known").unwrap();
-        let large = "0, 9000000000000, NULL, '{Deposited}', NULL, '{1}', '{1}', '{course:1}', 50";
-        let both = "0, 9000000000000, NULL, NULL, NULL, '{1,1}', '{2,2}', '{course:1,student:a}', 5000";
-        let many = "0, 9000000000000, '{Account}', NULL, NULL, '{1,2}', '{1,1}', '{course:1,student:a}', 50";
-        let bounded = "0, 9000000000000, NULL, '{Deposited}', uuid_nil(), '{1,2}', '{1,1}', '{course:1,student:a}', 50";
+        let large = "0, 9000000000000, NULL, '{Deposited}', NULL, NULL, '{1}', '{1}', '{course:1}', 50";
+        let both = "0, 9000000000000, NULL, NULL, NULL, NULL, '{1,1}', '{2,2}', '{course:1,student:a}', 5000";
+        let many = "0, 9000000000000, '{Account}', NULL, NULL, NULL, '{1,2}', '{1,1}', '{course:1,student:a}', 50";
+        let bounded =
+            "0, 9000000000000, NULL, '{Deposited}', uuid_nil(), NULL, '{1,2}', '{1,1}', '{course:1,student:a}', 50";
         let append = "appended('{known}', '{Account}', ARRAY[uuid_nil()], '{-1}', '{1}', '{1}', '{1}', \
             ARRAY[gen_random_uuid()], '{Deposited}', '{1}', '{now}', '{\"{}\"}', ARRAY[gen_random_uuid()], '{NULL}', '{NULL}', \
             '{NULL}', '{NULL}', NULL, NULL, NULL, NULL, NULL, '{}', '{}', '{}', NULL, NULL, NULL, NULL, \

@@ -104,11 +104,24 @@ async fn whole_page(
     let (rows, page_end) = fetch_range(inner, (start.after, end), PAYLOAD_COLUMN, query).await?;
     let (mut events, mut has_more) = decode_rows(inner, &rows).await?;
     has_more |= page_end == PageEnd::AtBytes;
-    note_archived(inner, &events, &mut versions).await?;
-    let has_former = rows.first().map_or(Ok(true), decode_has_former).map_err(unreadable_answer)?;
-    has_more |= versions.end_before_gap(&mut events, has_former)?;
+    has_more |= end_before_missing_event(inner, &rows, &mut events, &mut versions).await?;
     let next = PageStart { window_end: end, page_end, ..start }.following(last_position(&events), has_more, end);
     Ok((events, next.map(|start| FeedCursor { start, versions })))
+}
+
+/// Ends a page without a filter before an event whose former one in its stream is missing; `true` if it ends there.
+///
+/// # Errors
+/// If that is the first event of the page.
+pub(crate) async fn end_before_missing_event(
+    inner: &StoreInner,
+    rows: &[PgRow],
+    events: &mut Vec<RecordedEvent>,
+    versions: &mut FeedVersions,
+) -> Result<bool, ReadError> {
+    note_archived(inner, events, versions).await?;
+    let has_former = rows.first().map_or(Ok(true), decode_has_former).map_err(unreadable_answer)?;
+    versions.end_before_gap(events, has_former)
 }
 
 /// Reads events at positions, at most [`PAGE_EVENTS_MAX`], and up to the one with which their payloads reach
@@ -162,7 +175,7 @@ fn decode_event_after_former(
 /// What a page of a read with a filter has of each event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum FeedColumns {
-    /// The columns of `record.sql`, and the number of the stream.
+    /// The columns of `record.sql`.
     Record,
     /// The columns of `visited.sql`.
     Visited,
@@ -229,7 +242,7 @@ pub(crate) async fn decode_filtered(
 /// Events are mostly small, so the server counts bytes only for a page after one that was too large; of that one, the
 /// rows beyond the limit are dropped here. If the statement fails meanwhile, because all rows take too long, the rows
 /// before the failure are the page.
-async fn fetch_rows(
+pub(crate) async fn fetch_rows(
     inner: &StoreInner,
     query: Query<'_>,
     payload_column: usize,
@@ -282,7 +295,7 @@ fn damaged_row(position: i64, error: StatementError) -> ReadError {
 }
 
 /// Decodes the events of rows with the numbers of their streams; `true` if there may be more.
-async fn decode_rows(inner: &StoreInner, rows: &[PgRow]) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
+pub(crate) async fn decode_rows(inner: &StoreInner, rows: &[PgRow]) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
     decode_feed_page(rows, &load_page_streams(inner, rows).await?)
 }
 

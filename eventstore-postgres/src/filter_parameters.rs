@@ -17,6 +17,8 @@ pub(crate) struct FilterParameters {
     aggregate_types: Option<Vec<String>>,
     event_types: Option<Vec<String>>,
     tenant: Option<Uuid>,
+    /// A bit for each slot.
+    slots: Option<[u8; 32]>,
     tags: Option<TagParameters>,
 }
 
@@ -52,6 +54,7 @@ impl FilterParameters {
             aggregate_types: filter.wanted_aggregate_types().map(texts),
             event_types: filter.wanted_event_types().map(texts),
             tenant: filter.wanted_tenant(),
+            slots: filter.wanted_slots().map(slot_bits),
             tags: filter.wanted_tags().and_then(TagParameters::new),
         }
     }
@@ -62,6 +65,7 @@ impl FilterParameters {
             has_aggregate_types: self.aggregate_types.is_some(),
             has_event_types: self.event_types.is_some(),
             has_tenant: self.tenant.is_some(),
+            has_slots: self.slots.is_some(),
         }
     }
 
@@ -73,6 +77,16 @@ impl FilterParameters {
     /// Returns `false` if an event may match without any tag.
     pub(crate) const fn has_tags(&self) -> bool {
         self.tags.is_some()
+    }
+
+    /// Returns `true` if the filter asks for nothing but event types and slots.
+    pub(crate) const fn is_of_types_and_slots(&self) -> bool {
+        self.aggregate_types.is_none() && self.tenant.is_none() && self.tags.is_none()
+    }
+
+    /// Binds event types and slots to a statement.
+    pub(crate) fn bind_types_and_slots<'q>(&'q self, query: Query<'q>) -> Query<'q> {
+        query.bind(self.event_types.as_deref()).bind(self.slots.as_ref().map(<[u8; 32]>::as_slice))
     }
 
     /// Binds the range, the filter and the wanted tags to a statement.
@@ -93,5 +107,15 @@ impl FilterParameters {
             .bind(self.aggregate_types.as_deref())
             .bind(self.event_types.as_deref())
             .bind(self.tenant)
+            .bind(self.slots.as_ref().map(<[u8; 32]>::as_slice))
     }
+}
+
+/// Returns a bit for each slot, in the order of the server's `get_bit`.
+fn slot_bits(slots: &BTreeSet<u8>) -> [u8; 32] {
+    let mut bits = [0; 32];
+    for slot in slots {
+        bits[usize::from(slot / 8)] |= 1 << (slot % 8);
+    }
+    bits
 }

@@ -36,6 +36,7 @@ pub(crate) const STEPS: &[MigrationStep] = &[
     ),
     MigrationStep::inside(4, "commands", MigrationKind::Additive, include_str!("../migrations/0004_commands.sql")),
     MigrationStep::inside(5, "tags", MigrationKind::Additive, include_str!("../migrations/0005_tags.sql")),
+    MigrationStep::inside(6, "handlers", MigrationKind::Additive, include_str!("../migrations/0006_handlers.sql")),
 ];
 
 /// The number of the newest step.

@@ -18,7 +18,10 @@ use crate::stream_numbers::PageStreams;
 pub(crate) const PAGE_EVENTS_MAX: i64 = 1_000;
 
 /// The number of columns of `record.sql`.
-pub(crate) const RECORD_COLUMNS: usize = 14;
+pub(crate) const RECORD_COLUMNS: usize = 15;
+
+/// The column of `record.sql` that holds the number of the stream, the last one.
+const STREAM_NO_COLUMN: usize = RECORD_COLUMNS - 1;
 
 /// The column of `record.sql` that holds the payload.
 pub(crate) const PAYLOAD_COLUMN: usize = 7;
@@ -54,24 +57,29 @@ pub(crate) fn payload_bytes(row: &PgRow, column: usize) -> usize {
     row.try_get_unchecked::<&[u8], _>(column).map_or(0, <[u8]>::len)
 }
 
-/// Returns the number of the stream of an event of the feed, which stands behind the columns of `record.sql`.
+/// Returns the number of the stream of an event.
 pub(crate) fn decode_stream_no(row: &PgRow) -> Result<i64, sqlx::Error> {
-    row.try_get_unchecked(RECORD_COLUMNS)
+    row.try_get_unchecked(STREAM_NO_COLUMN)
+}
+
+/// Returns the slot of the stream with a number: the lowest 8 bits, as in the statements.
+pub(crate) const fn slot_of(stream_no: i64) -> u8 {
+    stream_no.to_le_bytes()[0]
 }
 
 /// Returns `true` if the former event of the row's stream is stored. In a page of the whole feed only the first row has
 /// this column, in the others it is null.
 pub(crate) fn decode_has_former(row: &PgRow) -> Result<bool, sqlx::Error> {
-    row.try_get::<Option<bool>, _>(RECORD_COLUMNS + 1).map(Option::unwrap_or_default)
+    row.try_get::<Option<bool>, _>(RECORD_COLUMNS).map(Option::unwrap_or_default)
 }
 
 /// Returns the position up to which the statement of a page of tagged events searched.
 pub(crate) fn decode_reach(row: &PgRow) -> Result<i64, sqlx::Error> {
-    row.try_get(RECORD_COLUMNS + 1)
+    row.try_get(RECORD_COLUMNS)
 }
 
 /// Column of a page of a boundary from which on the stream of the event stands.
-pub(crate) const BOUNDARY_STREAM_COLUMN: usize = RECORD_COLUMNS + 2;
+pub(crate) const BOUNDARY_STREAM_COLUMN: usize = RECORD_COLUMNS + 1;
 
 /// Returns the counts of the tags, which stand in the first row of a page of a boundary, behind the stream.
 pub(crate) fn decode_counts(row: &PgRow) -> Result<Vec<u64>, sqlx::Error> {
@@ -178,6 +186,7 @@ impl<'r> RowColumns<'r> {
         let recorded_at = decode_time(self.required(decode_i64)?)?;
         let original_recorded_at = self.optional(decode_i64)?.map(decode_time).transpose()?;
         let has_sealed_fields = self.required(fixed)? != [0];
+        let slot = slot_of(self.number()?);
         let metadata = Metadata::new(event_id, event_type, stream, version, occurred_at)
             .with_recorded_at(Some(recorded_at))
             .with_original_recorded_at(original_recorded_at)
@@ -188,7 +197,7 @@ impl<'r> RowColumns<'r> {
             .with_causation_id(causation_id)
             .with_actor_id(actor_id)
             .with_attributes(attributes);
-        Ok(RecordedEvent::new(metadata, payload))
+        Ok(RecordedEvent::new(metadata, payload).with_slot(slot))
     }
 }
 

@@ -37,14 +37,16 @@ pub(crate) struct FilterShape {
     pub(crate) has_aggregate_types: bool,
     pub(crate) has_event_types: bool,
     pub(crate) has_tenant: bool,
+    pub(crate) has_slots: bool,
 }
 
 impl FilterShape {
-    /// Returns the condition on an event `e`: $3 aggregate types, $4 event types, $5 tenant.
+    /// Returns the condition on an event `e`: $3 aggregate types, $4 event types, $5 tenant, $6 slots, a bit for each.
     fn condition(self) -> String {
         let of_stream =
             |column: &str| format!("(SELECT s.{column} FROM {{schema}}.streams s WHERE s.stream_no = e.stream_no)");
         let parts = [
+            self.has_slots.then(|| "get_bit($6::bytea, (e.stream_no & 255)::integer) = 1".to_owned()),
             self.has_event_types.then(|| "e.event_type = ANY ($4::text[])".to_owned()),
             self.has_aggregate_types.then(|| format!("{} = ANY ($3::text[])", of_stream("aggregate_type"))),
             self.has_tenant.then(|| format!("{} = $5::uuid", of_stream("tenant_id"))),
@@ -186,6 +188,17 @@ impl Statements {
         sqlx::query(self.get(sql))
     }
 
+    /// Returns the statement of a process's heartbeat; it may renew its shards.
+    pub(crate) fn heartbeat(&self, renews: bool) -> Query<'static> {
+        let sql = include_str!("sql/heartbeat.sql");
+        let held = match renews {
+            true => include_str!("sql/beat_renewed.sql"),
+            false => include_str!("sql/beat_held.sql"),
+        };
+        let fill = || without_comments(sql).replace("{held}", &without_comments(held));
+        sqlx::query(self.get_or_fill(template(sql, held, Variant::DoesMore(false)), fill))
+    }
+
     /// Returns the statement that reads a page of `rows`, a text of `sql/`, which are events of one stream.
     pub(crate) fn stream_page(&self, rows: &'static str, order: &'static str) -> Query<'static> {
         self.page(rows, order, "", PageEnd::AtBytes)
@@ -198,41 +211,33 @@ impl Statements {
         sqlx::query(self.get_or_fill(template, || without_comments(sql).replace("{wanted}", &shape.condition())))
     }
 
-    /// Returns the statement that reads a page of the feed with a filter, with the number of each event's stream.
+    /// Returns the statement that reads a page of the feed with a filter.
     pub(crate) fn filtered_page(&self, shape: FilterShape, end: PageEnd) -> Query<'static> {
-        self.page_of_filter(include_str!("sql/record.sql"), ", e.stream_no", shape, end)
+        self.page_of_filter(include_str!("sql/record.sql"), shape, end)
     }
 
     /// Returns the statement that reads what a fold needs of a page of the feed with a filter.
     pub(crate) fn visited_page(&self, shape: FilterShape, end: PageEnd) -> Query<'static> {
-        self.page_of_filter(include_str!("sql/visited.sql"), "", shape, end)
+        self.page_of_filter(include_str!("sql/visited.sql"), shape, end)
     }
 
-    fn page_of_filter(
-        &self,
-        columns: &'static str,
-        more_columns: &'static str,
-        shape: FilterShape,
-        end: PageEnd,
-    ) -> Query<'static> {
+    fn page_of_filter(&self, columns: &'static str, shape: FilterShape, end: PageEnd) -> Query<'static> {
         let rows = include_str!("sql/read_filtered.sql");
         let template = template(rows, columns, Variant::Filter(end == PageEnd::AtBytes, shape));
         sqlx::query(self.get_or_fill(template, || {
-            let text = page_text(rows, "position", more_columns, end);
+            let text = page_text(rows, "position", "", end);
             text.replace("{record}", columns.trim()).replace("{wanted}", &shape.condition())
         }))
     }
 
-    /// Returns the statement that reads a page of the feed without a filter, with the number of each event's stream,
-    /// and for the first event whether the event before it in its stream is there.
+    /// Returns the statement that reads a page of the feed without a filter, and for the first event whether the event before it in its stream is there.
     pub(crate) fn whole_feed_page(&self, rows: &'static str, end: PageEnd) -> Query<'static> {
         self.page(rows, "position", include_str!("sql/first_has_former.sql"), end)
     }
 
-    /// Returns the statement that reads the events at positions, with the number of each event's stream, and whether
-    /// the event before it in its stream is there.
+    /// Returns the statement that reads the events at positions, and for each whether the event before it in its stream is there.
     pub(crate) fn page_at_positions(&self) -> Query<'static> {
-        self.page(include_str!("sql/read_at.sql"), "place", ", e.stream_no, {has_former}", PageEnd::AtBytes)
+        self.page(include_str!("sql/read_at.sql"), "place", ", {has_former}", PageEnd::AtBytes)
     }
 
     fn page(
@@ -267,7 +272,7 @@ impl Statements {
     fn page_of_tags(&self, sql: &'static str) -> Query<'static> {
         let rows = include_str!("sql/read_tagged_rows.sql");
         sqlx::query(self.get_or_fill(template(sql, rows, Variant::DoesMore(false)), || {
-            without_comments(sql).replace("{page}", &page_text(rows, "position", ", e.stream_no", PageEnd::AtBytes))
+            without_comments(sql).replace("{page}", &page_text(rows, "position", "", PageEnd::AtBytes))
         }))
     }
 
@@ -341,6 +346,9 @@ impl Statements {
             .replace("{fields}", include_str!("sql/fields.sql").trim())
             .replace("{has_former}", &without_comments(include_str!("sql/has_former.sql")))
             .replace("{is_stream}", include_str!("sql/is_stream.sql").trim())
+            .replace("{is_free_shard}", include_str!("sql/is_free_shard.sql").trim())
+            .replace("{is_last_read}", include_str!("sql/is_last_read.sql").trim())
+            .replace("{shard_of_row}", include_str!("sql/shard_of_row.sql").trim())
             .replace("{driving_tags}", &without_comments(include_str!("sql/driving_tags.sql")))
             .replace("{matching_positions}", &without_comments(include_str!("sql/matching_positions.sql")))
             .replace("{counts}", &without_comments(include_str!("sql/count_tags.sql")))

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        Append, AppendError, BoxFuture, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, ReadError,
-        Snapshots, Transactions, listings::Listings,
+        Append, AppendError, BoxFuture, EventStore, EventTypes, FromTransaction, HandlerProgress, MultiStreamAppends,
+        Notes, ReadError, Snapshots, Transactions, listings::Listings,
     },
     store::{AppendBatches, Boundaries, UniqueValues},
     support::SchemaState,
@@ -375,6 +375,10 @@ impl EventStore for PgEventStore {
 
     fn describe(&self) -> String {
         format!("PgEventStore {} schema {}", self.inner.config().server(), self.inner.config().schema)
+    }
+
+    fn handler_progress(&self) -> Option<&dyn HandlerProgress> {
+        Some(self)
     }
 
     fn notes(&self) -> Option<&dyn Notes> {

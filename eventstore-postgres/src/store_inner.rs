@@ -12,6 +12,7 @@ use sqlx::postgres::PgRow;
 
 use crate::{
     config::PgEventStoreConfig,
+    joint_pages::JointPages,
     notify::AppendNotifier,
     pool::{ConnectionPools, Query},
     statements::Statements,
@@ -29,6 +30,7 @@ pub(crate) struct StoreInner {
     listed_types: ListedEventTypes,
     stream_numbers: StreamNumbers,
     append_batches: AppendBatches,
+    joint_pages: JointPages,
 }
 
 impl StoreInner {
@@ -39,7 +41,7 @@ impl StoreInner {
         append_notifier: Arc<AppendNotifier>,
     ) -> Self {
         let transaction_statements = statements.in_transactions();
-        let (listed_types, stream_numbers, append_batches) = Default::default();
+        let (listed_types, stream_numbers, append_batches, joint_pages) = Default::default();
         Self {
             config,
             connections,
@@ -49,12 +51,17 @@ impl StoreInner {
             listed_types,
             stream_numbers,
             append_batches,
+            joint_pages,
         }
     }
 
     /// The sizes of the batches in which appends share a statement.
     pub(crate) const fn append_batches(&self) -> &AppendBatches {
         &self.append_batches
+    }
+
+    pub(crate) const fn joint_pages(&self) -> &JointPages {
+        &self.joint_pages
     }
 
     pub(crate) fn config(&self) -> &PgEventStoreConfig {

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use common::{add, connect, run, stream};
 use eventbus::{
+    InMemoryEventBus,
     app::AppBuilder,
     clock::{Clock, SharedClock, Sleep, SystemClock},
     prelude::*,
@@ -146,8 +147,8 @@ impl IdleApp {
             if running.is_empty() {
                 add(&store, &stream(), 3).await;
             }
-            let app =
-                App::builder().store(store.clone()).clock(clock.clone()).projection_lease(LEASE).handler::<handled>();
+            let app = App::builder().store(store.clone()).clock(clock.clone()).projection_lease(LEASE);
+            let app = app.bus(InMemoryEventBus::new()).handler::<handled>();
             let app = add_projections(app, projections).start().await.unwrap();
             app.settled().await.unwrap();
             running.push((app, store));

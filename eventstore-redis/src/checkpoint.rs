@@ -3,11 +3,11 @@
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, Position,
-    port::{CheckpointError, Checkpoints, Floor, Floors, Notes},
+    port::{CheckpointError, Checkpoints, Notes},
 };
 use eventbus_redis_core::{
     error::boxed,
-    reply::{self, request},
+    reply::{self},
 };
 use redis::{Cmd, FromRedisValue, ScriptInvocation};
 
@@ -69,35 +69,6 @@ impl Notes for RedisEventStore {
         let names: Vec<String> = query_for(self.inner(), prefix, &range).await?;
         let names = names.into_iter().map(|name| Name::new("note", name));
         names.collect::<Result<_, _>>().map_err(|error| CheckpointError::new(prefix, error))
-    }
-}
-
-#[async_trait]
-impl Floors for RedisEventStore {
-    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        let key = self.inner().keys().floors(destination);
-        let saved: Vec<(String, String)> = query_for(self.inner(), destination, &commands::hash(&key)).await?;
-        let floor = |(group, text): (String, String)| {
-            Ok::<_, BoxError>(Floor { group: Name::new("group", group)?, position: parse_position(&key, &text)? })
-        };
-        let floors: Result<Vec<_>, BoxError> = saved.into_iter().map(floor).collect();
-        let mut floors = floors.map_err(|error| CheckpointError::new(destination, error))?;
-        floors.sort_unstable_by(|one, two| one.group.cmp(&two.group));
-        Ok(floors)
-    }
-
-    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
-        if floors.is_empty() {
-            return Ok(());
-        }
-        let fields: Vec<_> = floors.iter().map(|floor| (floor.group.as_str(), floor.position.get())).collect();
-        let command = request("HSET", (self.inner().keys().floors(destination), fields));
-        query_for::<u64>(self.inner(), destination, &command).await.map(drop)
-    }
-
-    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        let command = request("HDEL", (self.inner().keys().floors(destination), group.as_str()));
-        query_for::<u64>(self.inner(), destination, &command).await.map(drop)
     }
 }
 

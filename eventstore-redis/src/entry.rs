@@ -176,6 +176,7 @@ impl FeedPointer {
         types.is_none_or(|types| types.contains(self.stream.aggregate_type()))
             && filter.wanted_event_types().is_none_or(|types| types.contains(&self.event_type))
             && filter.wanted_tenant().is_none_or(|tenant| self.stream.tenant_or_nil() == tenant)
+            && filter.wanted_slots().is_none_or(|slots| slots.contains(&self.stream.slot()))
     }
 }
 

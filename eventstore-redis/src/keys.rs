@@ -150,25 +150,45 @@ impl StoreKeys {
         self.own_key("reader_names")
     }
 
-    /// Hash: the low-water marks of the groups of a bus.
-    #[must_use]
-    pub fn floors(&self, destination: &Name) -> String {
-        self.own_key(&format!("floors:{destination}"))
+    /// Sorted set: the names of the handlers.
+    pub(crate) fn handlers(&self) -> String {
+        self.own_key("handlers")
     }
 
-    /// Hash by position: the deliveries of a group of the in-process bus that wait for a retry.
-    pub(crate) fn waiting(&self, group: &Name) -> String {
-        self.own_key(&format!("waiting_deliveries:{group}"))
+    /// Hash: the note of a handler and the number of its shards, and the lease and the progress of each shard, in fields
+    /// that begin with its number and a colon.
+    pub(crate) fn handler(&self, name: &Name) -> String {
+        self.own_key(&format!("handler:{name}"))
     }
 
-    /// Sorted set by time: the dead letters of the in-process bus. Its members are position and group.
-    pub(crate) fn dead_letters(&self) -> String {
-        self.own_key("dead_deliveries")
+    /// Hash by position: the rows of a handler that wait.
+    pub(crate) fn waiting_rows(&self, handler: &Name) -> String {
+        self.own_key(&format!("waiting_rows:{handler}"))
     }
 
-    /// Hash by member: the delivery attempts of the dead letters.
-    pub(crate) fn dead_letter_attempts(&self) -> String {
-        self.own_key("dead_delivery_attempts")
+    /// Hash by position: the dead letters of a handler.
+    pub(crate) fn dead_rows(&self, handler: &Name) -> String {
+        self.own_key(&format!("dead_rows:{handler}"))
+    }
+
+    /// Sorted set by time: the dead letters of all handlers. Its members are position and handler.
+    pub(crate) fn dead_row_times(&self) -> String {
+        self.own_key("dead_row_times")
+    }
+
+    /// Hash by name: the processes that run handlers.
+    pub(crate) fn members(&self) -> String {
+        self.own_key("handler_members")
+    }
+
+    /// Sorted set: the time at which each of these processes has renewed its life.
+    pub(crate) fn member_times(&self) -> String {
+        self.own_key("handler_member_times")
+    }
+
+    /// Sorted set: the names of the paused groups.
+    pub(crate) fn paused_groups(&self) -> String {
+        self.own_key("paused_groups")
     }
 
     /// Sorted set by time: the deliveries handled in transactions.
@@ -342,17 +362,19 @@ mod tests {
             "b:aggregate:b:b",
         ];
         let (mut made, mut all) = (0, BTreeSet::from([keys.feed(), keys.ids(), keys.meta(), keys.deliveries()]));
-        all.extend([keys.dead_letters(), keys.dead_letter_attempts(), keys.note_names(), keys.reader_names()]);
+        all.extend([keys.note_names(), keys.reader_names()]);
         all.extend([keys.commands(), keys.command_times(), keys.added_tags()]);
+        all.extend([keys.handlers(), keys.dead_row_times(), keys.members(), keys.member_times(), keys.paused_groups()]);
         for one in texts {
             let name = Name::from_static(one);
-            for key in [keys.checkpoint(&name), keys.lease(&name), keys.floors(&name), keys.shadow(&name)] {
+            for key in [keys.checkpoint(&name), keys.lease(&name), keys.shadow(&name)] {
                 assert!(is_reserved(&key), "{key}");
                 all.insert(key);
             }
             assert!(is_reserved(&keys.note(&name)), "a transaction of the user writes no note");
-            all.extend([keys.shadow_copies(&name), keys.waiting(&name), keys.note(&name)]);
-            made += 7;
+            all.extend([keys.shadow_copies(&name), keys.note(&name)]);
+            all.extend([keys.handler(&name), keys.waiting_rows(&name), keys.dead_rows(&name)]);
+            made += 8;
             for two in texts {
                 let stream = StreamId::parse(one, two).unwrap();
                 let of_tenant = stream.clone().with_tenant_id(Some(Uuid::max()));
@@ -383,6 +405,6 @@ mod tests {
             }
         }
         assert!(all.iter().all(|key| is_reserved(key)));
-        assert_eq!(all.len(), made + 11);
+        assert_eq!(all.len(), made + 14);
     }
 }

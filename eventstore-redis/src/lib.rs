@@ -13,6 +13,8 @@ mod error;
 mod event_types;
 mod fault;
 mod feed;
+mod handler_fields;
+mod handler_progress;
 mod inner;
 /// Names of keys, for the tools of this repository: no part of the API.
 #[doc(hidden)]
@@ -31,7 +33,6 @@ mod store;
 mod transaction;
 mod transaction_error;
 mod transactions;
-mod unfinished;
 
 pub use config::RedisEventStoreConfig;
 pub use durability::{Durability, DurabilityWarning};

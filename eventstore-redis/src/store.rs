@@ -13,8 +13,8 @@ use std::sync::Arc;
 use eventbus::{
     ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        Append, AppendError, EventStore, EventTypes, MultiStreamAppends, Notes, ReadError, Snapshots, Transactions,
-        listings::Listings,
+        Append, AppendError, EventStore, EventTypes, HandlerProgress, MultiStreamAppends, Notes, ReadError, Snapshots,
+        Transactions, listings::Listings,
     },
     store::{Boundaries, UniqueValues},
 };
@@ -205,6 +205,10 @@ impl EventStore for RedisEventStore {
     fn describe(&self) -> String {
         let config = self.inner.config();
         format!("RedisEventStore {} prefix {}", address(&config.redis_url), config.key_prefix)
+    }
+
+    fn handler_progress(&self) -> Option<&dyn HandlerProgress> {
+        Some(self)
     }
 
     fn notes(&self) -> Option<&dyn Notes> {

@@ -19,10 +19,11 @@ use crate::{
     migrate::migrate,
     migration_step::MigrationStep,
     query::execute,
+    slots,
 };
 
 /// Capacity of the statement cache: above the number of statements, so that none is prepared twice.
-const STATEMENT_CACHE_CAPACITY: usize = 96;
+const STATEMENT_CACHE_CAPACITY: usize = 128;
 
 /// Length of the write-ahead log, in pages (4 KiB by SQLite's default), from which on a commit copies it into the
 /// database: four times SQLite's default. Each commit writes the same few pages again; a longer log has more versions
@@ -70,6 +71,7 @@ pub(crate) fn open_writer_as(
     }
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
     connection.busy_timeout(config.busy_timeout).map_err(fault)?;
+    slots::add_function(&connection).map_err(fault)?;
     let prepare = |connection: &Connection| prepare_journal(connection, location, config);
     migrate(&mut connection, location.path(), config, steps, prepare)?;
     Ok(connection)
@@ -135,6 +137,7 @@ pub(crate) fn open_reader(path: &std::path::Path, busy_timeout: Duration) -> rus
     let connection = Connection::open_with_flags(path, flags)?;
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
     connection.busy_timeout(busy_timeout)?;
+    slots::add_function(&connection)?;
     Ok(connection)
 }
 

@@ -125,8 +125,9 @@ fn load_filtered_page(
     }
     let end = end.as_i64();
     let through = after.as_i64().saturating_add(SEARCH_POSITIONS_MAX).min(end);
-    let FilterParameters { aggregate_types, event_types, .. } = filter;
-    let parameters = params![after.as_i64(), through, aggregate_types, event_types, filter.tenant(), PAGE_EVENTS_MAX];
+    let FilterParameters { aggregate_types, event_types, slots, .. } = filter;
+    let (after_number, tenant) = (after.as_i64(), filter.tenant());
+    let parameters = params![after_number, through, aggregate_types, event_types, tenant, PAGE_EVENTS_MAX, slots];
     let (events, more) = query_page(connection, include_str!("sql/read_feed_filtered.sql"), parameters)?;
     let next = match events.last().and_then(RecordedEvent::position) {
         Some(last) if more => Some(last),
@@ -188,8 +189,8 @@ fn count_matching(
         }
         return Ok(count);
     }
-    let FilterParameters { aggregate_types, event_types, .. } = filter;
-    let parameters = params![after.as_i64(), through.as_i64(), aggregate_types, event_types, filter.tenant()];
+    let FilterParameters { aggregate_types, event_types, slots, .. } = filter;
+    let parameters = params![after.as_i64(), through.as_i64(), aggregate_types, event_types, filter.tenant(), slots];
     let count: Option<i64> = query_value(connection, include_str!("sql/count_events.sql"), parameters)?;
     Ok(count.unwrap_or(0).unsigned_abs())
 }

@@ -21,6 +21,7 @@ pub(crate) const STEPS: &[MigrationStep] = &[
     ),
     MigrationStep::new(4, "commands", MigrationKind::Additive, include_str!("../migrations/0004_commands.sql")),
     MigrationStep::new(5, "tags", MigrationKind::Additive, include_str!("../migrations/0005_tags.sql")),
+    MigrationStep::new(6, "handlers", MigrationKind::Additive, include_str!("../migrations/0006_handlers.sql")),
 ];
 
 /// The number of the newest step.

@@ -5,8 +5,8 @@ use std::{path::Path, sync::Arc};
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        self, AppendError, EventStore, EventTypes, FromTransaction, MultiStreamAppends, Notes, Snapshots, Transactions,
-        listings::Listings,
+        self, AppendError, EventStore, EventTypes, FromTransaction, HandlerProgress, MultiStreamAppends, Notes,
+        Snapshots, Transactions, listings::Listings,
     },
     store::{AppendBatches, Boundaries, UniqueValues},
     support::SchemaState,
@@ -241,6 +241,10 @@ impl EventStore for SqliteEventStore {
 
     fn describe(&self) -> String {
         format!("SqliteEventStore {}", self.0.location().path().display())
+    }
+
+    fn handler_progress(&self) -> Option<&dyn HandlerProgress> {
+        Some(self)
     }
 
     fn notes(&self) -> Option<&dyn Notes> {

@@ -1,6 +1,6 @@
 //! Parts that the clones of a store share.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use eventbus::{Name, port::CheckpointError};
 use rusqlite::Connection;
@@ -11,6 +11,7 @@ use crate::{
     error::SqliteConnectError,
     files::OpenFiles,
     location::DatabaseLocation,
+    member_locks::MemberLocks,
     migration_step::MigrationStep,
     query::QueryError,
     readers::{ReaderPool, Readers},
@@ -27,6 +28,7 @@ pub(crate) struct StoreInner {
     shadow_databases: Arc<ShadowDatabases>,
     writer: Arc<Writer>,
     location: DatabaseLocation,
+    member_locks: Arc<MemberLocks>,
 }
 
 impl StoreInner {
@@ -40,7 +42,12 @@ impl StoreInner {
         let fault = |error| SqliteConnectError::from_sqlite(location.path(), error);
         // the first attempt of a write runs in a caller's task, which must not wait
         connection.busy_timeout(Duration::ZERO).map_err(fault)?;
-        let files = Arc::new(open_files(&location)?);
+        let unavailable = |source: io::Error| SqliteConnectError::Unavailable {
+            path: location.path().to_owned(),
+            source: source.into(),
+        };
+        let files = Arc::new(open_files(&location).map_err(unavailable)?);
+        let member_locks = Arc::new(MemberLocks::new(&location).map_err(unavailable)?);
         let writer =
             Arc::new(Writer::new(GuardedConnection::new(connection).map_err(fault)?, Arc::clone(&files), config));
         let readers = match &location {
@@ -50,7 +57,7 @@ impl StoreInner {
             }
         };
         let shadow_databases = Arc::new(ShadowDatabases::new(location.clone(), config.busy_timeout));
-        Ok(Self { readers, shadow_databases, writer, location })
+        Ok(Self { readers, shadow_databases, writer, location, member_locks })
     }
 
     pub(crate) const fn writer(&self) -> &Arc<Writer> {
@@ -67,6 +74,10 @@ impl StoreInner {
 
     pub(crate) const fn location(&self) -> &DatabaseLocation {
         &self.location
+    }
+
+    pub(crate) const fn member_locks(&self) -> &Arc<MemberLocks> {
+        &self.member_locks
     }
 
     /// Reads the progress of `name`.
@@ -92,10 +103,9 @@ impl StoreInner {
     }
 }
 
-fn open_files(location: &DatabaseLocation) -> Result<OpenFiles, SqliteConnectError> {
+fn open_files(location: &DatabaseLocation) -> io::Result<OpenFiles> {
     match location {
         DatabaseLocation::Memory(_) => Ok(OpenFiles::default()),
-        DatabaseLocation::File(path) => OpenFiles::from_database(path)
-            .map_err(|source| SqliteConnectError::Unavailable { path: path.clone(), source: source.into() }),
+        DatabaseLocation::File(path) => OpenFiles::from_database(path),
     }
 }

@@ -103,10 +103,10 @@ impl TagWalk {
         filter: &FilterParameters,
     ) -> Result<Option<TaggedPosition>, QueryError> {
         if let (true, Some(after)) = (self.read_ahead.is_empty(), self.after) {
-            let FilterParameters { aggregate_types, event_types, .. } = filter;
+            let FilterParameters { aggregate_types, event_types, slots, .. } = filter;
             let (after, through) = (after.as_i64(), through.as_i64());
             let parameters =
-                params![self.tag_no, self.other_tags, after, through, aggregate_types, event_types, WALK_EVENTS];
+                params![self.tag_no, self.other_tags, after, through, aggregate_types, event_types, WALK_EVENTS, slots];
             let sql = include_str!("sql/tagged_positions.sql");
             self.read_ahead = query_rows(connection, sql, parameters, decode)?.into();
             let is_full = self.read_ahead.len() == WALK_EVENTS as usize;

@@ -192,9 +192,10 @@ impl FeedChunk {
     ) -> Result<Self, QueryError> {
         let through = through.min(load_head(connection)?).as_i64();
         let searched = after.as_i64().saturating_add(SEARCH_POSITIONS_MAX).min(through);
-        let FilterParameters { aggregate_types, event_types, .. } = filter;
+        let FilterParameters { aggregate_types, event_types, slots, .. } = filter;
         let mut statement = connection.prepare_cached(include_str!("sql/visit_feed.sql"))?;
-        let parameters = params![after.as_i64(), searched, aggregate_types, event_types, filter.tenant(), EVENTS_MAX];
+        let (after_number, tenant) = (after.as_i64(), filter.tenant());
+        let parameters = params![after_number, searched, aggregate_types, event_types, tenant, EVENTS_MAX, slots];
         let rows = statement.query(parameters)?;
         let (events, fields) = (Vec::new(), FieldBuffer::default());
         let mut chunk = Self { events, fields, streams, next: after, end: ChunkEnd::Full };

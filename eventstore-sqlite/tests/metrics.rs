@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use eventbus::{metrics::Metrics, port::Transactions as _, prelude::*};
+use eventbus::{InMemoryEventBus, metrics::Metrics, port::Transactions as _, prelude::*};
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, SqliteTransactionError};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -84,7 +84,8 @@ async fn counts_equal_the_rows_and_what_the_writers_saw() {
     let sql: &mut SqliteTransaction = tx.as_any_mut().downcast_mut().unwrap();
     sql.execute("CREATE TABLE sums (name TEXT PRIMARY KEY, events INTEGER NOT NULL)", ()).unwrap();
     tx.commit().await.unwrap();
-    let app = App::builder().store(store.clone()).handler::<sum>().projection(Sums).start().await.unwrap();
+    let app = App::builder().store(store.clone()).bus(InMemoryEventBus::new()).handler::<sum>().projection(Sums);
+    let app = app.start().await.unwrap();
 
     let writers: Vec<_> =
         (0..WRITERS).map(|writer| tokio::spawn(write(app.repository::<Tally>(), writer, EVENTS))).collect();
@@ -103,7 +104,7 @@ async fn counts_equal_the_rows_and_what_the_writers_saw() {
     assert!(appends.sum > 0.0);
     assert_eq!(number(&metrics, "eventbus_append_conflicts_total", &[("aggregate", "Tally")]), conflicts);
     assert!(conflicts > 0, "the writers met");
-    let runs = [("group", "default"), ("handler", "sum"), ("outcome", "succeeded")];
+    let runs = [("group", "sum"), ("handler", "sum"), ("outcome", "succeeded")];
     assert_eq!(metrics.distribution("eventbus_handler_seconds", &runs).unwrap().count, rows(&store, "handler").await);
     let sums = [("projection", "sums")];
     assert_eq!(number(&metrics, "eventbus_projection_events_total", &sums), rows(&store, "projection").await);

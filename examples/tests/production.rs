@@ -43,7 +43,8 @@ fn what_a_dead_consumer_left_is_recovered() {
     let mut stream = Stream::new();
     let publish = [&stream.arguments()[..], &["--count", "2", "--event", "Left"]].concat();
     printed(&run(env!("CARGO_BIN_EXE_publisher"), &publish));
-    // a consumer reads them and dies
+    // a consumer of the group reads them and dies
+    let () = stream.run("XGROUP CREATE {}:stream default 0");
     let _: redis::Value = stream.run("XREADGROUP GROUP default dead COUNT 2 STREAMS {}:stream >");
     assert_eq!(stream.pending("default"), 2);
     let mut service = production(&stream.arguments(), &["--recover-every-ms", "50", "--recover-idle-ms", "100"]);

@@ -11,8 +11,9 @@ type Call = Option<(&'static str, &'static str)>;
 /// A backend, the calls of its suites in the order of the columns, and the guarantees that it does not claim.
 type Backend = (&'static str, &'static [Call], &'static str);
 
-const STORE_SUITES: [(&str, &str); 3] = [
+const STORE_SUITES: [(&str, &str); 4] = [
     ("event_store_conformance", "events"),
+    ("handler_progress_conformance", "handlers"),
     ("event_store_reopen_conformance", "reopening"),
     ("event_store_transactions_conformance", "transactions"),
 ];
@@ -22,6 +23,7 @@ const STORES: &[Backend] = &[
         "`InMemoryEventStore`",
         &[
             Some(("eventbus/tests/conformance.rs", "memory_store")),
+            Some(("eventbus/tests/conformance.rs", "handlers_of_memory_store")),
             Some(("eventbus/tests/conformance.rs", "memory_store_handles")),
             None,
         ],
@@ -31,6 +33,7 @@ const STORES: &[Backend] = &[
         "`SqliteEventStore`, a file",
         &[
             Some(("eventstore-sqlite/tests/store/conformance.rs", "file")),
+            Some(("eventstore-sqlite/tests/store/conformance.rs", "handlers_in_a_file")),
             Some(("eventstore-sqlite/tests/store/conformance.rs", "reopened")),
             Some(("eventstore-sqlite/tests/store/conformance.rs", "transactions")),
         ],
@@ -38,13 +41,19 @@ const STORES: &[Backend] = &[
     ),
     (
         "`SqliteEventStore`, in memory",
-        &[Some(("eventstore-sqlite/tests/store/conformance.rs", "memory")), None, None],
+        &[
+            Some(("eventstore-sqlite/tests/store/conformance.rs", "memory")),
+            Some(("eventstore-sqlite/tests/store/conformance.rs", "handlers_in_memory")),
+            None,
+            None,
+        ],
         "to outlive the process; to hide an open transaction from the reads of its own task",
     ),
     (
         "`PgEventStore`",
         &[
             Some(("eventstore-postgres/tests/store/conformance.rs", "postgres")),
+            Some(("eventstore-postgres/tests/store/conformance.rs", "handlers")),
             Some(("eventstore-postgres/tests/store/conformance.rs", "reopened")),
             Some(("eventstore-postgres/tests/store/conformance.rs", "transactions")),
         ],
@@ -54,6 +63,7 @@ const STORES: &[Backend] = &[
         "`PgEventStore`, on a pool of the application",
         &[
             Some(("eventstore-postgres/tests/store/conformance.rs", "on_pool")),
+            Some(("eventstore-postgres/tests/store/conformance.rs", "handlers_on_pool")),
             None,
             Some(("eventstore-postgres/tests/store/conformance.rs", "transactions_on_pool")),
         ],
@@ -63,6 +73,7 @@ const STORES: &[Backend] = &[
         "`RedisEventStore`",
         &[
             Some(("eventstore-redis/tests/store/conformance.rs", "redis")),
+            Some(("eventstore-redis/tests/store/conformance.rs", "handlers")),
             Some(("eventstore-redis/tests/store/conformance.rs", "reopened")),
             Some(("eventstore-redis/tests/store/conformance.rs", "transactions")),
         ],
@@ -83,13 +94,6 @@ const BUSES: &[Backend] = &[
         &[Some(("eventbus-redis/tests/bus/conformance.rs", "redis"))],
         "order across consumers of a group",
     ),
-    (
-        "`RedisEventBus`, partitions",
-        &[Some(("eventbus-redis/tests/bus/conformance.rs", "partitions"))],
-        "consumers written in Python",
-    ),
-    ("`FileQueue`", &[Some(("eventbus-file/tests/bus/conformance.rs", "files"))], "several machines"),
-    ("`FileQueue` with `RedisCoordination`", &[Some(("eventbus-file/tests/bus/redis.rs", "files_and_redis"))], "–"),
 ];
 
 fn text(file: &str) -> String {
@@ -99,7 +103,7 @@ fn text(file: &str) -> String {
 /// Returns the number of rules in a suite's macro.
 fn rules(suite: &str) -> usize {
     let (port, _) = suite.split_once("_conformance").unwrap();
-    let port = if port.starts_with("event_store") { "event_store" } else { "event_bus" };
+    let port = if port.starts_with("event_bus") { "event_bus" } else { "event_store" };
     let source = text(&format!("eventbus/src/testkit/{port}/mod.rs"));
     let (_, of_suite) = source.split_once(&format!("macro_rules! {suite} {{")).unwrap();
     let lists = of_suite.split("\n}").next().unwrap();

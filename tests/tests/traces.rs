@@ -12,7 +12,7 @@ mod exported_spans;
 
 use std::{env, time::Duration};
 
-use eventbus::{Never, app::AppBuilder, prelude::*, support::spans::context_of};
+use eventbus::{Never, prelude::*, support::spans::context_of};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventbus_test::internal::Actor;
 use eventstore_postgres::PgEventStore;
@@ -47,7 +47,7 @@ impl Apply for Invoice {
     fn apply(&mut self, _event: &InvoiceEvent) {}
 }
 
-#[handler(manual)]
+#[handler(manual, stream = "orders")]
 async fn invoice(_event: &Placed, id: &AggregateId, invoices: Repository<Invoice>) -> eventbus::Result<()> {
     invoices.upsert(id, |_| Ok::<_, Never>(Sent {})).await?;
     Ok(())
@@ -62,7 +62,7 @@ struct Servers {
 }
 
 impl Servers {
-    async fn app(&self) -> AppBuilder {
+    async fn connect(&self) -> (PgEventStore, RedisEventBus) {
         let config = RedisEventBusConfig {
             redis_url: self.redis_url.clone(),
             stream_prefix: self.stream_prefix.clone(),
@@ -70,7 +70,7 @@ impl Servers {
             ..RedisEventBusConfig::default()
         };
         let store = PgEventStore::connect(&self.database_url).await.unwrap();
-        App::builder().store(store).bus(RedisEventBus::connect(config).await.unwrap())
+        (store, RedisEventBus::connect(config).await.unwrap())
     }
 }
 
@@ -81,7 +81,8 @@ async fn the_process_that_invoices() {
     Actor::end_with_parent();
     exporting().init();
     let servers: Servers = serde_json::from_str(&servers).unwrap();
-    let app = servers.app().await.without_relay().handler::<invoice>().start().await.unwrap();
+    let (store, bus) = servers.connect().await;
+    let app = App::builder().store(store).consume("orders", bus).handler::<invoice>().start().await.unwrap();
     println!("consumes");
     let spans = ended("run of the handler", |spans| spans.iter().any(|span| span.name.starts_with("process "))).await;
     println!("spans {}", serde_json::to_string(&spans).unwrap());
@@ -98,7 +99,8 @@ async fn a_trace_goes_over_postgres_and_redis_through_two_processes() {
         redis_url: redis.url().into(),
         stream_prefix: redis.prefix().into(),
     };
-    let app = servers.app().await.start().await.unwrap();
+    let (store, bus) = servers.connect().await;
+    let app = App::builder().store(store).bus(bus).start().await.unwrap();
     let other = Actor::play("the_process_that_invoices", &[(SERVERS, &serde_json::to_string(&servers).unwrap())]);
     other.until(&["consumes"]);
 

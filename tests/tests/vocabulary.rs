@@ -218,8 +218,13 @@ fn names_hold_no_retired_word() {
 }
 
 /// Tables and columns that one of the SQL stores alone needs: its package, the name, and the reason.
-const SQL_ONLY: &[(&str, &str, &str)] =
-    &[("eventstore-sqlite", "shadows", "rebuilds fill a file; PostgreSQL has a schema for them")];
+const SQL_ONLY: &[(&str, &str, &str)] = &[
+    ("eventstore-sqlite", "shadows", "rebuilds fill a file; PostgreSQL has a schema for them"),
+    ("eventstore-sqlite", "handler_members.lock_id", "names the lock that a process holds while it lives"),
+    ("eventstore-postgres", "handler_members.seen_at", "a process lives while it renews; SQLite has locks"),
+    ("eventstore-postgres", "handler_shards.renewed_at", "a lease expires; in SQLite it ends with its process"),
+    ("eventstore-postgres", "handler_shards.expires_at", "a lease expires; in SQLite it ends with its process"),
+];
 
 /// Returns the tables that the migrations of a package create, each with its columns.
 fn sql_tables(package: &str) -> BTreeMap<String, BTreeSet<String>> {
@@ -278,13 +283,10 @@ const REDIS_ONLY: &[(&str, &str, &str)] = &[
         "added_tags",
         "tags of stored events, whose entries do not change; the SQL stores write a column",
     ),
-    ("eventbus-redis", "unjoined", "groups without a consumer so far; a group of the stores begins with its consumer"),
     ("eventstore-redis", "unique_holders", "finds a holder by its value; the SQL stores have an index"),
-    (
-        "eventstore-redis",
-        "waiting_deliveries dead_deliveries dead_delivery_attempts",
-        "`unfinished_deliveries` by what they wait for",
-    ),
+    ("eventstore-redis", "waiting_rows dead_rows dead_row_times", "`handler_rows` by what they wait for"),
+    ("eventstore-redis", "handler_member_times", "orders the members by their last renewal"),
+    ("eventstore-redis", "shards", "the number of shards, which the SQL stores count"),
     ("eventstore-redis", "lock undo", "a transaction of several steps"),
     ("eventstore-redis", "shadow_copies shadow_copy tables", "rebuilds fill copies of keys"),
     ("eventbus-redis", "type timestamp traceparent tracestate", "the wire, and traces in the W3C's format"),
@@ -294,19 +296,10 @@ const REDIS_ONLY: &[(&str, &str, &str)] = &[
         "error group replay_group replay_done done_handlers first_failed_at last_failed_at",
         "our fields of dead letters",
     ),
-    ("eventbus-redis", "dead_letter_copies", "what the copies in the stores are of"),
     ("eventbus-redis", "meta format min_reader", "the format of the keys"),
-    ("eventbus-redis", "members reader absent", "the members of a group and what they own"),
-    ("eventbus-redis", "skipped", "events that no member handles"),
-    (
-        "eventbus-redis",
-        "layout partitions generation newest closed_by closed_until",
-        "the number of partitions, and its change",
-    ),
-    ("eventbus-redis", "backlog fills fill filler copy foreign open first waiting", "the backlogs of groups"),
-    ("eventbus-redis", "relay began head", "what relays and trimming have done"),
-    ("eventbus-redis", "hole", "a gap of a group; stored before the glossary had the word"),
-    ("eventbus-redis", "projection projections keys rebuild rebuilding", "projections of plain streams"),
+    ("eventbus-redis", "members", "the members of a group"),
+    ("eventbus-redis", "relay", "how far each store is published"),
+    ("eventbus-redis", "projection projections keys copy rebuild rebuilding", "projections of plain streams"),
 ];
 
 /// Returns the names in a package's keys, in the fields of its entries and in those of its hashes.

@@ -126,9 +126,8 @@ impl CatalogView {
     /// into this program.
     #[must_use]
     pub fn of_app(app: &StandaloneApp) -> Self {
-        let default_group = app.bus().default_group().as_str();
         let in_group = |handler: &HandlerDefinition| {
-            let group = Some(handler.group.unwrap_or(default_group).to_owned());
+            let group = Some(app.group_of(handler).to_string());
             HandlerRow { group, ..handler_row(handler) }
         };
         let handlers = app.handlers().iter().map(in_group).collect();

@@ -56,8 +56,8 @@ impl CatalogArgs {
         let (printer, named) = (session.printer(), session.settings().bus_config().map(|config| config.stream_name()));
         let (catalog, stream) = if self.app {
             let app = session.take_app().await?.standalone().map_err(|error| to_command_error(error.into()))?;
-            let of_app = match OpenBus::of_app(app.bus()) {
-                OpenBus::Redis(bus) => Some(bus.config().stream_name()),
+            let of_app = match OpenBus::of_app(app.bus(), None) {
+                OpenBus::Redis(bus, _) => Some(bus.config().stream_name()),
                 _ => None,
             };
             (CatalogView::of_app(&app), named.or(of_app))

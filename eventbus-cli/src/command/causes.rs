@@ -98,10 +98,11 @@ fn delivery_lines(deliveries: &EventDeliveries) -> Vec<String> {
     let EventDeliveries { handled_by, waiting, dead_letters } = deliveries;
     let mut lines: Vec<_> = handled_by.iter().map(|handler| format!("handled by {handler}")).collect();
     lines.extend(waiting.iter().map(|row| {
-        let WaitingDeliveryRow { group, consumer, attempts: AttemptsView { failed_runs, failed } } = row;
+        let WaitingDeliveryRow { group, consumer, handler, attempts: AttemptsView { failed_runs, failed } } = row;
+        let handler = handler.as_ref().map(|handler| format!("/{handler}")).unwrap_or_default();
         let consumer = consumer.as_ref().map(|consumer| format!(" with {consumer}")).unwrap_or_default();
         let failed: String = failed.iter().map(|(handler, error)| format!(", {handler}: {error}")).collect();
-        printable(&format!("waits in {group}{consumer}, failed runs: {failed_runs}{failed}"))
+        printable(&format!("waits in {group}{handler}{consumer}, failed runs: {failed_runs}{failed}"))
     }));
     lines.extend(dead_letters.iter().map(|dead| {
         let words = [dead.group.as_deref(), dead.handler.as_deref(), dead.error.as_deref()];

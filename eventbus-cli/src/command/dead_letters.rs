@@ -22,7 +22,7 @@ use crate::{
 /// The most dead letters that are held at once, with their events.
 const FOUND_AT_ONCE: usize = 100;
 
-/// List, show, replay or discard the dead letters of the bus
+/// List, show, replay or discard the dead letters of the handlers of a store, or of a bus
 #[derive(Debug, Args)]
 pub(crate) struct DeadLetterArgs {
     #[command(subcommand)]
@@ -47,7 +47,7 @@ enum DeadLetterCommand {
         /// Its id among the dead letters
         id: String,
     },
-    /// Deliver dead letters once more to the groups that gave them up
+    /// Deliver dead letters once more to the handlers that gave them up
     Replay(EndArgs),
     /// Delete dead letters for good
     Discard(EndArgs),
@@ -302,8 +302,7 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
     if !args.ids.is_empty() && !args.filter.is_empty() {
         return Err(CommandError::Usage("pass ids or a filter, not both".into()));
     }
-    let bus = session.bus().await?;
-    let dead_letters = bus.dead_letters()?;
+    let dead_letters = session.bus().await?.dead_letters()?;
     let (ids, aggregates) = match args.ids.is_empty() {
         false => (args.ids.iter().map(|id| MessageId::new(id.as_str())).collect(), 1),
         true => find_ids(dead_letters, &args.filter.to_query(session)).await?,
@@ -317,7 +316,7 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
     }
     let of_many = if aggregates > 1 { format!(" of {aggregates} aggregates with this id") } else { String::new() };
     let consent = session.confirm(&format!("{} {} dead letters{of_many}", action.verb(), ids.len())).await?;
-    let (mut is_complete, mut ended) = (true, 0_usize);
+    let mut is_complete = true;
     let count = u64::try_from(ids.len()).unwrap_or(u64::MAX);
     let (done, bar) = match consent {
         Consent::DryRun => ("unchanged", Progress::hidden()),
@@ -342,7 +341,6 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
         };
         // the operator expects a dead letter for each id that was passed
         is_complete &= error.is_none() && (outcome != "gone" || args.ids.is_empty());
-        ended += usize::from(outcome == action.done());
         let body = Outcome { id: id.to_string(), outcome, error };
         let text = |body: &Outcome| {
             let error = body.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
@@ -352,8 +350,5 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
         bar.set(number, count);
     }
     drop(bar);
-    if ended > 0 && action == DeadLetterAction::Replay && bus.is_in_process() {
-        session.printer().note("a running application delivers them when it starts next: its bus is in its process");
-    }
     Ok(if is_complete { ExitStatus::Done } else { ExitStatus::Finding })
 }

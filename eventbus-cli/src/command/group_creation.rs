@@ -3,10 +3,7 @@
 //! Invariant: a group begins after a position only if the bus has all events after it, those that the relay has published
 //! and those that it has yet to publish. Otherwise its consumers would miss events, or get events from before.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use clap::Args;
 use eventbus::{
@@ -26,14 +23,14 @@ use crate::{
     session::Session,
 };
 
-/// The start of a new group.
+/// The start of a new handler or group.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct StartArgs {
     /// Begin with the first event after this position of the store
     #[arg(long, value_name = "POSITION")]
     after: Option<u64>,
-    /// Begin with the next event that is published
+    /// Begin with the next event
     #[arg(long)]
     now: bool,
 }
@@ -47,13 +44,18 @@ struct Created<'g> {
 }
 
 impl StartArgs {
+    /// Returns the position after which it begins; `None` if it begins now.
+    pub(super) fn after(&self) -> Option<Position> {
+        self.after.map(Position::new)
+    }
+
     /// Creates a group that neither the bus nor the store has.
     ///
     /// # Errors
     /// [`CommandError::Usage`] if the bus lacks events that the group should get; others if the operator did not confirm,
     /// or a server cannot be reached.
     pub(super) async fn create(&self, session: &Session, group: &Name) -> Result<ExitStatus, CommandError> {
-        let OpenBus::Redis(bus) = session.bus().await? else { return Err(not_on_redis("created")) };
+        let OpenBus::Redis(bus, _) = session.bus().await? else { return Err(not_on_redis("created")) };
         let start = match self.after {
             Some(after) => Some(StoreStart::find(session, bus, Position::new(after)).await?),
             None => None,
@@ -139,28 +141,22 @@ impl StoreStart {
 
     /// Checks that the bus still has all published events after the position.
     async fn check_events(&self, bus: &RedisEventBus) -> Result<(), CommandError> {
-        let oldest = bus.oldest_positions().await?;
-        let Some(missing) = self.find_missing(bus, &oldest).await? else { return Ok(()) };
+        let oldest = bus.oldest_position().await?;
+        let Some(missing) = self.find_missing(oldest).await? else { return Ok(()) };
         Err(CommandError::Usage(format!(
             "{} does not have the event at position {missing} any more, which the group would miss: begin after a later \
-             position; or create no group, as the first consumer of a new group gets all events of the store",
+             position",
             bus.destination()
         )))
     }
 
     /// Returns the first event after the position that was published and is not on the bus.
-    async fn find_missing(
-        &self,
-        bus: &RedisEventBus,
-        oldest: &BTreeMap<String, Option<Position>>,
-    ) -> Result<Option<Position>, CommandError> {
-        // no event is missing after the oldest one of each stream
-        let complete_from = oldest.values().map(|oldest| oldest.unwrap_or(self.published)).max();
-        let through = self.published.min(complete_from.unwrap_or(self.published));
+    async fn find_missing(&self, oldest: Option<Position>) -> Result<Option<Position>, CommandError> {
+        // no event is missing after the oldest one of the stream
+        let through = self.published.min(oldest.unwrap_or(self.published));
         let mut events = self.store.read_feed(self.after, through, &FeedFilter::all());
         while let Some(event) = events.try_next().await? {
             let Some(position) = event.position().filter(|position| !self.skipped.contains(position)) else { continue };
-            let oldest = oldest.get(&bus.config().stream_of(event.metadata().stream())).copied().flatten();
             if oldest.is_none_or(|oldest| position < oldest) {
                 return Ok(Some(position));
             }

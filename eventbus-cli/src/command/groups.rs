@@ -1,28 +1,26 @@
-//! `groups`: the consumer groups of a bus.
+//! `groups`: the handlers of a store, and the consumer groups of a bus.
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use eventbus::{Name, store::EventStore};
+use eventbus::Name;
 use eventbus_redis::RetiredGroup;
 use serde::Serialize;
 
 use super::{
     group_creation::{StartArgs, exists, not_on_redis},
+    handlers,
     other_buses::note_other_buses,
 };
 use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
     output::{Align, Progress, Table, age, optional},
-    query::{DeadLetterTally, GroupDetail, GroupRow, GroupView, count_pending, list_groups, load_group},
+    query::{DeadLetterTally, GroupRow, GroupView, HandlerRow, list_groups, list_handlers, load_group},
     session::{Consent, Session},
 };
 
-/// The text in tables for the consumers of a group that no consumer has joined yet.
-pub(super) const UNJOINED: &str = "none yet";
-
-/// Show the consumer groups: consumers, pending and unread entries, dead letters, which one holds trimming
+/// Show the handlers of the store, and the consumer groups of the bus: how far they are, what waits, dead letters
 #[derive(Debug, Args)]
 pub(crate) struct GroupArgs {
     #[command(subcommand)]
@@ -31,46 +29,45 @@ pub(crate) struct GroupArgs {
 
 #[derive(Debug, Subcommand)]
 enum GroupAction {
-    /// Show the consumers of a group, and its oldest pending deliveries with their attempts
+    /// Show the shards of a handler; or the consumers of a group on Redis, and its oldest pending deliveries
     Show {
-        /// The group
+        /// The handler or group
         #[arg(value_name = "GROUP")]
         group: String,
-        /// The number of pending deliveries, of each partition
+        /// The number of pending deliveries
         #[arg(long, value_name = "NUMBER", default_value = "20")]
         limit: usize,
     },
-    /// Create a group on Redis that begins after a position of the store, or now
+    /// Create a handler, or with `--bus` a group on Redis, that begins after a position of the store, or now
     ///
-    /// For handlers that move to a group of their own: the first consumer of a new group would handle all events of the store
-    /// once more. Create the group before a process with its handlers starts. `eventbus groups` shows in FINISHED the position up
-    /// to which the former group has handled all events. A position needs `--store URL`.
+    /// For a handler that moves or is renamed: one with a new name would handle all events of the store once more. Create it
+    /// before a process with it starts. `eventbus groups` shows the position up to which the former one has handled all
+    /// events.
     Create {
-        /// The group
+        /// The handler or group
         #[arg(value_name = "GROUP")]
         group: String,
         #[command(flatten)]
         start: StartArgs,
     },
-    /// Have a group on Redis forget an event type that no handler of it takes any more; its pending entries are skipped
-    ///
-    /// Call it when no process of a release with such a handler runs any more: a consumer with one announces the type again. The
-    /// running consumers skip the entries, with partitions at the next heartbeat of their owner; or the next consumer does.
-    ForgetType {
+    /// Pause the handlers of a group: running ones end, none begins, also after a restart
+    Pause {
         /// The group
         #[arg(value_name = "GROUP")]
         group: String,
-        /// The event type, in all versions; `*` if the group had a handler of all types
-        #[arg(value_name = "EVENT TYPE")]
-        event_type: String,
     },
-    /// Remove a group for good, so that it holds trimming no more; its unfinished entries are not delivered
-    ///
-    /// With a bus on Redis pass `--store URL` too, so that the store forgets the group: else the relay publishes again for
-    /// it if the bus loses its data. Of the in-process bus stop the application first: the store does not know whether a
-    /// process runs. Dead letters stay, until they are discarded. Call it again if it was interrupted.
-    Retire {
+    /// Resume the handlers of a paused group
+    Resume {
         /// The group
+        #[arg(value_name = "GROUP")]
+        group: String,
+    },
+    /// Remove a handler that no release has any more, or a group on Redis; what it has not finished is not delivered
+    ///
+    /// A handler goes with its dead letters. The dead letters of a group on Redis stay, until they are discarded. Call it again if
+    /// it was interrupted.
+    Retire {
+        /// The handler or group
         #[arg(value_name = "GROUP")]
         group: String,
     },
@@ -78,6 +75,7 @@ enum GroupAction {
 
 #[derive(Debug, Serialize)]
 struct Groups {
+    handlers: Vec<HandlerRow>,
     groups: Vec<GroupRow>,
     /// Set if there are more dead letters than were counted.
     more_dead_letters: bool,
@@ -88,15 +86,8 @@ struct Retired {
     group: String,
     retired: bool,
     pending: u64,
-    /// `None` in a dry run if neither the bus nor the store knows.
+    /// `None` in a dry run if the bus does not know.
     unread: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-struct ForgottenType<'t> {
-    group: &'t str,
-    event_type: &'t str,
-    forgotten: bool,
 }
 
 impl GroupArgs {
@@ -105,7 +96,7 @@ impl GroupArgs {
             None => {
                 let body = read_groups(session).await?;
                 note_other_buses(session).await?;
-                session.printer().show_table(&body, |body| table(&body.groups))?;
+                session.printer().show(&body, text)?;
                 if body.more_dead_letters {
                     session.printer().note("of the dead letters the oldest 1,000 are counted; there are more");
                 }
@@ -113,7 +104,8 @@ impl GroupArgs {
             }
             Some(GroupAction::Show { group, limit }) => show(session, group, *limit).await,
             Some(GroupAction::Create { group, start }) => create(session, group, start).await,
-            Some(GroupAction::ForgetType { group, event_type }) => forget_type(session, group, event_type).await,
+            Some(GroupAction::Pause { group }) => handlers::set_paused(session, group, true).await,
+            Some(GroupAction::Resume { group }) => handlers::set_paused(session, group, false).await,
             Some(GroupAction::Retire { group }) => retire(session, group).await,
         }
     }
@@ -122,30 +114,31 @@ impl GroupArgs {
 async fn read_groups(session: &Session) -> Result<Groups, CommandError> {
     let (bus, store) = (session.bus().await?, session.optional_store().await?);
     let reading = async {
-        let tally = DeadLetterTally::load(bus, store.as_deref()).await?;
-        let counted = (&tally, GroupDetail::Waiting);
-        let groups = list_groups(bus, store.as_deref(), counted, session.clock()).await?;
-        Ok(Groups { groups, more_dead_letters: !tally.is_complete() })
+        let handlers = match &store {
+            Some(store) => list_handlers(&**store, session.clock()).await?,
+            None => Vec::new(),
+        };
+        if bus.is_in_process() {
+            return Ok(Groups { handlers, groups: Vec::new(), more_dead_letters: false });
+        }
+        let tally = DeadLetterTally::load(bus).await?;
+        let groups = list_groups(bus, &tally).await?;
+        Ok(Groups { handlers, groups, more_dead_letters: !tally.is_complete() })
     };
     Progress::while_reading(reading).await
 }
 
 async fn show(session: &Session, group: &str, limit: usize) -> Result<ExitStatus, CommandError> {
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
-    let missing = match read_groups(session).await?.groups.iter().find(|row| row.group == group) {
-        None => Some(format!("there is no group `{group}`")),
-        Some(row) if row.is_lost => {
-            Some(format!("the server has lost group `{group}`: start a consumer of it, or retire it"))
+    let known = read_groups(session).await?;
+    if known.groups.iter().all(|row| row.group != group) {
+        if let Some(handler) = known.handlers.iter().find(|row| row.handler == group) {
+            return handlers::show(session, handler);
         }
-        Some(_) => None,
-    };
-    if let Some(missing) = missing {
         note_other_buses(session).await?;
-        session.printer().note(&missing);
-        return Ok(ExitStatus::Finding);
+        return Ok(handlers::missing(session, group));
     }
-    let (bus, store) = (session.bus().await?, session.optional_store().await?);
-    let view = Progress::while_reading(load_group(bus, store.as_deref(), &name, limit)).await?;
+    let view = Progress::while_reading(load_group(session.bus().await?, &name, limit)).await?;
     session.printer().show(&view, |view| format!("{}\n{}", consumers(view).to_text(), pending(view).to_text()))?;
     Ok(ExitStatus::Done)
 }
@@ -174,12 +167,12 @@ fn pending(view: &GroupView) -> Table {
         let errors = row.attempts.failed.iter().map(|(handler, error)| format!("{handler}: {error}"));
         let errors = Some(errors.collect::<Vec<_>>().join("; ")).filter(|errors| !errors.is_empty());
         table.add([
-            optional(row.entry.as_ref()),
+            row.entry.clone(),
             optional(row.position.as_ref()),
             optional(row.event_type.as_ref()),
             optional(row.stream.as_ref()),
-            optional(row.consumer.as_ref()),
-            optional(row.idle_ms.map(|idle| age(Duration::from_millis(idle)))),
+            row.consumer.clone(),
+            age(Duration::from_millis(row.idle_ms)),
             row.attempts.failed_runs.to_string(),
             optional(errors),
         ]);
@@ -190,148 +183,58 @@ fn pending(view: &GroupView) -> Table {
 async fn create(session: &Session, group: &str, start: &StartArgs) -> Result<ExitStatus, CommandError> {
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
     let bus = session.bus().await?;
-    if !matches!(bus, OpenBus::Redis(_)) {
-        return Err(not_on_redis("created"));
+    match bus {
+        OpenBus::Redis(..) => {}
+        OpenBus::Store(_) => return handlers::create(session, &name, start).await,
+        OpenBus::Other(_) => return Err(not_on_redis("created")),
     }
-    let store = session.optional_store().await?;
-    let known = match read_groups(session).await?.groups.into_iter().find(|row| row.group == group) {
-        Some(GroupRow { is_lost: true, .. }) => Some(format!(
-            "the server has lost group `{group}`, which continues where it was: start a consumer of it, or retire it"
-        )),
-        Some(_) => Some(exists(&name)),
-        None => match store {
-            // an interrupted retirement, or a bus that has lost its data
-            Some(store) if has_floor(&*store, bus.as_bus().destination(), &name).await? => Some(format!(
-                "the store has the position of group `{group}`, which the bus does not have: retire it first"
-            )),
-            _ => None,
-        },
-    };
-    if let Some(known) = known {
-        session.printer().note(&known);
+    if read_groups(session).await?.groups.iter().any(|row| row.group == group) {
+        session.printer().note(&exists(&name));
         return Ok(ExitStatus::Finding);
     }
     start.create(session, &name).await
 }
 
-async fn forget_type(session: &Session, group: &str, event_type: &str) -> Result<ExitStatus, CommandError> {
-    let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
-    let is_all = event_type == "*";
-    if !is_all {
-        Name::new("event type", event_type).map_err(|error| CommandError::Usage(error.to_string()))?;
-    }
-    let OpenBus::Redis(bus) = session.bus().await? else { return Err(not_on_redis("changed")) };
-    if read_groups(session).await?.groups.iter().all(|row| row.group != group) {
-        session.printer().note(&format!("there is no group `{group}`"));
-        return Ok(ExitStatus::Finding);
-    }
-    let pending = Progress::while_reading(count_pending(bus, &name, (!is_all).then_some(event_type))).await?;
-    let question = match is_all {
-        true => format!(
-            "have group `{group}` forget that it had a handler of all event types; of its {pending} pending entries those of \
-             types that no handler names are skipped"
-        ),
-        false => format!(
-            "have group `{group}` forget event type `{event_type}`; its {pending} pending entries of that type are skipped"
-        ),
-    };
-    if !session.may_change(&question).await? {
-        return Ok(ExitStatus::Done);
-    }
-    let forgetting = async { Ok(bus.forget_event_type(&name, event_type).await?) };
-    if !Progress::during("forgetting", forgetting).await? {
-        session.printer().note(&format!("group `{group}` does not know event type `{event_type}`"));
-        return Ok(ExitStatus::Finding);
-    }
-    let body = ForgottenType { group, event_type, forgotten: true };
-    session.printer().show(&body, |_| format!("group `{group}` has forgotten event type `{event_type}`\n"))?;
-    Ok(ExitStatus::Done)
-}
-
 async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandError> {
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
     let bus = session.bus().await?;
-    if matches!(bus, OpenBus::Other(_)) && !bus.is_in_process() {
-        return Err(not_retired());
-    }
     let settings = session.settings();
     if session.is_in_app() && settings.store.is_some() && settings.bus.is_none() && !bus.is_in_process() {
-        // the operator may mean the in-process bus of that store
-        let text = "`--store` may not be the store of the application: name the bus by `--bus URL`, too, or retire a group of the \
-             in-process bus by `eventbus groups retire`";
+        // the operator may mean a handler of that store
+        let text = "`--store` may not be the store of the application: name the bus by `--bus URL`, too, or retire a handler of \
+             that store by `eventbus groups retire`";
         return Err(CommandError::Usage(text.into()));
     }
-    let store = session.optional_store().await?;
-    let Groups { groups, .. } = read_groups(session).await?;
+    let Groups { handlers, groups, .. } = read_groups(session).await?;
+    if groups.iter().all(|row| row.group != group)
+        && let Some(handler) = handlers.iter().find(|row| row.handler == group)
+    {
+        return handlers::retire(session, handler).await;
+    }
+    if bus.is_in_process() {
+        return Ok(handlers::missing(session, group));
+    }
+    let OpenBus::Redis(redis, _) = bus else { return Err(not_on_redis("retired")) };
     let Some(found) = groups.into_iter().find(|row| row.group == group) else {
-        return forget(session, bus.as_bus().destination(), &name).await;
+        return Ok(handlers::missing(session, group));
     };
-    let (pending, unread) = (found.pending.unwrap_or_default(), found.unread);
-    let lost = if found.is_lost { ", which the server has lost," } else { "," };
+    let (pending, unread) = (found.pending, found.unread);
     let unread_text = unread_text(unread);
-    // the store does not know whether a process runs
-    let stopped = if bus.is_in_process() { "; the application must be stopped" } else { "" };
-    let question =
-        format!("retire group `{group}`{lost} with {pending} pending and {unread_text} unread entries{stopped}");
+    let question = format!("retire group `{group}`, with {pending} pending and {unread_text} unread entries");
     let retired = match session.confirm(&question).await? {
         Consent::DryRun => None,
-        Consent::Given => Some(Progress::during("retiring", retire_from(bus, store.as_deref(), &name)).await?),
+        Consent::Given => {
+            let retiring = async { Ok(redis.retire_group(&name).await?) };
+            Some(Progress::during("retiring", retiring).await?)
+        }
     };
-    // the in-process bus keeps no entries: the store knows how many the group has not read
-    let retired = retired.map(|(pending, counted)| (pending, counted.or(unread)));
-    let (pending, unread) = retired.unwrap_or((pending, unread));
+    let (pending, unread) = match retired {
+        Some(RetiredGroup { pending, unread, .. }) => (pending, Some(unread)),
+        None => (pending, unread),
+    };
     let body = Retired { group: group.to_owned(), retired: retired.is_some(), pending, unread };
     session.printer().show(&body, retired_text)?;
     Ok(ExitStatus::Done)
-}
-
-/// Retires a group. Returns the numbers of its pending and of its unread entries, if the bus counts them.
-async fn retire_from(
-    bus: &OpenBus,
-    store: Option<&dyn EventStore>,
-    group: &Name,
-) -> Result<(u64, Option<u64>), CommandError> {
-    match bus {
-        OpenBus::Redis(redis) => {
-            let RetiredGroup { pending, unread, .. } = redis.retire_group(group).await?;
-            // the relay would otherwise publish again for it when the bus loses its data
-            if let Some(store) = store {
-                store.forget_floor(bus.as_bus().destination(), group).await?;
-            }
-            Ok((pending, Some(unread)))
-        }
-        OpenBus::InProcess(bus) => Ok((bus.retire_group(group).await?, None)),
-        OpenBus::Other(_) => Err(not_retired()),
-    }
-}
-
-/// Forgets a group that the bus does not know, if the store does: its retirement was interrupted, or the bus lost its data.
-async fn forget(session: &Session, destination: &Name, group: &Name) -> Result<ExitStatus, CommandError> {
-    let known = match session.optional_store().await? {
-        Some(store) => has_floor(&*store, destination, group).await?.then_some(store),
-        None => None,
-    };
-    let Some(store) = known else {
-        session.printer().note(&format!("there is no group `{group}`"));
-        return Ok(ExitStatus::Finding);
-    };
-    let question = format!("retire group `{group}`, of which the bus has no entries and the store has the position");
-    let consent = session.confirm(&question).await?;
-    if consent == Consent::Given {
-        store.forget_floor(destination, group).await?;
-    }
-    let body = Retired { group: group.to_string(), retired: consent == Consent::Given, pending: 0, unread: Some(0) };
-    session.printer().show(&body, retired_text)?;
-    Ok(ExitStatus::Done)
-}
-
-/// Returns `true` if the store has the position of a group.
-async fn has_floor(store: &dyn EventStore, destination: &Name, group: &Name) -> Result<bool, CommandError> {
-    Ok(store.floors(destination).await?.iter().any(|floor| floor.group == *group))
-}
-
-fn not_retired() -> CommandError {
-    CommandError::Usage("only groups on Redis and of the in-process bus are retired; pass `--bus URL`".into())
 }
 
 fn retired_text(body: &Retired) -> String {
@@ -348,6 +251,14 @@ fn unread_text(unread: Option<u64>) -> String {
     unread.map_or_else(|| "an unknown number of".to_owned(), |unread| unread.to_string())
 }
 
+fn text(body: &Groups) -> String {
+    match (body.handlers.is_empty(), body.groups.is_empty()) {
+        (false, false) => [handlers::table(&body.handlers).to_text(), table(&body.groups).to_text()].join("\n"),
+        (true, false) => table(&body.groups).to_text(),
+        (_, true) => handlers::table(&body.handlers).to_text(),
+    }
+}
+
 /// Returns the table of groups.
 pub(super) fn table(groups: &[GroupRow]) -> Table {
     let mut table = Table::new([
@@ -358,22 +269,16 @@ pub(super) fn table(groups: &[GroupRow]) -> Table {
         ("UNREAD", Align::Right),
         ("DEAD", Align::Right),
         ("HOLDS TRIM", Align::Left),
-        ("FINISHED", Align::Right),
     ]);
     for row in groups {
         table.add([
             row.group.clone(),
-            match row {
-                GroupRow { is_lost: true, .. } => "lost".into(),
-                GroupRow { is_unjoined: true, .. } => UNJOINED.into(),
-                _ => optional(row.consumers),
-            },
-            optional(row.pending),
+            row.consumers.to_string(),
+            row.pending.to_string(),
             optional(row.oldest_ms.map(|oldest| age(Duration::from_millis(oldest)))),
             optional(row.unread),
             row.dead_letters.to_string(),
             if row.holds_trim { "yes" } else { "no" }.into(),
-            optional(row.position.as_ref()),
         ]);
     }
     table

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{groups::UNJOINED, other_buses::note_other_buses, parse_duration, parse_interval};
+use super::{other_buses::note_other_buses, parse_duration, parse_interval};
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Align, Progress, Table, optional},
@@ -13,7 +13,7 @@ use crate::{
     session::Session,
 };
 
-/// Show how far projections, relay and groups are behind
+/// Show how far projections, relay, handlers and groups are behind
 #[derive(Debug, Args)]
 pub(crate) struct LagArgs {
     /// Show it again and again, every 2 seconds or as often as this says; once it was shown, an outage does not end it
@@ -23,12 +23,12 @@ pub(crate) struct LagArgs {
     watch: Option<Duration>,
     /// End with exit code 1 if a reader is more than so many events behind, or their number is unknown
     ///
-    /// A group that no consumer has joined yet does not count.
+    /// A handler that is paused, or that no release has, does not count.
     #[arg(long, value_name = "EVENTS")]
     over: Option<u64>,
     /// End with exit code 1 if a reader is behind for longer than this, or its lag is unknown
     ///
-    /// A file queue knows no times: without a store, those of its groups do not count.
+    /// A file queue knows no times: without a store, its jobs do not count.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     over_time: Option<Duration>,
 }
@@ -86,7 +86,7 @@ impl LagArgs {
             None => row.events.is_none() || (row.position.is_some() && row.events != Some(0)),
         };
         let is_over = self.over.is_some_and(|most| row.events.is_none_or(|events| events > most));
-        !row.is_unjoined && (is_over || self.over_time.is_some_and(is_late))
+        !row.is_at_rest() && (is_over || self.over_time.is_some_and(is_late))
     }
 }
 
@@ -108,7 +108,7 @@ fn table(readers: &[LagRow]) -> Table {
             optional(row.head.as_ref()),
             optional(row.events),
             optional(row.seconds.map(|seconds| format!("{seconds:.1}"))),
-            if row.is_unjoined { UNJOINED.into() } else { optional(row.owner.as_ref()) },
+            row.remark.map_or_else(|| optional(row.owner.as_ref()), str::to_owned),
         ]);
     }
     table

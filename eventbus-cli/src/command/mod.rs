@@ -15,6 +15,7 @@ mod export;
 mod follow;
 mod group_creation;
 mod groups;
+mod handlers;
 mod import;
 mod lag;
 mod new;

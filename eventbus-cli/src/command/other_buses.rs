@@ -2,7 +2,7 @@
 
 use crate::{error::CommandError, query::list_destinations, session::Session};
 
-/// Names the buses to which relays publish the events of the store, if the command shows the in-process bus.
+/// Names the buses to which relays publish the events of the store, if the command shows the handlers of the store.
 pub(super) async fn note_other_buses(session: &Session) -> Result<(), CommandError> {
     if !session.bus().await?.is_in_process() {
         return Ok(());

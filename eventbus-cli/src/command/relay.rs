@@ -139,7 +139,7 @@ async fn retire(session: &Session, store: &Arc<dyn EventStore>, destination: &st
         shown: format!("the relay to {destination}"),
         position: row.position,
         skipped: &row.skipped,
-        consequence: "the store forgets the positions of its groups too",
+        consequence: "a later relay to this bus goes on behind the record of the bus",
     };
     retirement.run(session, store).await
 }

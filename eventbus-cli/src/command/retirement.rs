@@ -1,8 +1,7 @@
 //! Retiring readers that no release has any more: the store forgets their progress.
 //!
 //! The command holds the lease of a projection or a relay meanwhile, so a reader that a process runs is never retired.
-//! A reader that stopped before an event holds no lease between its retries, and a group of the in-process bus has no
-//! lease: the operator must stop their processes.
+//! A reader that stopped before an event holds no lease between its retries: the operator must stop its process.
 
 use std::{sync::Arc, time::Duration};
 
@@ -71,9 +70,6 @@ impl Retirement<'_> {
             skips.unskip(role, skip.position).await?;
         }
         if self.kind == ReaderKind::Relay {
-            for floor in store.floors(name).await? {
-                store.forget_floor(name, &floor.group).await?;
-            }
             store.delete_checkpoint(&ReaderKind::HaltedRelay.name_of(name)).await?;
         } else if let Some(notes) = store.notes() {
             // the event types that it has handled

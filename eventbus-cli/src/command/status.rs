@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{groups, other_buses::note_other_buses, projections, relay};
+use super::{groups, handlers, other_buses::note_other_buses, projections, relay};
 use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
@@ -68,6 +68,7 @@ fn text(view: &StatusView) -> String {
     let tables = [
         (view.relays.is_empty(), relay::table(&view.relays).to_text()),
         (view.projections.is_empty(), projections::text(&view.projections)),
+        (view.handlers.is_empty(), handlers::table(&view.handlers).to_text()),
         (view.groups.is_empty(), groups::table(&view.groups).to_text()),
     ];
     for (is_empty, table) in tables {

@@ -1,8 +1,13 @@
-//! A bus that exists: on Redis, or the in-process one whose progress is in the store.
+//! A bus that exists: on Redis, or none, if handlers read the store.
 
 use std::sync::Arc;
 
-use eventbus::{InMemoryEventBus, bus::EventBus, dead_letter::DeadLetters, health::StreamInfo, store::EventStore};
+use eventbus::{
+    bus::{EventBus, MergedDeadLetters, bus_of_store, reads_store},
+    dead_letter::DeadLetters,
+    health::StreamInfo,
+    store::EventStore,
+};
 use eventbus_redis::RedisEventBus;
 
 use super::settings::ConnectionSettings;
@@ -12,17 +17,19 @@ use crate::error::CommandError;
 #[derive(derive_more::Debug, Clone)]
 #[non_exhaustive]
 pub enum OpenBus {
-    /// On Redis Streams.
-    Redis(RedisEventBus),
-    /// In the process of the application, with the progress of its groups in the store.
-    InProcess(InMemoryEventBus),
+    /// On Redis Streams, with the dead letters of the stream and of the handlers of the store, if there is one.
+    #[debug("{_0:?}")]
+    Redis(RedisEventBus, MergedDeadLetters),
+    /// None: the handlers read the store, which keeps their progress and dead letters.
+    #[debug("{}", _0.describe())]
+    Store(Arc<dyn EventBus>),
     /// The bus, of any kind, of an application that runs in this process.
     #[debug("{}", _0.describe())]
     Other(Arc<dyn EventBus>),
 }
 
 impl OpenBus {
-    /// Opens the bus that the settings name; without one, the in-process bus of `store`.
+    /// Opens the bus that the settings name; without one, the handlers of `store`.
     ///
     /// # Errors
     /// [`CommandError::Unreachable`] if it cannot be reached, [`CommandError::Fault`] if there is none.
@@ -31,47 +38,53 @@ impl OpenBus {
         store: Option<&Arc<dyn EventStore>>,
     ) -> Result<Self, CommandError> {
         if let Some(config) = settings.bus_config() {
-            return Ok(Self::Redis(RedisEventBus::attach(config).await?));
+            return Ok(Self::on_redis(RedisEventBus::attach(config).await?, store));
         }
         let missing =
-            || CommandError::Usage("which bus? pass `--bus URL`, or `--store URL` for the in-process bus".into());
-        Self::in_process(store.ok_or_else(missing)?).await
+            || CommandError::Usage("which bus? pass `--bus URL`, or `--store URL` for the handlers of a store".into());
+        store.map(Self::of_store).ok_or_else(missing)
     }
 
-    /// Opens the bus of an application a second time, in a way that creates no keys. If its groups are in the process
-    /// of the application, their progress and dead letters are read from `store`.
+    /// Opens the bus of an application a second time, in a way that creates no keys. A bus in the process keeps nothing:
+    /// progress and dead letters are then those of `store`.
     ///
     /// # Errors
     /// [`CommandError::Unreachable`] if it cannot be reached, [`CommandError::Fault`] if there is none.
     pub async fn attach(bus: &Arc<dyn EventBus>, store: Option<&Arc<dyn EventStore>>) -> Result<Self, CommandError> {
         if let Some(bus) = as_redis(bus) {
-            return Ok(Self::Redis(RedisEventBus::attach(bus.config().clone()).await?));
+            return Ok(Self::on_redis(RedisEventBus::attach(bus.config().clone()).await?, store));
         }
         match store {
-            // the application's own bus knows its store only once it has started
-            Some(store) if !bus.is_durable() => Self::in_process(store).await,
+            Some(store) if !bus.is_durable() => Ok(Self::of_store(store)),
             _ => Ok(Self::Other(Arc::clone(bus))),
         }
     }
 
     /// Returns the bus of an application that runs in this process.
-    pub(crate) fn of_app(bus: &Arc<dyn EventBus>) -> Self {
-        as_redis(bus).map_or_else(|| Self::Other(Arc::clone(bus)), |redis| Self::Redis(redis.clone()))
+    pub(crate) fn of_app(bus: &Arc<dyn EventBus>, store: Option<&Arc<dyn EventStore>>) -> Self {
+        match as_redis(bus) {
+            Some(redis) => Self::on_redis(redis.clone(), store),
+            None if reads_store(&**bus) => Self::Store(Arc::clone(bus)),
+            None => Self::Other(Arc::clone(bus)),
+        }
     }
 
-    async fn in_process(store: &Arc<dyn EventStore>) -> Result<Self, CommandError> {
-        let bus = InMemoryEventBus::new();
-        bus.resume_from(Arc::clone(store)).await?;
-        Ok(Self::InProcess(bus))
+    fn on_redis(bus: RedisEventBus, store: Option<&Arc<dyn EventStore>>) -> Self {
+        let of_store = store.filter(|store| store.handler_progress().is_some()).cloned().map(bus_of_store);
+        let dead_letters = MergedDeadLetters::new(of_store.into_iter().chain([Arc::new(bus.clone()) as _]));
+        Self::Redis(bus, dead_letters)
+    }
+
+    fn of_store(store: &Arc<dyn EventStore>) -> Self {
+        Self::Store(bus_of_store(Arc::clone(store)))
     }
 
     /// Returns the bus as a port.
     #[must_use]
     pub fn as_bus(&self) -> &dyn EventBus {
         match self {
-            Self::Redis(bus) => bus,
-            Self::InProcess(bus) => bus,
-            Self::Other(bus) => &**bus,
+            Self::Redis(bus, _) => bus,
+            Self::Store(bus) | Self::Other(bus) => &**bus,
         }
     }
 
@@ -80,7 +93,7 @@ impl OpenBus {
     /// # Errors
     /// [`CommandError::Unreachable`] if the bus does not answer, [`CommandError::Fault`] if the server refuses.
     pub async fn stream_info(&self) -> Result<StreamInfo, CommandError> {
-        if let Self::Redis(bus) = self {
+        if let Self::Redis(bus, _) = self {
             return Ok(bus.load_stream_info().await?);
         }
         let bus = self.as_bus();
@@ -91,21 +104,32 @@ impl OpenBus {
         }
     }
 
-    /// Returns its dead letters.
+    /// Returns the dead letters of the bus alone.
     ///
     /// # Errors
     /// [`CommandError::Fault`] if the bus keeps no dead letters.
-    pub fn dead_letters(&self) -> Result<&dyn DeadLetters, CommandError> {
+    pub fn of_bus(&self) -> Result<&dyn DeadLetters, CommandError> {
         let none = || CommandError::fault(format!("{} keeps no dead letters", self.as_bus().describe()));
         self.as_bus().dead_letters().ok_or_else(none)
     }
 
-    /// Returns `true` if the groups of the bus are in the process of the application.
+    /// Returns the dead letters, of the handlers of the store too.
+    ///
+    /// # Errors
+    /// [`CommandError::Fault`] if the bus keeps no dead letters.
+    pub fn dead_letters(&self) -> Result<&dyn DeadLetters, CommandError> {
+        if let Self::Redis(_, dead_letters) = self {
+            return Ok(dead_letters);
+        }
+        self.of_bus()
+    }
+
+    /// Returns `true` if no server and no file transports the events.
     #[must_use]
     pub fn is_in_process(&self) -> bool {
         match self {
-            Self::Redis(_) => false,
-            Self::InProcess(_) => true,
+            Self::Redis(..) => false,
+            Self::Store(_) => true,
             Self::Other(bus) => !bus.is_durable(),
         }
     }

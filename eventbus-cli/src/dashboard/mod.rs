@@ -5,7 +5,7 @@
 //! commands.
 //!
 //! Invariant: a page reads a bounded number of rows and scans no table, but for the doctor's findings, which are from
-//! the samples of the command. Changes are made by `POST` only, with the token and from a page of the same origin. No
+//! the samples of the command, and for the list of handlers, which counts the rows of each. Changes are made by `POST` only, with the token and from a page of the same origin. No
 //! page shows the password of a URL, or the payload of an event with
 //! sealed fields. Nor does it show the value of a field that an application on the store declares as personal, that
 //! [`DashboardConfig::hidden_fields`] names, or that [`shown_fields`](DashboardConfig::shown_fields), if set, does not
@@ -77,6 +77,7 @@ pub fn dashboard<S: Clone + Send + Sync + 'static>(app: &App) -> Router<S> {
 /// ```
 pub fn dashboard_with<S: Clone + Send + Sync + 'static>(app: &App, config: DashboardConfig) -> Router<S> {
     let store = app.has_store().then(|| Arc::clone(app.store()));
-    let source = DashboardSource::new(store, OpenBus::of_app(app.bus()));
+    let bus = OpenBus::of_app(app.bus(), store.as_ref());
+    let source = DashboardSource::new(store, bus);
     routes(DashboardInner::new(source.of_app(app.clone()), config))
 }

@@ -13,6 +13,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
+use eventbus::Name;
 use serde::Deserialize;
 
 use super::{
@@ -26,7 +27,7 @@ use super::{
     },
     visit::Visit,
 };
-use crate::dead_letter_action::DeadLetterAction;
+use crate::{dead_letter_action::DeadLetterAction, error::CommandError};
 
 /// The most bytes of a form.
 const FORM_MAX: usize = 64 * 1024;
@@ -43,6 +44,8 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>(inner: Arc<DashboardInner
         .route("/rebuild", post(begin_rebuild))
         .route("/groups", get(async |visit: Visit| visit.show("Groups", groups(&visit).await)))
         .route("/group", get(show_group))
+        .route("/pause", post(async |visit: Visit, form: Form<Pausing>| set_paused(visit, form, true).await))
+        .route("/resume", post(async |visit: Visit, form: Form<Pausing>| set_paused(visit, form, false).await))
         .route("/dead-letters", get(show_dead_letters))
         .route("/dead-letter", get(show_dead_letter))
         .route(
@@ -73,6 +76,12 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>(inner: Arc<DashboardInner
 #[derive(Debug, Deserialize)]
 struct Rebuilding {
     projection: String,
+}
+
+/// The group of handlers that an operator pauses or resumes.
+#[derive(Debug, Deserialize)]
+struct Pausing {
+    group: String,
 }
 
 #[derive(derive_more::Debug, Deserialize)]
@@ -118,6 +127,18 @@ async fn show_group(visit: Visit, given: Parameters<GroupChoice>) -> Response {
         Ok(None) => visit.show_missing("There is no such group."),
         Ok(Some(content)) => visit.show(&format!("Group {}", choice.name), Ok(content)),
         Err(error) => visit.show("Group", Err(error)),
+    }
+}
+
+async fn set_paused(visit: Visit, Form(form): Form<Pausing>, is_paused: bool) -> Response {
+    if let Some(refused) = visit.refuse_change() {
+        return refused;
+    }
+    let group = Name::new("group", &form.group).map_err(|error| CommandError::Usage(error.to_string()));
+    let set = async { visit.inner().source().set_paused(&group?, is_paused).await };
+    match set.await {
+        Ok(()) => visit.lead_to("groups", &[]),
+        Err(error) => visit.show("Groups", Err(error)),
     }
 }
 

@@ -138,7 +138,7 @@ mod tests {
     async fn rare_samples_are_no_answer_for_long() {
         let store = InMemoryEventStore::new();
         store.save_checkpoint(&Name::from_static("projection:totals"), Position::START).await.unwrap();
-        let source = DashboardSource::new(Some(Arc::new(store)), OpenBus::InProcess(InMemoryEventBus::new()));
+        let source = DashboardSource::new(Some(Arc::new(store)), OpenBus::Other(Arc::new(InMemoryEventBus::new())));
         let samples = Samples::new(Duration::from_secs(3_600));
         for (age, is_shown) in [(1, true), (60, false)] {
             let sampled = KnownRows { rows: Vec::new(), bus_problem: None };

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use eventbus::{App, Name, clock::SharedClock, port::BoxFuture, store::EventStore, support::LISTING_ROWS_MAX};
+use eventbus::{App, Name, clock::SharedClock, port::BoxFuture, store::EventStore};
 
 use super::parts::number;
 use crate::{
@@ -10,21 +10,16 @@ use crate::{
     doctor::Report,
     error::CommandError,
     query::{
-        DeadLetterTally, GroupDetail, GroupRow, GroupView, LagRow, ProjectionRow, RelayRow, list_feed_lags,
-        list_groups, list_lags_with, list_projections, list_relays, load_group,
+        DeadLetterTally, GroupRow, GroupView, HandlerRow, LagRow, ProjectionRow, RelayRow, list_feed_lags, list_groups,
+        list_handlers, list_lags, list_projections, list_relays, load_group, progress_of,
     },
 };
 
 /// The most dead letters that a page reads.
 pub(super) const DEAD_LETTERS_READ_MAX: u64 = 200;
 
-/// The most pending deliveries of a partition that a page shows.
+/// The most pending deliveries of a group that a page shows.
 const PENDING_MAX: usize = 50;
-
-/// Returns the number of pending deliveries to read of each partition, and of the backlog of a group.
-fn pending_of_each(partitions: u32) -> usize {
-    PENDING_MAX.min(LISTING_ROWS_MAX / (partitions as usize + 1)).max(1)
-}
 
 /// Examines the servers as the doctor does, and returns its reports.
 pub(crate) type Examine = Box<dyn Fn() -> BoxFuture<'static, Result<Vec<Report>, CommandError>> + Send + Sync>;
@@ -101,13 +96,12 @@ impl DashboardSource {
         self.optional_store().ok_or_else(missing)
     }
 
-    /// Reads the lags of the readers: for a group of the in-process bus only its checkpoint, because samples are
-    /// frequent. While the bus does not answer, reads those that the store knows.
+    /// Reads the lags of the readers. While the bus does not answer, reads those that the store knows.
     ///
     /// # Errors
     /// [`CommandError`] if the store cannot be reached.
     pub(super) async fn lags(&self) -> Result<KnownRows<LagRow>, CommandError> {
-        let all = list_lags_with(self.optional_store(), &self.bus, GroupDetail::Checkpoints, &self.clock).await;
+        let all = list_lags(self.optional_store(), &self.bus, &self.clock).await;
         self.unless_bus_fails(all, async || match self.optional_store() {
             Some(store) => list_feed_lags(store, None, &self.clock).await,
             None => Ok(Vec::new()),
@@ -151,72 +145,64 @@ impl DashboardSource {
         }
     }
 
-    /// Lists the groups without reading each pending delivery; counts the deliveries of an application in this process.
-    /// Also returns `false` if there are more dead letters than were counted.
-    pub(super) async fn groups(&self) -> Result<(Vec<GroupRow>, bool), CommandError> {
-        let tally = self.tally().await?;
-        let detail = (&tally, GroupDetail::Checkpoints);
-        let mut groups = list_groups(&self.bus, self.optional_store(), detail, &self.clock).await?;
-        if self.bus.is_in_process() && self.app.is_some() {
-            for (group, counts) in self.bus.as_bus().in_flight() {
-                match groups.iter_mut().find(|row| *row.group == *group) {
-                    Some(row) => row.pending = Some(counts.entries),
-                    // the group has finished no event yet, so the store does not know it
-                    None => groups.push(GroupRow {
-                        group: group.to_string(),
-                        pending: Some(counts.entries),
-                        dead_letters: tally.of_group(&group),
-                        ..GroupRow::default()
-                    }),
-                }
-            }
-            groups.sort_by(|one, two| one.group.cmp(&two.group));
+    /// Lists the handlers of the store; none without a store.
+    ///
+    /// # Errors
+    /// [`CommandError`] if the store cannot be reached.
+    pub(super) async fn handlers(&self) -> Result<Vec<HandlerRow>, CommandError> {
+        match self.optional_store() {
+            Some(store) => list_handlers(store, &self.clock).await,
+            None => Ok(Vec::new()),
         }
+    }
+
+    /// Pauses a group of handlers, or resumes it.
+    ///
+    /// # Errors
+    /// [`CommandError`] if there is no store with handlers, or it cannot be reached.
+    pub(super) async fn set_paused(&self, group: &Name, is_paused: bool) -> Result<(), CommandError> {
+        Ok(progress_of(self.store()?)?.set_paused(group, is_paused).await?)
+    }
+
+    /// Lists the groups of the bus. Also returns `false` if there are more dead letters than were counted.
+    pub(super) async fn groups(&self) -> Result<(Vec<GroupRow>, bool), CommandError> {
+        if self.bus.is_in_process() {
+            return Ok((Vec::new(), true));
+        }
+        let tally = DeadLetterTally::load_at_most(&self.bus, DEAD_LETTERS_READ_MAX).await?;
+        let groups = list_groups(&self.bus, &tally).await?;
         Ok((groups, tally.is_complete()))
     }
 
     /// Returns `true` if a group of the bus has a page: only Redis lists deliveries without reading each.
     pub(super) const fn has_group_pages(&self) -> bool {
-        matches!(self.bus, OpenBus::Redis(_))
+        matches!(self.bus, OpenBus::Redis(..))
     }
 
     /// Loads a group of a bus on Redis; `None` for a different bus, or if the bus does not know the group.
     pub(super) async fn group(&self, name: &Name) -> Result<Option<GroupView>, CommandError> {
-        let OpenBus::Redis(bus) = &self.bus else { return Ok(None) };
+        let OpenBus::Redis(..) = &self.bus else { return Ok(None) };
         let info = self.bus.stream_info().await?;
         if info.consumer_groups.iter().all(|group| *group.name != **name) {
             return Ok(None);
         }
-        let limit = pending_of_each(bus.config().partitions);
-        load_group(&self.bus, self.optional_store(), name, limit).await.map(Some)
+        load_group(&self.bus, name, PENDING_MAX).await.map(Some)
     }
 
-    async fn tally(&self) -> Result<DeadLetterTally, CommandError> {
-        DeadLetterTally::load_at_most(&self.bus, self.optional_store(), DEAD_LETTERS_READ_MAX).await
-    }
-
-    /// Counts the dead letters; on the in-process bus, where they are rows of the store, at most a few hundred.
+    /// Counts the dead letters; those of the store's handlers, which are rows, up to a few hundred.
     ///
     /// # Errors
-    /// [`CommandError`] if the bus cannot be reached.
+    /// [`CommandError`] if the store or the bus cannot be reached.
     pub(super) async fn count_dead(&self) -> Result<DeadCount, CommandError> {
-        if self.bus.is_in_process() {
-            let tally = self.tally().await?;
-            return Ok(DeadCount { number: tally.all(), is_cut: !tally.is_complete() });
-        }
-        Ok(DeadCount { number: self.bus.stream_info().await?.dlq_messages, is_cut: false })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_page_of_a_group_reads_about_a_thousand_pending_deliveries_at_most() {
-        for (partitions, of_each) in [(1, 50), (19, 50), (20, 47), (64, 15), (1_024, 1)] {
-            assert_eq!(pending_of_each(partitions), of_each, "{partitions} partitions");
-            assert!((partitions as usize + 1) * of_each <= 1_025);
-        }
+        let of_bus = match self.bus {
+            OpenBus::Store(_) => 0,
+            _ => self.bus.stream_info().await?.dlq_messages,
+        };
+        let of_store = match self.optional_store().and_then(|store| store.handler_progress()) {
+            Some(progress) => progress.count_dead_rows(DEAD_LETTERS_READ_MAX + 1).await?,
+            None => 0,
+        };
+        let is_cut = of_store > DEAD_LETTERS_READ_MAX;
+        Ok(DeadCount { number: of_bus + of_store.min(DEAD_LETTERS_READ_MAX), is_cut })
     }
 }

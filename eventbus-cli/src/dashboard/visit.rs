@@ -180,7 +180,7 @@ impl Visit {
     fn is_tab(&self, path: &str) -> bool {
         let tab = match self.tab.as_str() {
             "stream" => "streams",
-            "group" => "groups",
+            "group" | "pause" | "resume" => "groups",
             "dead-letter" | "replay" | "discard" => "dead-letters",
             "rebuild" => "projections",
             "examine" => "health",

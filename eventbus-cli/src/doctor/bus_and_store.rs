@@ -32,26 +32,18 @@ pub(crate) const CHECKS: &[Check] = &[
     ),
 ];
 
-/// Returns the position up to which each store's events are published: the lowest one over all partitions, and the
-/// highest.
-async fn load_published(bus: &BusTarget) -> Result<HashMap<String, (u64, u64)>, CheckError> {
-    let mut published: HashMap<String, (u64, u64)> = HashMap::new();
-    for stream in bus.streams().await? {
-        let notes: HashMap<String, String> = bus.redis().query(cmd("HGETALL").arg(keys::relay(&stream))).await?;
-        for (store, record) in notes.into_iter().filter(|(name, _)| is_store_id(name)) {
-            // epoch, position, sentinel and further fields
-            let position = record.split(' ').nth(1).and_then(|position| position.parse::<u64>().ok());
-            let Some(position) = position else {
-                return Err(CheckError::Other(format!(
-                    "the relay's record of store {store} cannot be read: `{record}`"
-                )));
-            };
-            let (lowest, highest) = published.entry(store).or_insert((position, position));
-            *lowest = position.min(*lowest);
-            *highest = position.max(*highest);
+/// Returns the position up to which each store's events are published.
+async fn load_published(bus: &BusTarget) -> Result<HashMap<String, u64>, CheckError> {
+    let records: HashMap<String, String> = bus.redis().query(cmd("HGETALL").arg(keys::relay(&bus.stream()))).await?;
+    let records = records.into_iter().filter(|(name, _)| is_store_id(name));
+    let read = |(store, record): (String, String)| {
+        // position, event and entry
+        match record.split(' ').next().and_then(|position| position.parse().ok()) {
+            Some(position) => Ok((store, position)),
+            None => Err(CheckError::Other(format!("the relay's record of store {store} cannot be read: `{record}`"))),
         }
-    }
-    Ok(published)
+    };
+    records.map(read).collect()
 }
 
 /// Returns `true` for the fields that are named by a store; notes about the stream have a colon or are shorter.
@@ -68,7 +60,7 @@ async fn check_relay_ahead(
     // first the bus: a position that it has was stored before
     let published = load_published(bus).await?;
     let (id, head) = store.load(config).await?;
-    let Some((_, highest)) = published.get(&id).filter(|(_, highest)| *highest > head) else {
+    let Some(highest) = published.get(&id).filter(|highest| **highest > head) else {
         return Ok(Outcome::healthy());
     };
     let found =
@@ -87,7 +79,7 @@ async fn check_relay_stalled(
     config: &DoctorConfig,
 ) -> Result<Outcome, CheckError> {
     let (id, head) = store.load(config).await?;
-    let published = load_published(bus).await?.get(&id).map(|(lowest, _)| *lowest);
+    let published = load_published(bus).await?.get(&id).copied();
     let first = store.first_after(published.unwrap_or_default(), config).await?;
     let Some((position, age)) = first.filter(|(_, age)| *age > config.relay_lag.as_secs_f64()) else {
         return Ok(Outcome::healthy());
@@ -123,7 +115,9 @@ async fn check_other_stores(
     let list = foreign.iter().map(|other| other.as_str()).collect::<Vec<_>>().join(", ");
     let found = format!("`{}` also has events of other stores: {list}", bus.stream());
     let consequence = "unless each application says `share_stream`, the relay of this store refuses the stream";
-    let repair = "if it is a former database: `bus.retire_store(id)` in a program of yours; else a `stream_prefix` for each \
-                  store, or `share_stream` everywhere";
+    let repair = format!(
+        "if it is a former database: HDEL {} ID; else a `stream_prefix` for each store, or `share_stream` everywhere",
+        keys::relay(&bus.stream())
+    );
     Ok(Some(Finding::note(found, consequence, repair).observed(json!({ "store": id, "foreign": foreign }))).into())
 }

@@ -1,4 +1,4 @@
-//! A bus on Redis: its streams, and their groups with consumers and members.
+//! A bus on Redis: its stream, and the groups of the stream with consumers and members.
 
 use std::collections::HashMap;
 
@@ -10,9 +10,6 @@ use eventbus_redis::{
 use serde::Deserialize;
 
 use super::{outcome::CheckError, redis_target::RedisTarget};
-
-/// The most partitions that a bus has.
-const PARTITIONS_MAX: u32 = 1_024;
 
 /// A bus on Redis.
 #[derive(Debug, Clone)]
@@ -40,7 +37,6 @@ pub(crate) struct StreamState {
 #[derive(Debug)]
 pub(crate) struct GroupState {
     pub(crate) name: String,
-    pub(crate) consumers: u64,
     pub(crate) pending: u64,
     pub(crate) last_delivered: String,
     /// The number of entries that the group had read up to there; `None` if the server has lost count.
@@ -87,7 +83,7 @@ impl BusTarget {
         &self.prefix
     }
 
-    /// Returns the stream that names the bus; with partitions it holds no entries.
+    /// Returns the key of the stream.
     pub(crate) fn stream(&self) -> String {
         keys::stream(&self.prefix)
     }
@@ -102,27 +98,11 @@ impl BusTarget {
         keys::dead_letters(&self.prefix, &self.dead_letter_suffix)
     }
 
-    /// Returns the keys of the streams with events: one, or one for each partition.
-    pub(crate) async fn streams(&self) -> Result<Vec<String>, CheckError> {
-        let stream = self.stream();
-        let layout = keys::layout(&stream);
-        let partitions: Option<u32> = self.redis.query(cmd("HGET").arg(&layout).arg("partitions")).await?;
-        Ok(match partitions.unwrap_or(1).min(PARTITIONS_MAX) {
-            0 | 1 => vec![stream],
-            partitions => (0..partitions).map(|number| keys::partition(&stream, number)).collect(),
-        })
-    }
-
-    /// Loads the state of each stream that exists.
-    pub(crate) async fn load(&self) -> Result<Vec<StreamState>, CheckError> {
-        let mut loaded = Vec::new();
-        for key in self.streams().await? {
-            let is_there: bool = self.redis.query(cmd("EXISTS").arg(&key)).await?;
-            if is_there {
-                loaded.push(self.load_stream(key).await?);
-            }
-        }
-        Ok(loaded)
+    /// Loads the state of the stream; `None` if it does not exist.
+    pub(crate) async fn load(&self) -> Result<Option<StreamState>, CheckError> {
+        let key = self.stream();
+        let is_there: bool = self.redis.query(cmd("EXISTS").arg(&key)).await?;
+        Ok(if is_there { Some(self.load_stream(key).await?) } else { None })
     }
 
     async fn load_stream(&self, key: String) -> Result<StreamState, CheckError> {
@@ -132,7 +112,6 @@ impl BusTarget {
         let groups = groups.iter().map(|group| {
             Ok(GroupState {
                 name: field(group, "name")?,
-                consumers: field(group, "consumers")?,
                 pending: field(group, "pending")?,
                 last_delivered: field(group, "last-delivered-id")?,
                 read: field(group, "entries-read")?,
@@ -162,26 +141,17 @@ impl BusTarget {
         Ok(consumers.iter().map(read).collect::<RedisResult<_>>()?)
     }
 
-    /// Returns the members of a group, by the names of their consumers, including members that handle its backlog
-    /// first.
+    /// Returns the members of a group, by the names of their consumers.
     pub(crate) async fn members(&self, group: &str) -> Result<HashMap<String, MemberRecord>, CheckError> {
-        let (stream, mut all) = (self.stream(), HashMap::<String, MemberRecord>::new());
-        for stream in [stream.clone(), keys::backlog(&stream, group)] {
-            let members = keys::members(&stream, group);
-            let members: HashMap<String, String> = self.redis.query(cmd("HGETALL").arg(members)).await?;
-            for (name, text) in members {
-                let record: MemberRecord = serde_json::from_str(&text).map_err(|error| {
-                    CheckError::Other(format!(
-                        "the record of member `{name}` of the group `{group}` cannot be read: {error}: `{text}`"
-                    ))
-                })?;
-                // the newer record of the two
-                if all.get(&name).is_none_or(|known| known.at < record.at) {
-                    all.insert(name, record);
-                }
-            }
-        }
-        Ok(all)
+        let members = keys::members(&self.stream(), group);
+        let members: HashMap<String, String> = self.redis.query(cmd("HGETALL").arg(members)).await?;
+        let read = |(name, text): (String, String)| match serde_json::from_str(&text) {
+            Ok(record) => Ok((name, record)),
+            Err(error) => Err(CheckError::Other(format!(
+                "the record of member `{name}` of the group `{group}` cannot be read: {error}: `{text}`"
+            ))),
+        };
+        members.into_iter().map(read).collect()
     }
 
     /// Returns the number of consumers that show life: live members, and consumers of other programs that were active
@@ -196,33 +166,9 @@ impl BusTarget {
         let members = self.members(group).await?;
         let live = members.values().filter(|member| member.is_live(now)).count();
         let consumers = self.consumers(stream, group).await?;
-        let is_partition = stream != self.stream();
-        let is_foreign = |consumer: &&ConsumerState| {
-            // all owners of a partition have the same consumer name
-            !is_partition && !members.contains_key(&consumer.name) && !is_absent(&consumer.name)
-        };
+        let is_foreign = |consumer: &&ConsumerState| !members.contains_key(&consumer.name);
         let busy = consumers.iter().filter(is_foreign).filter(|consumer| consumer.idle_ms < idle_ms).count();
         Ok(live + busy)
-    }
-
-    /// Returns the groups of a stream that count: all except groups that a bus created while it connected, and that no
-    /// consumer has joined.
-    pub(crate) async fn joined<'s>(&self, stream: &'s StreamState) -> Result<Vec<&'s GroupState>, CheckError> {
-        let unjoined: HashMap<String, String> =
-            self.redis.query(cmd("HGETALL").arg(keys::unjoined(&stream.key))).await?;
-        let floors = self.floors(&stream.key).await?;
-        let counts = |group: &&GroupState| {
-            floors.contains_key(&group.name)
-                || group.consumers > 0
-                || group.last_delivered != "0-0"
-                || !unjoined.contains_key(&group.name)
-        };
-        Ok(stream.groups.iter().filter(counts).collect())
-    }
-
-    /// Returns the low-water marks of the listed groups of a stream.
-    pub(crate) async fn floors(&self, stream: &str) -> Result<HashMap<String, String>, CheckError> {
-        self.redis.query(cmd("HGETALL").arg(keys::floors(stream))).await
     }
 
     /// Returns the id of the oldest entry that a group has not finished, and that is still in the stream.
@@ -249,11 +195,6 @@ impl BusTarget {
         let entries: Vec<(String, Value)> = self.redis.query(&command).await?;
         Ok(entries.into_iter().next().map(|(id, _)| id))
     }
-}
-
-/// Returns `true` for the consumer that holds the entries left for absent members.
-pub(crate) fn is_absent(consumer: &str) -> bool {
-    consumer.starts_with(keys::ABSENT_CONSUMER)
 }
 
 /// Returns the time of an entry's id, in milliseconds since 1970.

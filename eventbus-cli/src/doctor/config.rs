@@ -55,8 +55,6 @@ pub struct DoctorConfig {
     pub relay_lag: Duration,
     /// The time for which an entry may wait in a group without a live consumer, or at a dead one. Default 5 min.
     pub idle_group: Duration,
-    /// The time for which an entry may wait for a member that handles its event type. Default 1 h.
-    pub absent_member: Duration,
     /// The time for which a group may leave its oldest entry unfinished, so that trimming stops there. Default 1 day.
     pub held_trim: Duration,
     /// The share of Redis's `maxmemory` that may be in use without a finding. Default 0.8.
@@ -95,7 +93,6 @@ impl Default for DoctorConfig {
             abandoned: DAY,
             relay_lag: 5 * MINUTE,
             idle_group: 5 * MINUTE,
-            absent_member: 60 * MINUTE,
             held_trim: DAY,
             redis_memory_share: 0.8,
             sqlite_wal_bytes: 256 << 20,
@@ -155,7 +152,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(compared, 20, "{fields}");
+        assert_eq!(compared, 19, "{fields}");
     }
 
     #[test]

@@ -123,7 +123,7 @@ async fn check_orphaned_checkpoints(target: &PostgresTarget, config: &DoctorConf
              FROM {schema}.checkpoints c
              CROSS JOIN (SELECT coalesce(max(position), 0) AS position FROM {schema}.events) h
              WHERE c.position < h.position
-               AND (c.name LIKE 'projection:%' OR c.name LIKE 'group:%')
+               AND c.name LIKE 'projection:%'
                AND extract(epoch FROM clock_timestamp() - c.updated_at) > $1
                AND NOT EXISTS (
                    SELECT FROM {schema}.leases l WHERE l.role = c.name AND l.expires_at > clock_timestamp())
@@ -178,7 +178,7 @@ async fn check_dead_letters(target: &PostgresTarget, config: &DoctorConfig) -> R
         .await?
         .row(
             "SELECT extract(epoch FROM clock_timestamp() - min(dead_since))::float8
-             FROM {schema}.unfinished_deliveries WHERE dead_since IS NOT NULL",
+             FROM {schema}.handler_rows WHERE dead_since IS NOT NULL",
         )
         .await?;
     let age = Duration::try_from_secs_f64(age.unwrap_or_default()).unwrap_or_default();

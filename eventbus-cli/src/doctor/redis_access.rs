@@ -106,7 +106,7 @@ fn field<T: FromRedisValue + Default>(fields: &HashMap<String, Value>, name: &st
 /// checks the rights first, and changes no key.
 fn probes(prefix: &str) -> Vec<Cmd> {
     let stream = format!("{}:doctor", keys::stream(prefix));
-    let hash = keys::floors(&stream);
+    let hash = keys::relay(&stream);
     let command = |name: &str, arguments: &[&str]| {
         let mut command = cmd(name);
         command.arg(arguments);

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use eventbus::{
-    Name, Position,
-    port::{EventTypes as _, Floors as _, ReadError, ReadFeed as _, UnfinishedDeliveries as _},
+    Position,
+    port::{EventTypes as _, HandlerProgress as _, ReadError, ReadFeed as _},
     support::ReaderKind,
 };
 use eventstore_redis::{RedisEventStore, keys::StoreKeys};
@@ -77,18 +77,6 @@ async fn check_all_streams(store: &RedisEventStore) -> Result<Outcome, CheckErro
 async fn check_checkpoints_ahead(store: &RedisEventStore) -> Result<Outcome, CheckError> {
     let (keys, mut readers) = (StoreKeys::new(&store.config().key_prefix), Vec::new());
     for checkpoint in all_checkpoints(store, "").await.map_err(unread)? {
-        // a relay saves the floors of the groups of its bus
-        if let Some((ReaderKind::Relay, destination)) = ReaderKind::parse(&checkpoint.name)
-            && let Ok(destination) = Name::new("destination", destination)
-        {
-            let floors = store.floors(&destination).await.map_err(unread)?.into_iter();
-            let set = format!("HSET {}", keys.floors(&destination));
-            readers.extend(
-                floors.map(|floor| {
-                    (format!("floor of {}", floor.group), floor.position, format!("{set} {}", floor.group))
-                }),
-            );
-        }
         let set = format!("SET {}", keys.checkpoint(&checkpoint.name));
         readers.push((checkpoint.name.to_string(), checkpoint.position, set));
     }
@@ -128,7 +116,7 @@ async fn check_event_types(store: &RedisEventStore, known: &KnownTypes) -> Resul
 }
 
 async fn check_dead_letters(store: &RedisEventStore, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let oldest = store.dead_deliveries(None, 1).await.map_err(unread)?;
+    let oldest = store.dead_rows(None, 1).await.map_err(unread)?;
     let age = oldest.first().map(|oldest| config.clock.now() - oldest.dead_since);
     let age = age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default();
     Ok(compare_retention(age, config).into())

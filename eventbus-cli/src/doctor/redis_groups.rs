@@ -6,7 +6,7 @@ use eventbus_redis::{keys, redis::cmd};
 use serde_json::json;
 
 use super::{
-    bus_target::{BusTarget, ConsumerState, GroupState, StreamState, entry_ms, is_absent},
+    bus_target::{BusTarget, ConsumerState, GroupState, StreamState, entry_ms},
     check::{Check, Run},
     config::DoctorConfig,
     finding::Finding,
@@ -34,11 +34,6 @@ pub(crate) const CHECKS: &[Check] = &[
         Run::Bus(|target, config| Box::pin(check_dead_consumers(target, config))),
     ),
     Check::new(
-        "group-absent-member",
-        "entries of types that no live member handles",
-        Run::Bus(|target, config| Box::pin(check_absent_members(target, config))),
-    ),
-    Check::new(
         "group-holds-trim",
         "groups that keep the stream from being trimmed",
         Run::Bus(|target, config| Box::pin(check_held_trimming(target, config))),
@@ -48,11 +43,7 @@ pub(crate) const CHECKS: &[Check] = &[
         "entries that were removed before a group read them",
         Run::Bus(|target, _| Box::pin(check_lost_entries(target))),
     ),
-    Check::new(
-        "group-missing",
-        "groups that the server has lost",
-        Run::Bus(|target, _| Box::pin(check_missing_groups(target))),
-    ),
+    Check::new("bus-missing", "a prefix without a bus", Run::Bus(|target, _| Box::pin(check_missing_bus(target)))),
     Check::new("redis-dead-letters", "dead letters", Run::Bus(|target, _| Box::pin(check_dead_letters(target)))),
     Check::new(
         "redis-dead-letter-age",
@@ -123,8 +114,8 @@ async fn check_unattended(target: &BusTarget, config: &DoctorConfig) -> Result<O
     let now = target.redis().time().await?;
     let idle_ms = milliseconds(config.idle_group);
     let mut outcome = Outcome::healthy();
-    for stream in target.load().await? {
-        for group in target.joined(&stream).await? {
+    if let Some(stream) = target.load().await? {
+        for group in &stream.groups {
             let Some(oldest) = target.oldest_unfinished(&stream.key, group).await? else { continue };
             if now.saturating_sub(entry_ms(&oldest)) <= idle_ms {
                 continue;
@@ -156,16 +147,12 @@ async fn check_dead_consumers(target: &BusTarget, config: &DoctorConfig) -> Resu
     let now = target.redis().time().await?;
     let idle_max = milliseconds(config.idle_group);
     let mut outcome = Outcome::healthy();
-    for stream in target.load().await? {
-        // the owners of a partition share one name
-        if stream.key != target.stream() {
-            continue;
-        }
+    if let Some(stream) = target.load().await? {
         for group in stream.groups.iter().filter(|group| group.pending > 0) {
             let members = target.members(&group.name).await?;
             for ConsumerState { name, pending, idle_ms } in target.consumers(&stream.key, &group.name).await? {
                 let is_live = members.get(&name).is_some_and(|member| member.is_live(now));
-                if pending == 0 || is_live || is_absent(&name) || idle_ms < idle_max {
+                if pending == 0 || is_live || idle_ms < idle_max {
                     continue;
                 }
                 let found = format!(
@@ -186,53 +173,22 @@ async fn check_dead_consumers(target: &BusTarget, config: &DoctorConfig) -> Resu
     Ok(outcome)
 }
 
-async fn check_absent_members(target: &BusTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let now = target.redis().time().await?;
-    let mut outcome = Outcome::healthy();
-    for stream in target.load().await? {
-        for group in stream.groups.iter().filter(|group| group.pending > 0) {
-            let command =
-                cmd("XPENDING").arg((&stream.key, &group.name, "-", "+", 1_000, keys::ABSENT_CONSUMER)).to_owned();
-            let entries: Vec<(String, String, u64, u64)> = target.redis().query(&command).await?;
-            let Some((oldest, ..)) = entries.first() else { continue };
-            let age = age_seconds(oldest, now);
-            if age <= config.absent_member.as_secs() {
-                continue;
-            }
-            let least = if entries.len() == 1_000 { "at least " } else { "" };
-            let found = format!(
-                "{least}{} entries of the group `{}` wait for a member that handles their types, the oldest for {age} s",
-                entries.len(),
-                group.name
-            );
-            let consequence = "these events are not handled, and the stream keeps them";
-            let repair = "start the service or release that handles them; if none will any more: \
-                          `eventbus groups forget-type GROUP TYPE`";
-            let observed = json!({
-                "stream": stream.key, "group": group.name, "entries": entries.len(), "oldest_seconds": age,
-            });
-            outcome.add(Finding::warning(found, consequence, repair).observed(observed));
-        }
-    }
-    Ok(outcome)
-}
-
 async fn check_held_trimming(target: &BusTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
     let now = target.redis().time().await?;
     let mut outcome = Outcome::healthy();
-    for stream in target.load().await? {
+    if let Some(stream) = target.load().await? {
         let mut slowest: Option<(String, &GroupState)> = None;
-        for group in target.joined(&stream).await? {
+        for group in &stream.groups {
             if let Some(oldest) = target.oldest_unfinished(&stream.key, group).await?
                 && slowest.as_ref().is_none_or(|(id, _)| sort_key(&oldest) < sort_key(id))
             {
                 slowest = Some((oldest, group));
             }
         }
-        let Some((oldest, group)) = slowest else { continue };
+        let Some((oldest, group)) = slowest else { return Ok(outcome) };
         let age = age_seconds(&oldest, now);
         if age <= config.held_trim.as_secs() {
-            continue;
+            return Ok(outcome);
         }
         let found = format!(
             "the group `{}` keeps `{}` from being trimmed: it has not finished an entry that is {age} s old",
@@ -258,12 +214,12 @@ fn sort_key(id: &str) -> (u64, u64) {
 
 async fn check_lost_entries(target: &BusTarget) -> Result<Outcome, CheckError> {
     let mut outcome = Outcome::healthy();
-    for stream in target.load().await? {
+    if let Some(stream) = target.load().await? {
         if stream.added <= stream.length {
-            continue;
+            return Ok(outcome);
         }
         let first = target.first_entry(&stream.key, "-").await?;
-        for group in target.joined(&stream).await? {
+        for group in &stream.groups {
             match count_lost(&stream, first.as_deref(), group) {
                 Ok(0) => {}
                 Ok(lost) => {
@@ -271,8 +227,8 @@ async fn check_lost_entries(target: &BusTarget) -> Result<Outcome, CheckError> {
                         "{lost} entries of `{}` were removed before the group `{}` had read them",
                         stream.key, group.name
                     );
-                    let consequence = "the group has not handled these events; a relay publishes those of its store \
-                                       again, those of different publishers are lost";
+                    let consequence = "the group has not handled these events; if they are in a store, its relay can publish \
+                                       them again: `eventbus relay republish`";
                     let repair = "find what trims the stream (XTRIM, XADD with MAXLEN) and stop it; `bus.trim` waits \
                                   for the groups";
                     let observed = json!({ "stream": stream.key, "group": group.name, "lost": lost });
@@ -311,31 +267,17 @@ fn count_lost(stream: &StreamState, first: Option<&str>, group: &GroupState) -> 
     }
 }
 
-async fn check_missing_groups(target: &BusTarget) -> Result<Outcome, CheckError> {
-    let (streams, mut outcome) = (target.load().await?, Outcome::healthy());
-    let mut is_known = !streams.is_empty();
-    for key in target.streams().await? {
-        let there = streams.iter().find(|stream| stream.key == key);
-        for (group, floor) in target.floors(&key).await? {
-            is_known = true;
-            if there.is_some_and(|stream| stream.groups.iter().any(|found| found.name == group)) {
-                continue;
-            }
-            let found = format!("the server has lost the group `{group}` of `{key}`");
-            let consequence = "its handlers get no event, and trimming stands still, until a consumer makes it again";
-            let repair =
-                "start a consumer of the group, which goes on where it was; find what ran XGROUP DESTROY or DEL";
-            let observed = json!({ "stream": key, "group": group, "floor": floor });
-            outcome.add(Finding::fault(found, consequence, repair).observed(observed));
-        }
-    }
-    if !is_known {
+async fn check_missing_bus(target: &BusTarget) -> Result<Outcome, CheckError> {
+    // a bus of another program has a stream and no `meta`
+    let stream = target.stream();
+    let there: u64 = target.redis().query(cmd("EXISTS").arg((keys::meta(&stream), &stream))).await?;
+    let finding = || {
         let found = format!("the server holds no bus with the prefix `{}`", target.prefix());
         let consequence = "no group and no dead letter was examined";
         let repair = "give the `stream_prefix` of the application by `--prefix`, or start the application once";
-        outcome.add(Finding::warning(found, consequence, repair));
-    }
-    Ok(outcome)
+        Finding::warning(found, consequence, repair)
+    };
+    Ok((there == 0).then(finding).into())
 }
 
 async fn check_dead_letters(target: &BusTarget) -> Result<Outcome, CheckError> {

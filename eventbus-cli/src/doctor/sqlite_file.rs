@@ -168,10 +168,11 @@ async fn check_disk(target: &SqliteTarget, config: &DoctorConfig) -> Result<Outc
 }
 
 /// The indexes and triggers of a new file, beside those of its keys.
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 7] = [
     "eventbus_commands_handled_at_idx",
     "eventbus_deliveries_handled_at_idx",
     "eventbus_events_keep_the_last",
+    "eventbus_handler_rows_dead_idx",
     "eventbus_streams_keep_rows",
     "eventbus_unfinished_deliveries_dead_idx",
     "eventbus_tags_keep_rows",
@@ -225,7 +226,7 @@ async fn check_orphaned_checkpoints(target: &SqliteTarget, config: &DoctorConfig
             let sql = "SELECT c.name, c.position, h.position, (?1 - c.updated_at) / 1e6
                 FROM eventbus_checkpoints c, (SELECT coalesce(max(position), 0) AS position FROM eventbus_events) h
                 WHERE c.position < h.position
-                    AND (c.name GLOB 'projection:*' OR c.name GLOB 'group:*')
+                    AND c.name GLOB 'projection:*'
                     AND c.updated_at < ?2
                     AND NOT EXISTS (SELECT 1 FROM eventbus_leases l WHERE l.role = c.name AND l.expires_at > ?1)
                     -- an event waits for the reader for as long
@@ -274,7 +275,7 @@ async fn check_event_types(target: &SqliteTarget, known: &KnownTypes) -> Result<
 async fn check_dead_letters(target: &SqliteTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
     let oldest: Option<i64> = target
         .read(|connection| {
-            let sql = "SELECT min(dead_since) FROM eventbus_unfinished_deliveries WHERE dead_since IS NOT NULL";
+            let sql = "SELECT min(dead_since) FROM eventbus_handler_rows WHERE dead_since IS NOT NULL";
             Ok(connection.query_row(sql, [], |row| row.get(0))?)
         })
         .await?;

@@ -61,9 +61,8 @@ pub(crate) type ReaderPosition = (String, i64, i64, String);
 
 /// Reports the readers among checkpoints that are ahead of the store.
 pub(crate) fn readers_ahead(checkpoints: impl IntoIterator<Item = ReaderPosition>) -> Outcome {
-    // the checkpoint of a move is a position of the other store; the checkpoint of a halted relay, and the limit up to
-    // which a group reads, may be ahead
-    let others = [MOVE_PREFIX, ReaderKind::HaltedRelay.prefix(), ReaderKind::GroupReadLimit.prefix()];
+    // the checkpoint of a move is a position of the other store; the checkpoint of a halted relay may be ahead
+    let others = [MOVE_PREFIX, ReaderKind::HaltedRelay.prefix()];
     let readers = checkpoints.into_iter().filter(|(name, ..)| !others.iter().any(|other| name.starts_with(other)));
     readers.take(READERS_MAX).map(|(name, at, head, set_back)| reader_ahead(&name, at, head, &set_back)).collect()
 }
@@ -103,12 +102,7 @@ pub(crate) fn orphaned_checkpoints(orphaned: Vec<(String, i64, i64, f64)>) -> Ou
     let finding = |(name, at, head, age): (String, i64, i64, f64)| {
         let found = format!("the checkpoint `{name}` is at {at} of {head}, and has not moved for {age:.0} s");
         let consequence = "its reader does not run, or has a different name now: its read model is out of date";
-        let retire = match name.starts_with(ReaderKind::Group.prefix()) {
-            // with a bus it would retire the group of that bus
-            true => "eventbus groups retire --store URL",
-            false => "eventbus projections retire",
-        };
-        let repair = format!("start the process with that reader; if it is gone for good: `{retire}`");
+        let repair = "start the process with that reader; if it is gone for good: `eventbus projections retire`";
         let observed = json!({ "name": name, "at": at.to_string(), "head": head.to_string(), "seconds": age });
         Finding::warning(found, consequence, repair).observed(observed)
     };

@@ -7,7 +7,6 @@ use eventbus::{
     bus::MessageId,
     clock::SharedClock,
     dead_letter::{DeadLetter, DeadLetterFilter, DeadLetterPage, DeadLetters},
-    store::EventStore,
     support::PAGE_BYTES,
 };
 use serde::Serialize;
@@ -147,38 +146,20 @@ pub struct DeadLetterTally {
 }
 
 impl DeadLetterTally {
-    /// Counts the oldest 1,000 dead letters of a bus by group; for an in-process bus, `store` holds them.
+    /// Counts the oldest 1,000 dead letters of a bus by group.
     ///
     /// # Errors
-    /// [`CommandError`] if the bus or the store cannot be reached.
-    pub async fn load(bus: &OpenBus, store: Option<&dyn EventStore>) -> Result<Self, CommandError> {
-        Self::load_at_most(bus, store, COUNTED_MAX).await
+    /// [`CommandError`] if the bus cannot be reached.
+    pub async fn load(bus: &OpenBus) -> Result<Self, CommandError> {
+        Self::load_at_most(bus, COUNTED_MAX).await
     }
 
     /// Counts dead letters like [`load`](Self::load), about the oldest `counted_max` of them.
     ///
     /// # Errors
-    /// [`CommandError`] if the bus or the store cannot be reached.
-    pub async fn load_at_most(
-        bus: &OpenBus,
-        store: Option<&dyn EventStore>,
-        counted_max: u64,
-    ) -> Result<Self, CommandError> {
-        match store {
-            // the bus would load the event of each
-            Some(store) if bus.is_in_process() => Self::count_stored(store, counted_max).await,
-            _ => Self::count_listed(bus.dead_letters()?, counted_max).await,
-        }
-    }
-
-    async fn count_stored(store: &dyn EventStore, counted_max: u64) -> Result<Self, CommandError> {
-        let limit = usize::try_from(counted_max).unwrap_or(usize::MAX);
-        let dead = store.dead_deliveries(None, limit.saturating_add(1)).await?;
-        let mut tally = Self { is_complete: dead.len() <= limit, ..Self::default() };
-        for delivery in dead.iter().take(limit) {
-            tally.add(delivery.group.as_str());
-        }
-        Ok(tally)
+    /// [`CommandError`] if the bus cannot be reached.
+    pub async fn load_at_most(bus: &OpenBus, counted_max: u64) -> Result<Self, CommandError> {
+        Self::count_listed(bus.of_bus()?, counted_max).await
     }
 
     async fn count_listed(dead_letters: &dyn DeadLetters, counted_max: u64) -> Result<Self, CommandError> {

@@ -7,20 +7,21 @@ use eventbus::{
     dead_letter::{DeadLetterFilter, DeadLetters},
     delivery::DeliveryAttempts,
     health::GroupInfo,
+    port::handler_progress::ShardId,
     store::EventStore,
-    support::{PAGE_BYTES, ReaderKind},
+    support::PAGE_BYTES,
 };
 use eventbus_redis::{PendingDelivery, RedisEventBus};
 use serde::Serialize;
 
-use super::{events::event_bytes, group_view::AttemptsView, position::all_checkpoints};
+use super::{events::event_bytes, group_view::AttemptsView};
 use crate::{connection::OpenBus, error::CommandError};
 
 /// The number of dead letters on a page, and the most that are searched.
 const PAGE: usize = 500;
 const DEAD_LETTERS_MAX: usize = 100_000;
 
-/// The most pending entries of a group, in each partition, that are searched; fewer if they have 16 MiB.
+/// The most pending entries of a group that are searched; fewer if they have 16 MiB.
 const PENDING_MAX: usize = 1_000;
 const PENDING_BYTES_MAX: usize = 16 * PAGE_BYTES;
 
@@ -55,8 +56,10 @@ impl EventDeliveries {
 pub struct WaitingDeliveryRow {
     /// The group.
     pub group: String,
-    /// The consumer that has it; `None` on the in-process bus.
+    /// The consumer that has it; `None` for a handler of the store.
     pub consumer: Option<String>,
+    /// The handler of the store; `None` for a group of a bus.
+    pub handler: Option<String>,
     /// The runs in which a handler failed, and the failures.
     #[serde(flatten)]
     pub attempts: AttemptsView,
@@ -99,11 +102,13 @@ pub(super) async fn find_deliveries(
     let mut found = Deliveries { of_events: vec![EventDeliveries::default(); events.len()], may_have_more: false };
     found.add_notes(store, &keys, &indexes).await?;
     match bus {
-        OpenBus::Redis(redis) => found.add_pending(redis, bus.stream_info().await?.consumer_groups, &indexes).await?,
-        OpenBus::InProcess(_) => found.add_waiting(store, events).await?,
-        OpenBus::Other(_) => {}
+        OpenBus::Redis(redis, _) => {
+            found.add_pending(redis, bus.stream_info().await?.consumer_groups, &indexes).await?
+        }
+        OpenBus::Store(_) | OpenBus::Other(_) => {}
     }
-    if let Some(dead_letters) = bus.as_bus().dead_letters() {
+    found.add_waiting(store, events).await?;
+    if let Ok(dead_letters) = bus.dead_letters() {
         found.add_dead(dead_letters, &indexes).await?;
     }
     Ok(found)
@@ -160,15 +165,23 @@ impl Deliveries {
         Ok(())
     }
 
-    /// Adds the deliveries that groups of the in-process bus have not finished.
+    /// Adds the deliveries that handlers of the store have not finished after a failure or a replay.
     async fn add_waiting(&mut self, store: &dyn EventStore, events: &[RecordedEvent]) -> Result<(), CommandError> {
-        for checkpoint in all_checkpoints(store, ReaderKind::Group.prefix()).await? {
-            let group = ReaderKind::parse(&checkpoint.name).and_then(|(_, name)| Name::new("group", name).ok());
-            let Some(group) = group else { continue };
-            for delivery in store.waiting_deliveries(&group).await? {
-                let index = events.iter().position(|event| event.position() == Some(delivery.position));
-                if let Some(index) = index {
-                    self.of_events[index].waiting.push(WaitingDeliveryRow::new(&group, None, delivery.attempts));
+        let Some(progress) = store.handler_progress() else { return Ok(()) };
+        let places: HashMap<_, _> =
+            events.iter().enumerate().filter_map(|(index, event)| Some((event.position()?, index))).collect();
+        for handler in progress.list_handlers().await?.into_iter().filter(|handler| handler.waiting_rows > 0) {
+            let (name, group) = (handler.noted.name, handler.noted.group);
+            let shards: Vec<_> =
+                handler.shards.iter().map(|shard| ShardId { handler: name.clone(), number: shard.number }).collect();
+            let rows = progress.live_rows(&shards).await?.into_values().flatten();
+            for row in rows.filter(|row| row.dead_since.is_none()) {
+                if let Some(index) = places.get(&row.position) {
+                    let waiting = WaitingDeliveryRow {
+                        handler: Some(name.to_string()),
+                        ..WaitingDeliveryRow::new(&group, None, row.attempts)
+                    };
+                    self.of_events[*index].waiting.push(waiting);
                 }
             }
         }
@@ -204,13 +217,12 @@ impl Deliveries {
 
 /// Loads the oldest pending deliveries of a group. Also returns `true` if it may have more.
 ///
-/// The size of an entry is unknown until it is read, so the first read takes one entry of each partition. Each further
+/// The size of an entry is unknown until it is read, so the first read takes one entry. Each further
 /// read asks for four times as many, if so many entries of the largest size so far would fit.
 async fn load_pending(bus: &RedisEventBus, group: &Name) -> Result<(Vec<PendingDelivery>, bool), CommandError> {
     let mut limit = 1;
     loop {
         let pending = bus.pending_deliveries(group, limit).await?;
-        // one of the streams may have this many, and further ones after them
         let may_have_more = pending.len() >= limit;
         let largest = pending.iter().filter_map(|delivery| delivery.record.as_ref()).map(event_bytes).max();
         let fits = largest.unwrap_or_default().saturating_mul(PENDING_GROWTH * pending.len()) <= PENDING_BYTES_MAX;
@@ -221,27 +233,8 @@ async fn load_pending(bus: &RedisEventBus, group: &Name) -> Result<(Vec<PendingD
     }
 }
 
-/// Counts the pending deliveries of a group, of one event type or of all. Returns the number as text: "at least 1000" if the
-/// group may have more than were searched.
-///
-/// # Errors
-/// [`CommandError`] if the bus cannot be reached.
-pub(crate) async fn count_pending(
-    bus: &RedisEventBus,
-    group: &Name,
-    event_type: Option<&str>,
-) -> Result<String, CommandError> {
-    let (pending, may_have_more) = load_pending(bus, group).await?;
-    let is_of_type = |delivery: &&PendingDelivery| {
-        let of = delivery.record.as_ref().map(|record| record.event_type());
-        event_type.is_none_or(|wanted| of.is_some_and(|of| **of == *wanted))
-    };
-    let count = pending.iter().filter(is_of_type).count();
-    Ok(if may_have_more { format!("at least {count}") } else { count.to_string() })
-}
-
 impl WaitingDeliveryRow {
     fn new(group: &str, consumer: Option<String>, attempts: DeliveryAttempts) -> Self {
-        Self { group: group.to_owned(), consumer, attempts: attempts.into() }
+        Self { group: group.to_owned(), consumer, handler: None, attempts: attempts.into() }
     }
 }

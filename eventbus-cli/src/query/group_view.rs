@@ -1,6 +1,6 @@
 //! One consumer group: its consumers, and the entries that they have read and not finished.
 
-use eventbus::{Name, delivery::DeliveryAttempts, store::EventStore};
+use eventbus::{Name, delivery::DeliveryAttempts};
 use eventbus_redis::{GroupConsumer, PendingDelivery};
 use serde::Serialize;
 
@@ -11,17 +11,17 @@ use crate::{connection::OpenBus, error::CommandError};
 pub struct GroupView {
     /// Its name.
     pub group: String,
-    /// Its consumers, including ended ones with pending entries; none for a group of the in-process bus.
+    /// Its consumers, including ended ones with pending entries.
     pub consumers: Vec<GroupConsumer>,
-    /// The oldest deliveries that it has read and not finished; if the bus has partitions, of each partition.
+    /// The oldest deliveries that it has read and not finished.
     pub pending: Vec<PendingRow>,
 }
 
 /// A delivery that a group has read and not finished.
 #[derive(Debug, Clone, Serialize)]
 pub struct PendingRow {
-    /// The entry of the bus; `None` on the in-process bus.
-    pub entry: Option<String>,
+    /// The entry of the bus.
+    pub entry: String,
     /// The position of the event, if it has one.
     pub position: Option<String>,
     /// The id of the event; `None` if the bus has lost its entry.
@@ -31,9 +31,9 @@ pub struct PendingRow {
     /// The stream of the event.
     pub stream: Option<String>,
     /// The consumer on which it is pending.
-    pub consumer: Option<String>,
+    pub consumer: String,
     /// The milliseconds since the consumer read it, or renewed its claim.
-    pub idle_ms: Option<u64>,
+    pub idle_ms: u64,
     /// The runs in which a handler failed, and the failures.
     #[serde(flatten)]
     pub attempts: AttemptsView,
@@ -55,60 +55,33 @@ impl From<DeliveryAttempts> for AttemptsView {
     }
 }
 
-impl PendingRow {
-    fn on_redis(delivery: PendingDelivery) -> Self {
+impl From<PendingDelivery> for PendingRow {
+    fn from(delivery: PendingDelivery) -> Self {
         let metadata = delivery.record.as_ref().map(eventbus::RecordedEvent::metadata);
         Self {
-            entry: Some(delivery.id.to_string()),
+            entry: delivery.id.to_string(),
             position: metadata.and_then(|metadata| Some(metadata.position()?.to_string())),
             event_id: metadata.map(|metadata| metadata.event_id().to_string()),
             event_type: metadata.map(|metadata| metadata.event_type().to_string()),
             stream: metadata.map(|metadata| metadata.stream().to_string()),
-            consumer: Some(delivery.consumer),
-            idle_ms: Some(delivery.idle_ms),
+            consumer: delivery.consumer,
+            idle_ms: delivery.idle_ms,
             attempts: delivery.attempts.into(),
         }
     }
 }
 
-/// Loads a consumer group with its oldest `limit` pending deliveries in each partition. A group of the in-process bus
-/// has no consumers, and its deliveries have only positions.
+/// Loads a consumer group of a bus on Redis with its oldest `limit` pending deliveries.
 ///
 /// # Errors
-/// [`CommandError`] if the bus or the store cannot be reached, or the bus does not list its deliveries.
-pub async fn load_group(
-    bus: &OpenBus,
-    store: Option<&dyn EventStore>,
-    group: &Name,
-    limit: usize,
-) -> Result<GroupView, CommandError> {
-    let mut view = GroupView { group: group.to_string(), consumers: Vec::new(), pending: Vec::new() };
-    match (bus, store) {
-        (OpenBus::Redis(bus), _) => {
-            view.consumers = bus.group_consumers(group).await?;
-            let pending = bus.pending_deliveries(group, limit).await?;
-            view.pending = pending.into_iter().map(PendingRow::on_redis).collect();
-        }
-        (bus, Some(store)) if bus.is_in_process() => {
-            let waiting = store.waiting_deliveries(group).await?;
-            view.pending = waiting
-                .into_iter()
-                .take(limit)
-                .map(|delivery| PendingRow {
-                    entry: None,
-                    position: Some(delivery.position.to_string()),
-                    event_id: None,
-                    event_type: None,
-                    stream: None,
-                    consumer: None,
-                    idle_ms: None,
-                    attempts: delivery.attempts.into(),
-                })
-                .collect();
-        }
-        (bus, _) => {
-            return Err(CommandError::fault(format!("{} does not list deliveries", bus.as_bus().describe())));
-        }
-    }
-    Ok(view)
+/// [`CommandError`] if the bus cannot be reached, or does not list its deliveries.
+pub async fn load_group(bus: &OpenBus, group: &Name, limit: usize) -> Result<GroupView, CommandError> {
+    let OpenBus::Redis(bus, _) = bus else {
+        return Err(CommandError::fault(format!("{} does not list deliveries", bus.as_bus().describe())));
+    };
+    Ok(GroupView {
+        group: group.to_string(),
+        consumers: bus.group_consumers(group).await?,
+        pending: bus.pending_deliveries(group, limit).await?.into_iter().map(PendingRow::from).collect(),
+    })
 }

@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use super::{
     dead_letters::DeadLetterTally,
-    groups::{GroupDetail, list_groups},
+    groups::list_groups,
+    handlers::{HandlerRow, list_handlers},
     position::Lag,
     projections::list_projections,
     relays::list_relays,
@@ -20,6 +21,8 @@ pub enum ReaderSort {
     Projection,
     /// The relay to a bus.
     Relay,
+    /// A handler of the store.
+    Handler,
     /// A consumer group of the bus.
     Group,
 }
@@ -31,6 +34,7 @@ impl ReaderSort {
         match self {
             Self::Projection => "projection",
             Self::Relay => "relay",
+            Self::Handler => "handler",
             Self::Group => "group",
         }
     }
@@ -54,12 +58,20 @@ pub struct LagRow {
     pub seconds: Option<f64>,
     /// The process that has the reader's role.
     pub owner: Option<String>,
-    /// Set for a group that no consumer has joined yet: it is not behind.
-    #[serde(rename = "unjoined", skip_serializing_if = "std::ops::Not::not")]
-    pub is_unjoined: bool,
+    /// Set for a handler that does not run for a reason that is no fault: `paused`, `unused`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remark: Option<&'static str>,
 }
 
-/// Lists the lags of all readers of a store and a bus: projections, relays, groups.
+impl LagRow {
+    /// Returns `true` if its lag is no fault.
+    #[must_use]
+    pub const fn is_at_rest(&self) -> bool {
+        self.remark.is_some()
+    }
+}
+
+/// Lists the lags of all readers of a store and a bus: projections, relays, handlers, groups.
 ///
 /// # Errors
 /// [`CommandError`] if the store or the bus cannot be reached.
@@ -68,43 +80,28 @@ pub async fn list_lags(
     bus: &OpenBus,
     clock: &SharedClock,
 ) -> Result<Vec<LagRow>, CommandError> {
-    list_lags_with(store, bus, GroupDetail::Waiting, clock).await
-}
-
-/// Lists the lags of all readers like [`list_lags`], with more or less data about the groups.
-///
-/// # Errors
-/// [`CommandError`] if the store or the bus cannot be reached.
-pub async fn list_lags_with(
-    store: Option<&dyn EventStore>,
-    bus: &OpenBus,
-    detail: GroupDetail,
-    clock: &SharedClock,
-) -> Result<Vec<LagRow>, CommandError> {
     let mut rows = Vec::new();
-    let mut head = None;
     if let Some(store) = store {
-        head = Some(store.head().await?.to_string());
         let redis: Option<&dyn EventBus> = Some(bus.as_bus()).filter(|_| !bus.is_in_process());
         rows = list_feed_lags(store, redis, clock).await?;
     }
     // the numbers of dead letters are not shown
-    for row in list_groups(bus, store, (&DeadLetterTally::default(), detail), clock).await? {
+    for row in list_groups(bus, &DeadLetterTally::default()).await? {
         rows.push(LagRow {
             kind: ReaderSort::Group,
             events: row.unfinished(),
-            head: row.position.as_ref().and(head.clone()),
-            position: row.position,
+            position: None,
+            head: None,
             name: row.group,
             seconds: row.seconds,
             owner: None,
-            is_unjoined: row.is_unjoined,
+            remark: None,
         });
     }
     Ok(rows)
 }
 
-/// Lists the lags of the readers of a store's feed: projections and relays. Asks `bus` for the position of the relay to
+/// Lists the lags of the readers of a store's feed: projections, relays and handlers. Asks `bus` for the position of the relay to
 /// it.
 ///
 /// # Errors
@@ -120,7 +117,14 @@ pub(crate) async fn list_feed_lags(
     let relays = list_relays(store, bus, clock).await?.into_iter();
     let relays =
         relays.map(|row| feed_row(ReaderSort::Relay, row.destination, [row.position, row.head], row.lag, row.leader));
-    Ok(projections.chain(relays).collect())
+    let handlers = list_handlers(store, clock).await?.into_iter().map(handler_row);
+    Ok(projections.chain(relays).chain(handlers).collect())
+}
+
+fn handler_row(row: HandlerRow) -> LagRow {
+    let (owner, remark) = (row.owner(), row.remark());
+    let lag = Lag { events: row.lag.events.saturating_add(row.waiting), ..row.lag };
+    LagRow { remark, ..feed_row(ReaderSort::Handler, row.handler, [row.position, row.head], lag, owner) }
 }
 
 /// Returns the row of a reader of the feed.
@@ -139,6 +143,6 @@ fn feed_row(
         events: Some(lag.events),
         seconds: lag.seconds,
         owner,
-        is_unjoined: false,
+        remark: None,
     }
 }

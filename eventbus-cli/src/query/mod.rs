@@ -8,6 +8,7 @@ mod deliveries;
 mod events;
 mod group_view;
 mod groups;
+mod handlers;
 mod lag;
 mod payload;
 mod position;
@@ -24,8 +25,9 @@ pub use self::{
     deliveries::{DeadDeliveryRow, EventDeliveries, WaitingDeliveryRow},
     events::EventView,
     group_view::{AttemptsView, GroupView, PendingRow, load_group},
-    groups::{GroupDetail, GroupRow, list_groups},
-    lag::{LagRow, ReaderSort, list_lags, list_lags_with},
+    groups::{GroupRow, list_groups},
+    handlers::{HandlerRow, ShardRow, list_handlers},
+    lag::{LagRow, ReaderSort, list_lags},
     position::Lag,
     projections::{ProjectionRow, StoppedRow, list_projections},
     relays::{RelayRow, list_relays},
@@ -36,7 +38,7 @@ pub use self::{
 #[cfg(feature = "dashboard")]
 pub(crate) use self::{dead_letters::aggregate_text, events::event_bytes, lag::list_feed_lags};
 pub(crate) use self::{
-    deliveries::count_pending,
+    handlers::progress_of,
     payload::{Change, Difference, FieldChoice, Payload, PayloadComparison},
     position::{RETIRED, ago, all_checkpoints, all_leases},
     relays::list_destinations,

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use eventbus::{
-    Name, Position, bus::EventBus, clock::SharedClock, relay::Publisher, store::EventStore, support::ReaderKind,
-};
+use eventbus::{Name, Position, bus::EventBus, clock::SharedClock, store::EventStore, support::ReaderKind};
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -115,15 +113,12 @@ fn destination_of(role: &Name) -> Option<Name> {
     Name::new("destination", name).ok()
 }
 
-/// Asks a bus for the published position of a store; with partitions, the lowest one. Also returns the role of the
-/// relay.
+/// Asks a bus for the published position of a store. Also returns the role of the relay.
 async fn published_position(
     store: &dyn EventStore,
     bus: &dyn EventBus,
 ) -> Result<Option<(Name, Position)>, CommandError> {
     let Some(target) = bus.relay_target() else { return Ok(None) };
-    let publisher = Publisher { store: store.store_id().await?, epoch: 0 };
-    let positions = target.published_positions(publisher).await?;
-    let lowest = positions.into_iter().map(|published| published.position).min();
-    Ok(lowest.map(|position| (ReaderKind::Relay.name_of(bus.destination()), position)))
+    let record = target.published_position(store.store_id().await?).await?;
+    Ok(record.map(|record| (ReaderKind::Relay.name_of(bus.destination()), record.position)))
 }

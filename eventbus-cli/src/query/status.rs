@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use super::{
     dead_letters::DeadLetterTally,
-    groups::{GroupDetail, GroupRow, list_groups},
+    groups::{GroupRow, list_groups},
+    handlers::{HandlerRow, list_handlers},
     projections::{ProjectionRow, list_projections},
     relays::{RelayRow, list_relays},
 };
@@ -32,9 +33,11 @@ pub struct StatusView {
     pub relays: Vec<RelayRow>,
     /// The projections.
     pub projections: Vec<ProjectionRow>,
-    /// The consumer groups.
+    /// The handlers that read the store.
+    pub handlers: Vec<HandlerRow>,
+    /// The consumer groups of the bus.
     pub groups: Vec<GroupRow>,
-    /// The dead letters, of which at most 1,000 are counted; `None` without a bus.
+    /// The dead letters of handlers and bus; of the bus at most 1,000 are counted; `None` if the bus cannot be used.
     pub dead_letters: Option<u64>,
     /// Set if there are more dead letters than were counted.
     pub more_dead_letters: bool,
@@ -51,14 +54,14 @@ pub async fn load_status(
 ) -> Result<StatusView, CommandError> {
     let mut view = StatusView::default();
     if let Some(bus) = bus {
-        let tally = DeadLetterTally::load(bus, store).await?;
-        view.bus = Some(match bus.is_in_process() {
-            true => "in process".into(),
-            false => bus.as_bus().describe(),
-        });
-        view.groups = list_groups(bus, store, (&tally, GroupDetail::Waiting), clock).await?;
-        view.dead_letters = Some(tally.all());
-        view.more_dead_letters = !tally.is_complete();
+        view.bus = Some(bus.as_bus().describe());
+        view.dead_letters = Some(0);
+        if !matches!(bus, OpenBus::Store(_)) {
+            let tally = DeadLetterTally::load(bus).await?;
+            view.groups = list_groups(bus, &tally).await?;
+            view.dead_letters = Some(tally.all());
+            view.more_dead_letters = !tally.is_complete();
+        }
     }
     if let Some(store) = store {
         let redis: Option<&dyn EventBus> = bus.filter(|bus| !bus.is_in_process()).map(OpenBus::as_bus);
@@ -67,6 +70,9 @@ pub async fn load_status(
         view.head = Some(store.head().await?.to_string());
         view.relays = list_relays(store, redis, clock).await?;
         view.projections = list_projections(store, clock).await?;
+        view.handlers = list_handlers(store, clock).await?;
+        let dead: u64 = view.handlers.iter().map(|handler| handler.dead_letters).sum();
+        view.dead_letters = view.dead_letters.map(|of_bus| of_bus + dead);
     }
     Ok(view)
 }

@@ -47,7 +47,7 @@ async fn prometheus_reads_what_the_app_has_counted() {
     let (status, page) = answer(&router, get("/metrics")).await;
     assert_eq!(status, StatusCode::OK, "{page}");
     for line in [
-        r#"eventbus_handler_seconds_count{group="default",handler="receipt",outcome="succeeded"} 1"#,
+        r#"eventbus_handler_seconds_count{group="receipt",handler="receipt",outcome="succeeded"} 1"#,
         r#"eventbus_projection_lag_events{projection="balances"} 0"#,
     ] {
         assert!(page.lines().any(|shown| shown == line), "{line} is not in {page}");

@@ -35,6 +35,12 @@ pub(crate) async fn send(event: &OrderShipped) -> Result<(), HandlerError> {
     Err(HandlerError::permanent(format!("no mailbox for {}\nat all", event.parcel)))
 }
 
+/// The same, for orders of a stream that its application consumes.
+#[handler(name = "send", group = "mail", stream = "orders", manual)]
+pub(crate) async fn send_of_stream(event: &OrderShipped) -> Result<(), HandlerError> {
+    send(event).await
+}
+
 /// What one run of the command did.
 #[derive(Debug)]
 pub(crate) struct Ran {

@@ -4,6 +4,7 @@
 mod browser;
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/filling.rs"]
 mod filling;
 mod http;
 mod mounted;

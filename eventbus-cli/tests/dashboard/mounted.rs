@@ -184,18 +184,25 @@ async fn charge(_event: &OrderPlaced) -> Result<(), HandlerError> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deliveries_that_wait_in_the_process_are_counted() {
+async fn events_that_wait_for_handlers_are_counted_and_groups_are_paused() {
     let shop = FileShop::empty().await;
     let app = shop.app().handler::<charge>().start().await.unwrap();
-    let site = mount(&app, DashboardConfig::default()).await;
+    let mut site = mount(&app, changing()).await;
     shop.append("o-1", vec![placed(1), placed(2)]).await;
     shop.append("o-2", vec![placed(3)]).await;
-    let of = |group: &str, pending: u64| {
-        format!("{group}</th><td class=\"number\">–</td><td class=\"number\">{pending}</td>")
+    let waits = |page: &str, handler: &str, number: u64| {
+        let row = between(page, &format!("{handler}</th>"), "</tr>");
+        row.first()
+            .is_some_and(|row| row.contains(&format!("<td class=\"number\">{number}</td><td class=\"number\"><a ")))
     };
-    let are_counted = |page: &str| page.contains(&of("billing", 3)) && page.contains(&of("mail", 0));
-    let page = wait_until(&site, "/groups", are_counted).await;
-    assert!(!page.contains("counts the pending deliveries"), "{page}");
+    wait_until(&site, "/groups", |page| waits(page, "charge", 3) && waits(page, "send", 0)).await;
+    // an operator pauses them
+    site.log_in(TOKEN).await;
+    assert_eq!(site.post("/pause", "group=billing").await.status, 303);
+    let page = wait_for(&site, "/groups", "<td>paused</td>").await;
+    assert!(page.contains("Resume billing") && page.contains("Pause mail"), "{page}");
+    assert_eq!(site.post("/resume", "group=billing").await.status, 303);
+    assert!(site.get("/groups").await.ok().contains("Pause billing"));
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 

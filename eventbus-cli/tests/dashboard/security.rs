@@ -60,8 +60,12 @@ async fn a_dashboard_without_a_token_changes_no_data() {
     let served = Served::start(&["--store", &url]);
     let list = served.site.get("/dead-letters").await.ok();
     assert!(!list.contains("method=\"post\""), "{list}");
-    for path in ["/replay", "/discard", "/rebuild"] {
-        let field = if path == "/rebuild" { "projection=totals" } else { "ids=1" };
+    for path in ["/replay", "/discard", "/rebuild", "/pause", "/resume"] {
+        let field = match path {
+            "/rebuild" => "projection=totals",
+            "/replay" | "/discard" => "ids=1",
+            _ => "group=mail",
+        };
         let answer = served.site.post(path, field).await;
         assert_eq!((answer.status, answer.body.contains("read-only")), (403, true), "{path}: {answer:?}");
     }
@@ -109,7 +113,7 @@ async fn changes_need_the_token_and_a_page_of_the_same_origin() {
         &[("origin", "https://evil.example")],
         &[("origin", other_port)],
     ] {
-        for path in ["/replay", "/discard", "/login", "/logout", "/rebuild", "/examine"] {
+        for path in ["/replay", "/discard", "/login", "/logout", "/rebuild", "/pause", "/resume", "/examine"] {
             assert_eq!(site.send("POST", path, headers, &form).await.status, 403, "{path} with {headers:?}");
         }
     }

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::common::{
     OrderPlaced, OrderShipped,
     projections::{PgTotals, Totals},
-    send,
+    send, send_of_stream,
 };
 
 /// A projection whose state is in memory.
@@ -138,8 +138,9 @@ impl ServerShop {
     }
 
     pub(crate) async fn start_app(&self) -> App {
-        let app = App::builder().store(self.store.clone()).bus(self.bus().await).handler::<send>();
-        app.projection(PgTotals).start().await.unwrap()
+        let bus = self.bus().await;
+        let app = App::builder().store(self.store.clone()).bus(bus.clone()).consume("orders", bus);
+        app.handler::<send_of_stream>().projection(PgTotals).start().await.unwrap()
     }
 
     pub(crate) async fn append(&self, id: &str, events: Vec<NewEvent>) {

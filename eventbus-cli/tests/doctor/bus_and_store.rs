@@ -23,9 +23,9 @@ async fn a_relay_that_does_not_publish_is_ahead_or_of_a_different_store_is_found
     let mut connection = pool(store.url()).acquire().await.unwrap();
     let id: String =
         sqlx::query_scalar("SELECT id::text FROM eventbus.store").fetch_one(&mut *connection).await.unwrap();
-    let publish = async |partition: &str, store: &str, position: u64| {
-        let hash = format!("{{{}:stream{partition}}}:relay", bus.prefix());
-        let record = format!("1 {position} - - - -");
+    let publish = async |store: &str, position: u64| {
+        let hash = format!("{{{}:stream}}:relay", bus.prefix());
+        let record = format!("{position} - -");
         let mut set = eventbus_redis::redis::cmd("HSET");
         let _: u64 = query(&admin, set.arg((hash, store, record))).await;
     };
@@ -41,26 +41,18 @@ async fn a_relay_that_does_not_publish_is_ahead_or_of_a_different_store_is_found
     expect_finding(&strict, "relay-stalled", Note, "no relay has published").await;
     store.run(&format!("INSERT INTO checkpoints VALUES ('{relay}', 0, now())")).await;
     expect_finding(&strict, "relay-stalled", Fault, "the event at position 1 has not been published").await;
-    publish("", &id, 2).await;
+    publish(&id, 2).await;
     expect_finding(&strict, "relay-stalled", Fault, "the event at position 3 has not been published").await;
-    publish("", &id, 3).await;
+    publish(&id, 3).await;
     expect_healthy(&strict, "relay-stalled").await;
     expect_healthy(&doctor, "relay-ahead").await;
     expect_healthy(&doctor, "relay-other-store").await;
-    publish("", &id, 9).await;
+    publish(&id, 9).await;
     let found = expect_finding(&doctor, "relay-ahead", Fault, "up to position 9, and the store ends at 3").await;
     assert_eq!(found.finding.observed["store"], id.as_str());
     assert!(found.finding.repair.contains("`eventbus relay republish --after POSITION`"), "{found:?}");
-    publish("", "11111111-2222-4333-8444-555555555555", 9).await;
+    publish("11111111-2222-4333-8444-555555555555", 9).await;
     expect_finding(&doctor, "relay-other-store", Note, "11111111-2222-4333-8444-555555555555").await;
-
-    // the slowest partition counts
-    let mut layout = eventbus_redis::redis::cmd("HSET");
-    layout.arg((format!("{}:stream:layout", bus.prefix()), "partitions", 2, "generation", 1));
-    let _: u64 = query(&admin, &layout).await;
-    publish(":0", &id, 3).await;
-    publish(":1", &id, 1).await;
-    expect_finding(&strict, "relay-stalled", Fault, "the event at position 2 has not been published").await;
 }
 
 /// The checks of the relay need no PostgreSQL.
@@ -86,7 +78,7 @@ async fn the_relay_of_a_store_on_sqlite_or_redis_is_examined_too() {
         let publish = async |position: u64| {
             let hash = format!("{{{}:stream}}:relay", bus.prefix());
             let mut set = eventbus_redis::redis::cmd("HSET");
-            let _: u64 = query(&admin, set.arg((hash, &id, format!("1 {position} - - - -")))).await;
+            let _: u64 = query(&admin, set.arg((hash, &id, format!("{position} - -")))).await;
         };
         expect_healthy(&doctor, "relay-stalled").await;
         expect_finding(&strict, "relay-stalled", Note, "no relay has published").await;

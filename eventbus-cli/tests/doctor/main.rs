@@ -5,6 +5,9 @@ mod bus_and_store;
 mod catalog;
 mod common;
 mod compose_file;
+#[path = "../common/filling.rs"]
+#[allow(dead_code, reason = "the pages need more")]
+mod filling;
 mod healthy;
 mod pooler;
 mod postgres_access;

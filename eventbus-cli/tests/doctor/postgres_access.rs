@@ -172,7 +172,7 @@ async fn what_a_role_may_not_see_is_not_healthy() {
     let store = Store::new().await;
     let (role, url) = role(&store, "").await;
     run_sql(store.url(), &grants(&role)).await;
-    run_sql(store.url(), &format!("REVOKE SELECT ON eventbus.unfinished_deliveries FROM {role}")).await;
+    run_sql(store.url(), &format!("REVOKE SELECT ON eventbus.handler_rows FROM {role}")).await;
     // a session of a different role, which that role may not see
     let mut left = PgConnection::connect(store.url()).await.unwrap();
     left.execute("BEGIN").await.unwrap();
@@ -195,7 +195,7 @@ async fn what_a_role_may_not_see_is_not_healthy() {
     assert!(report.to_string().contains("NOT CHECKED pg-disk "), "{report}");
 
     // an operator sees these sessions
-    run_sql(store.url(), &format!("GRANT SELECT ON eventbus.unfinished_deliveries TO {role}")).await;
+    run_sql(store.url(), &format!("GRANT SELECT ON eventbus.handler_rows TO {role}")).await;
     let operator = eventbus_test::unique_name("operator");
     run_sql(store.url(), &format!("CREATE ROLE {operator} LOGIN; {}", grants_to_operator(&role, &operator))).await;
     let of_operator = pool(&url.replace(&role, &operator));

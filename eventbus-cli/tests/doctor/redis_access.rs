@@ -79,7 +79,7 @@ async fn rights_that_the_bus_lacks_are_found_and_no_key_is_changed() {
     let found = expect_finding(&of("new").await, "redis-rights-few", Fault, "XADD").await;
     send(&admin, &found.finding.repair).await;
     expect_healthy(&of("new").await, "redis-rights-few").await;
-    for (key, is_allowed) in [("orders:stream", true), ("{orders:stream}:floors", true), ("orders2:stream", false)] {
+    for (key, is_allowed) in [("orders:stream", true), ("{orders:stream}:relay", true), ("orders2:stream", false)] {
         let answer: String = command(&admin, &format!("ACL DRYRUN new DEL {key}")).await;
         assert_eq!(answer == "OK", is_allowed, "{key}: {answer}");
     }

@@ -44,9 +44,9 @@ impl Bus {
 async fn a_prefix_without_a_bus_is_found() {
     let bus = Bus::new().await;
     let prefix = format!("the server holds no bus with the prefix `{}`", bus.redis.prefix());
-    expect_finding(&bus.doctor(), "group-missing", Warning, &prefix).await;
+    expect_finding(&bus.doctor(), "bus-missing", Warning, &prefix).await;
     bus.send("xadd $S * type A").await;
-    expect_healthy(&bus.doctor(), "group-missing").await;
+    expect_healthy(&bus.doctor(), "bus-missing").await;
 }
 
 #[tokio::test]
@@ -88,26 +88,6 @@ async fn a_name_does_not_write_to_the_terminal() {
     assert!(report.to_string().contains(r"`mail\u{1b}[2J`"), "{report}");
 }
 
-/// A bus that connects creates its group, which does not count until a consumer joins it.
-#[tokio::test]
-async fn a_group_that_no_consumer_has_joined_is_healthy() {
-    let bus = Bus::new().await;
-    bus.send("xadd $S 1-0 type A").await;
-    bus.send("xgroup create $S default 0").await;
-    bus.send("hset $H:unjoined default 1").await;
-    expect_healthy(&bus.doctor(), "group-unattended").await;
-    expect_healthy(&bus.doctor(), "group-holds-trim").await;
-}
-
-#[tokio::test]
-async fn each_partition_is_checked() {
-    let bus = Bus::new().await;
-    bus.send("hset $S:layout partitions 2 generation 1").await;
-    bus.send("xadd $S:1 1-0 type A").await;
-    bus.send("xgroup create $S:1 mail 0").await;
-    expect_finding(&bus.doctor(), "group-unattended", Warning, ":stream:1` has no live consumer").await;
-}
-
 #[tokio::test]
 async fn entries_of_a_dead_consumer_are_found() {
     let bus = Bus::new().await;
@@ -147,19 +127,6 @@ async fn a_consumer_that_asks_for_entries_is_not_dead() {
     bus.send("xreadgroup GROUP mail other COUNT 9 STREAMS $S >").await;
     bus.send("xclaim $S mail other 0 1-0 IDLE 3600000").await;
     expect_healthy(&bus.doctor(), "group-dead-consumer").await;
-}
-
-#[tokio::test]
-async fn entries_that_no_live_member_handles_are_found() {
-    let bus = Bus::new().await;
-    bus.send("xadd $S 1-0 type A").await;
-    bus.send("xgroup create $S mail 0").await;
-    expect_healthy(&bus.doctor(), "group-absent-member").await;
-    bus.send("xreadgroup GROUP mail absent COUNT 9 STREAMS $S >").await;
-    expect_finding(&bus.doctor(), "group-absent-member", Warning, "1 entries of the group `mail` wait").await;
-    // they are not those of a dead consumer
-    let strict = bus.doctor_with(DoctorConfig { idle_group: Duration::ZERO, ..config() });
-    expect_healthy(&strict, "group-dead-consumer").await;
 }
 
 #[tokio::test]
@@ -249,20 +216,6 @@ async fn a_group_that_begins_at_the_end_of_a_trimmed_stream_has_lost_none() {
     bus.send("xtrim $S MAXLEN 0").await;
     bus.send("xgroup create $S audit $").await;
     expect_healthy(&bus.doctor(), "group-lost-entries").await;
-}
-
-#[tokio::test]
-async fn a_group_that_the_server_has_lost_is_found() {
-    let bus = Bus::new().await;
-    bus.send("xadd $S 1-0 type A").await;
-    bus.send("xgroup create $S mail 1-0").await;
-    bus.send("hset $H:floors mail 1-1").await;
-    expect_healthy(&bus.doctor(), "group-missing").await;
-    bus.send("xgroup destroy $S mail").await;
-    expect_finding(&bus.doctor(), "group-missing", Fault, "has lost the group `mail`").await;
-    // with the whole stream
-    bus.send("del $S").await;
-    expect_finding(&bus.doctor(), "group-missing", Fault, "has lost the group `mail`").await;
 }
 
 #[tokio::test]

@@ -93,7 +93,7 @@ async fn servers_that_do_not_answer_are_reported_for_each_check_and_waited_for_o
     assert!(reason("pg-index").starts_with("PostgreSQL gave no answer"), "{report}");
     assert_eq!(reason("pg-index"), reason("pg-fsync"));
     assert_eq!(reason("redis-aof"), "Redis gave no answer");
-    assert_eq!(reason("group-missing"), "Redis gave no answer");
+    assert_eq!(reason("relay-ahead"), "Redis gave no answer");
     server.resume();
 }
 

@@ -70,28 +70,26 @@ fn expand_twin(Twin { vis, ident, .. }: &Twin) -> TokenStream {
 }
 
 fn expand_options(model: &Model) -> TokenStream {
-    let Model { twin: Twin { krate, .. }, group, retries, timeout_ms, concurrency, start, .. } = model;
-    let group = group.as_ref().map(|group| quote!(.in_group(#group)));
-    if retries.is_none() && timeout_ms.is_none() && concurrency.is_none() && start.is_none() {
-        return group.unwrap_or_default();
-    }
-    let [retries, timeout_ms, concurrency] = [
-        retries.map(|value| quote!(#value)),
-        timeout_ms.map(|value| quote!(#value)),
-        concurrency.map(|value| quote!(#value)),
-    ]
-    .map(|value| match value {
-        Some(value) => quote!(::core::option::Option::Some(#value)),
-        None => quote!(::core::option::Option::None),
-    });
-    let start = start.map(|start| match start {
+    let krate = &model.twin.krate;
+    let group = model.group.as_ref().map(|group| quote!(.in_group(#group)));
+    let start = model.start.map(|start| match start {
         "now" => quote!(.starting(#krate::__private::HandlerStart::Now)),
         _ => quote!(.starting(#krate::__private::HandlerStart::Oldest)),
     });
-    quote! {
-        #group
-        .with_options(#krate::__private::HandlerOptions::new(#retries, #timeout_ms, #concurrency)#start)
-    }
+    let options = [
+        model.retries.map(|retries| quote!(.retries(#retries))),
+        model.timeout_ms.map(|millis| quote!(.timeout_ms(#millis))),
+        model.concurrency.map(|concurrency| quote!(.concurrency(#concurrency))),
+        start,
+        model.shards.map(|shards| quote!(.shards(#shards))),
+        model.max_waiting.map(|max_waiting| quote!(.max_waiting(#max_waiting))),
+        model.holds_dead.then(|| quote!(.holding_dead())),
+        model.stream.as_ref().map(|stream| quote!(.of_stream(#stream))),
+    ];
+    let options: TokenStream = options.into_iter().flatten().collect();
+    let options =
+        (!options.is_empty()).then(|| quote!(.with_options(#krate::__private::HandlerOptions::NONE #options)));
+    quote!(#group #options)
 }
 
 fn expand_requires(model: &Model) -> TokenStream {

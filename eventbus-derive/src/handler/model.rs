@@ -14,6 +14,11 @@ pub(super) struct Model {
     pub(super) concurrency: Option<u32>,
     /// `oldest` or `now`.
     pub(super) start: Option<&'static str>,
+    pub(super) shards: Option<u16>,
+    pub(super) max_waiting: Option<u32>,
+    /// Set by `when_dead = "hold"`.
+    pub(super) holds_dead: bool,
+    pub(super) stream: Option<String>,
     pub(super) manual: bool,
     pub(super) parameters: Parameters,
     pub(super) output: ReturnType,

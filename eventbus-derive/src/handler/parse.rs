@@ -19,9 +19,16 @@ const OPTIONS: &[Known] = &[
     Known::number("timeout_ms", "`timeout_ms = 30_000`"),
     Known::number("concurrency", "`concurrency = 4`"),
     Known::text("start", "`start = \"oldest\"` or `start = \"now\"`"),
+    Known::number("shards", "`shards = 4`"),
+    Known::number("max_waiting", "`max_waiting = 10_000`"),
+    Known::text("when_dead", "`when_dead = \"pass\"` or `when_dead = \"hold\"`"),
+    Known::text("stream", "`stream = \"orders\"`"),
     Known::flag("manual", "`#[handler(manual)]`"),
     krate::CRATE,
 ];
+
+/// A shard has whole slots of streams, of which a store has so many.
+const SHARDS_MAX: u16 = 256;
 
 const FREE: &str = "a handler is a free function: move it out of this block, and take what it needs as `State<T>`";
 
@@ -48,6 +55,17 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
     let timeout_ms = options.number("timeout_ms", 1..=u64::MAX, mistakes);
     let concurrency = options.number("concurrency", 1..=u32::MAX, mistakes);
     let start = options.one_of("start", &["oldest", "now"], mistakes);
+    let shards = options.number("shards", 1..=SHARDS_MAX, mistakes);
+    let max_waiting = options.number("max_waiting", 1..=u32::MAX, mistakes);
+    let when_dead = options.one_of("when_dead", &["pass", "hold"], mistakes);
+    let stream = options.name("stream", "a stream's name", mistakes);
+    for key in ["shards", "max_waiting", "when_dead", "start"] {
+        if let (Some(stream), Some(given)) = (&stream, options.key(key)) {
+            let text =
+                format!("`{key}` is for the events of the app's own store, this handler consumes `{}`", stream.value());
+            mistakes.at(given, text);
+        }
+    }
     let manual = options.flag("manual", mistakes);
     let Some(function) = function(item, mistakes) else {
         return Parsed::Nothing;
@@ -76,6 +94,10 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
         timeout_ms,
         concurrency,
         start,
+        shards,
+        max_waiting,
+        holds_dead: when_dead == Some("hold"),
+        stream: stream.map(|stream| stream.value()),
         manual,
         parameters,
         output: signature.output,

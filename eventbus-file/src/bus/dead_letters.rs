@@ -7,10 +7,10 @@ use eventbus::port::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPa
 
 use crate::{
     FileQueue,
-    coordination::{message_data, message_kind},
-    dead_letter_files::{DeadLetterFiles, parse_stem},
-    error::Result,
+    dead_letter_files::DeadLetterFiles,
+    error::{FileQueueError, Result},
     inner::QueueInner,
+    publish,
 };
 
 #[async_trait]
@@ -21,77 +21,85 @@ impl DeadLetters for FileQueue {
         after: Option<&MessageId>,
         limit: usize,
     ) -> Result<DeadLetterPage, DeadLetterError> {
-        let after = after.map(|id| parse_id(self.inner(), id)).transpose()?;
+        let after = after.map(|id| parse_id(self.inner(), id)).transpose()?.unwrap_or_default();
         let filter = filter.clone();
-        with_dead_letters(self.inner(), move |letters| letters.load_dead_letter_page(&filter, after.as_deref(), limit))
-            .await
+        with_dead_letters(self.inner(), move |letters| letters.load_page(&filter, after, limit)).await
     }
 
     async fn find_dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
-        let stem = parse_id(self.inner(), id)?;
-        with_dead_letters(self.inner(), move |letters| letters.load_dead_letter(&stem)).await
+        let id = parse_id(self.inner(), id)?;
+        with_dead_letters(self.inner(), move |letters| letters.load(id)).await
     }
 
+    /// Publishes the event again, as a new job for the handlers that had not succeeded, then removes the dead letter. A
+    /// process that dies between the two leaves both.
     async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        let Some(dead_letter) = self.find_dead_letter(id).await? else {
+        let Some(DeadLetter { record: Some(record), done_handlers, .. }) = self.find_dead_letter(id).await? else {
             return Ok(false);
         };
-        if dead_letter.record.is_none() {
-            return Err(DeadLetterError::Empty { destination: self.inner().name().clone(), id: id.clone() });
-        }
-        let stem = parse_id(self.inner(), id)?;
-        let replayed = with_dead_letters(self.inner(), move |letters| letters.start_replay(&stem)).await?;
-        notify_replayed(self.inner(), id.as_str()).await;
-        Ok(replayed)
+        let published = publish::publish(self.inner(), vec![record], done_handlers).await;
+        published.map_err(|stopped| dead_letter_error(self.inner(), stopped.error))?;
+        let id = parse_id(self.inner(), id)?;
+        with_dead_letters(self.inner(), move |letters| letters.remove(id)).await
     }
 
     async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        let filter = filter.clone();
-        let replay = |letters: &DeadLetterFiles, dead_letter: &DeadLetter| match dead_letter.record {
-            Some(_) => letters.start_replay(dead_letter.id.as_str()),
-            None => Ok(false),
-        };
-        let replayed =
-            with_dead_letters(self.inner(), move |letters| letters.for_each_matching(&filter, replay)).await?;
-        notify_replayed(self.inner(), "all").await;
+        let mut replayed = 0;
+        for id in matching(self, filter).await? {
+            replayed += u64::from(self.replay(&id).await?);
+        }
         Ok(replayed)
     }
 
     async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        let stem = parse_id(self.inner(), id)?;
-        with_dead_letters(self.inner(), move |letters| letters.remove_dead_letter(&stem)).await
+        let id = parse_id(self.inner(), id)?;
+        with_dead_letters(self.inner(), move |letters| letters.remove(id)).await
     }
 
     async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        let filter = filter.clone();
-        let discard =
-            |letters: &DeadLetterFiles, dead_letter: &DeadLetter| letters.remove_dead_letter(dead_letter.id.as_str());
-        with_dead_letters(self.inner(), move |letters| letters.for_each_matching(&filter, discard)).await
+        let mut discarded = 0;
+        for id in matching(self, filter).await? {
+            discarded += u64::from(self.discard(&id).await?);
+        }
+        Ok(discarded)
     }
+}
+
+/// Returns the ids of the dead letters that match; passes torn ones over.
+async fn matching(queue: &FileQueue, filter: &DeadLetterFilter) -> Result<Vec<MessageId>, DeadLetterError> {
+    let filter = filter.clone();
+    with_dead_letters(queue.inner(), move |letters| {
+        let mut matching = Vec::new();
+        for id in letters.list_ids()? {
+            let found = letters.load_intact(id)?.filter(|found| filter.matches(found));
+            matching.extend(found.map(|dead_letter| dead_letter.id));
+        }
+        Ok(matching)
+    })
+    .await
 }
 
 async fn with_dead_letters<T: Send + 'static>(
     queue: &Arc<QueueInner>,
     ask: impl FnOnce(&DeadLetterFiles) -> Result<T> + Send + 'static,
 ) -> Result<T, DeadLetterError> {
-    let destination = queue.name().clone();
     if queue.consuming().is_closed() {
-        return Err(DeadLetterError::ShutDown { destination });
+        return Err(DeadLetterError::ShutDown { destination: queue.name().clone() });
     }
     let answer = queue.blocking(move |queue| ask(queue.dead_letters())).await;
-    answer.map_err(|error| match error.is_retryable() {
-        true => DeadLetterError::Unavailable { destination, source: error.into() },
-        false => DeadLetterError::Refused { destination, source: error.into() },
-    })
+    answer.map_err(|error| dead_letter_error(queue, error))
 }
 
-/// Wakes the consumer of the group, here or in a different worker.
-async fn notify_replayed(queue: &QueueInner, what: &str) {
-    queue.change_signal().send_replace(());
-    queue.coordination().broadcast(message_kind::REPLAY_EVENT, vec![message_data("dead_letter_id", what)]).await;
+fn dead_letter_error(queue: &QueueInner, error: FileQueueError) -> DeadLetterError {
+    let destination = queue.name().clone();
+    match error {
+        FileQueueError::ShutDown => DeadLetterError::ShutDown { destination },
+        error if error.is_retryable() => DeadLetterError::Unavailable { destination, source: error.into() },
+        error => DeadLetterError::Refused { destination, source: error.into() },
+    }
 }
 
-fn parse_id(queue: &QueueInner, id: &MessageId) -> Result<String, DeadLetterError> {
-    let invalid = || DeadLetterError::InvalidId { destination: queue.name().clone(), id: id.clone() };
-    parse_stem(id.as_str()).map(|_| id.as_str().into()).ok_or_else(invalid)
+fn parse_id(queue: &QueueInner, id: &MessageId) -> Result<u64, DeadLetterError> {
+    let invalid = |_| DeadLetterError::InvalidId { destination: queue.name().clone(), id: id.clone() };
+    id.as_str().parse().map_err(invalid)
 }

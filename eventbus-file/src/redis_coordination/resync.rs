@@ -21,13 +21,16 @@ use crate::{
     coordination::{Coordinator as _, message_kind},
     error::Result,
     inner::QueueInner,
+    subscriber_broadcast::broadcast_all,
 };
 
-/// Maximum number of subscribers or claims on a page.
+/// Maximum number of claims on a page.
 const PAGE_ITEMS_MAX: usize = 200;
 
-/// Restores the data in Redis and broadcasts the whole state, unless a different worker holds the resync lock.
+/// Announces the subscribers of this worker again; then restores the data in Redis and broadcasts the whole state,
+/// unless a different worker holds the resync lock.
 pub(super) async fn resync(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>) {
+    broadcast_all(queue).await; // no file has them, so each worker announces its own
     let (lock, lasting) = (coordinator.keys().resync_lock(), coordinator.config().resync_lock_timeout);
     let set = set_if_missing(&lock, queue.worker_id(), lasting);
     if coordinator.query::<Option<String>>("locking", &set).await.flatten().is_none() {
@@ -47,9 +50,6 @@ async fn broadcast_state(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>
     // reserves no id, but raises the counter above the newest id of the files
     coordinator.reserve_ids(0, Some(head)).await;
     let mut page = 0;
-    for some in queue.blocking(state::list_subscribers).await?.chunks(PAGE_ITEMS_MAX) {
-        broadcast_page(coordinator, &mut page, StateContent::Subscribers(some.to_vec())).await;
-    }
     let mut from = Some(1);
     while let Some(first) = from {
         let some;

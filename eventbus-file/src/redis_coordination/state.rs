@@ -14,7 +14,6 @@ use crate::{
     error::Result,
     inner::QueueInner,
     names,
-    subscriber_broadcast::subscriber_ids,
 };
 
 /// Maximum number of id ranges on a page, and of ids that they span.
@@ -37,8 +36,6 @@ pub(super) struct StatePage {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum StateContent {
-    /// Each as `group/handler`.
-    Subscribers(Vec<String>),
     Claims(Vec<ClaimSummary>),
     /// The ids that have files, of gaps too.
     Events(Vec<IdRange>),
@@ -65,16 +62,6 @@ impl From<&Claim> for ClaimSummary {
         let (claim_id, worker_id) = (claim.claim_id.clone(), claim.worker_id.clone());
         Self { claim_id, epoch: claim.epoch, worker_id, expires_at: claim.expires_at }
     }
-}
-
-/// Returns the subscribers of this worker, and of the workers that consume for groups.
-pub(super) fn list_subscribers(queue: &QueueInner) -> Result<Vec<String>> {
-    let mut subscribers = subscriber_ids(queue);
-    for (group, loaded) in queue.groups().load_groups()? {
-        let handlers = loaded.map(|(_, progress)| progress.handlers).unwrap_or_default();
-        subscribers.extend(handlers.into_iter().map(|handler| format!("{group}/{handler}")));
-    }
-    Ok(subscribers.into_iter().collect())
 }
 
 /// Returns the live claims among these; the claim of an event with a result is not live.

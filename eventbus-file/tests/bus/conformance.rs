@@ -1,14 +1,6 @@
 //! The event-bus suite on files.
 
-use std::time::Duration;
+use crate::common::{another, fresh, jobs_conformance};
+use eventbus_file::FileQueue;
 
-use crate::common::{another, config, folder, fresh};
-use eventbus_file::{FileQueue, FileQueueConfig};
-
-eventbus::event_bus_conformance!(files, fresh(), async |queue: &FileQueue| another(queue).await);
-eventbus::event_bus_conformance!(long_ago files_long_ago, long_ago(), async |queue: &FileQueue| another(queue).await);
-
-async fn long_ago() -> FileQueue {
-    let config = FileQueueConfig { deliver_skipped_within: Duration::ZERO, ..config(folder()) };
-    FileQueue::open(config).await.expect("the folder can be used")
-}
+jobs_conformance!(files, fresh(), async |queue: &FileQueue| another(queue).await);

@@ -25,34 +25,26 @@ const CENTURY: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 fn settings() -> Vec<(&'static str, FileQueueConfig, bool)> {
     let FileQueueConfig {
-        root_dir: _,      // any
-        queue_name: _,    // a name, or an error
-        worker_id: _,     // a name, or an error
-        default_group: _, // a name
-        clock: _,         // any
-        sync: _,          // both
+        root_dir: _,   // any
+        queue_name: _, // a name, or an error
+        worker_id: _,  // a name, or an error
+        clock: _,      // any
+        sync: _,       // both
         claim_expiration: _,
-        group_expiration: _,
         gap_timeout: _,
         poll_interval: _,
-        deliver_skipped_within: _,
         compress_from: _,
         retry: _,
         concurrency: _,
-        max_in_flight: _,
-        max_in_flight_bytes: _,
     } = config("queue");
     let config = || config(folder());
     let mut all = Vec::new();
     for (time, works) in [(NONE, false), (CENTURY, true), (Duration::MAX, false)] {
         all.push(("claim_expiration", FileQueueConfig { claim_expiration: time, ..config() }, works));
-        all.push(("group_expiration", FileQueueConfig { group_expiration: time, ..config() }, works));
         all.push(("poll_interval", FileQueueConfig { poll_interval: time.min(CENTURY), ..config() }, time > NONE));
     }
     all.push(("poll_interval", FileQueueConfig { poll_interval: Duration::MAX, ..config() }, false));
     for time in [NONE, LEAST, Duration::MAX] {
-        let skips = FileQueueConfig { deliver_skipped_within: time, ..config() };
-        all.push(("deliver_skipped_within", skips, true));
         all.push(("gap_timeout", FileQueueConfig { gap_timeout: time, ..config() }, true));
         let most = Some(u32::MAX);
         let retry =
@@ -62,8 +54,6 @@ fn settings() -> Vec<(&'static str, FileQueueConfig, bool)> {
     for number in [0, 1, usize::MAX] {
         all.push(("compress_from", FileQueueConfig { compress_from: Some(number), ..config() }, true));
         all.push(("concurrency", FileQueueConfig { concurrency: number, ..config() }, true));
-        all.push(("max_in_flight", FileQueueConfig { max_in_flight: number, ..config() }, number > 0));
-        all.push(("max_in_flight_bytes", FileQueueConfig { max_in_flight_bytes: number, ..config() }, number > 0));
     }
     all
 }

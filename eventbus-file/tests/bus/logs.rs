@@ -108,37 +108,36 @@ async fn what_a_damaged_file_holds_is_in_no_error_and_no_log() {
     // a reader that skips the file logs it
     assert_eq!(reader.events(&Search::default()).await.unwrap().items.len(), 1);
     let ignore = Subscriber::new(Name::from_static("ignore"), EventFilter::All, |_| Box::pin(async { Ok(()) }));
-    // the log is that of all tests of this program
-    let group = Name::from_static("reads-damage");
-    reader.add_subscriber(group.clone(), ignore);
+    reader.add_subscriber(reader.default_group().clone(), ignore);
     let consuming = reader.clone();
     let consuming = tokio::spawn(async move { consuming.start_consuming().await });
-    until("the damaged event is given up", async || !log::lines(&["delivery given up", &group]).is_empty()).await;
+    told(&["torn event passed over", root.to_str().unwrap()]).await;
     reader.stop_consuming().await;
     consuming.await.unwrap().unwrap();
     assert!(!log::lines(&["passed over", root.to_str().unwrap()]).is_empty());
     assert_eq!(log::lines(&[SECRET]), [""; 0]);
 }
 
-/// Fails if a delivery whose dead letter the file system refuses is logged as given up, again at each try.
+/// Fails if a job whose dead letter the file system refuses is logged as given up, again at each try.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delivery_is_logged_as_given_up_once_its_dead_letter_is_written() {
+async fn a_job_is_logged_as_given_up_once_its_dead_letter_is_written() {
     log::keep();
     let queue = fresh().await;
     let fails = Subscriber::new(Name::from_static("fails"), EventFilter::All, |_| {
         Box::pin(async { Err(HandlerError::permanent("never")) })
     });
-    queue.add_subscriber(Name::from_static("gives-up"), fails);
-    let blocked = queue.config().root_dir.join("dead_letters/000000000001-gives-up.json");
+    queue.add_subscriber(queue.default_group().clone(), fails);
+    let blocked = queue.config().root_dir.join("dead_letters/000000000001.json");
     fs::create_dir(&blocked).unwrap(); // the dead letter cannot replace a folder
     queue.publish(&1).await.unwrap();
     let consuming = queue.clone();
     tokio::spawn(async move { consuming.start_consuming().await });
-    let given_up = || log::lines(&["delivery given up", "group=gives-up"]);
-    told_of_group("gives-up", INTERRUPTED).await;
+    let name = &*format!("queue={}", queue.name());
+    let given_up = || log::lines(&["job given up", name]);
+    told(&["the outcome of a job cannot be written", name]).await;
     assert_eq!(given_up(), [""; 0]);
     fs::remove_dir(&blocked).unwrap();
-    told_of_group("gives-up", CONSUMES_AGAIN).await;
+    told(&["outcomes of jobs are written again", name]).await;
     assert_eq!(given_up().len(), 1, "{:?}", given_up());
     assert!(blocked.is_file());
 }
@@ -171,35 +170,6 @@ fn assert_told_once(about: &str, began: &str, over: &str) {
     assert!(over[0].contains("lasted="), "{over:?}");
 }
 
-/// A consumer whose folder disappears may lose its claim with it and start anew: then it cannot take the group.
-const INTERRUPTED: [&str; 2] = ["consuming was interrupted", "cannot consume for the group"];
-const CONSUMES_AGAIN: [&str; 2] = ["consuming goes on", "can be consumed for again"];
-
-/// The lines about a group that hold one of the texts.
-fn of_group(group: &str, texts: [&str; 2]) -> Vec<String> {
-    texts.iter().flat_map(|text| log::lines(&[text, &format!("group={group}")])).collect()
-}
-
-/// Waits until the log has one of the texts about a group.
-async fn told_of_group(group: &str, texts: [&str; 2]) {
-    until(texts[0], async || !of_group(group, texts).is_empty()).await;
-}
-
-/// Fails unless the log has one line that consuming for a group was interrupted, and one that says how long.
-fn assert_group_told_once(group: &str) {
-    let (began, over) = (of_group(group, INTERRUPTED), of_group(group, CONSUMES_AGAIN));
-    assert_eq!((began.len(), over.len()), (1, 1), "{began:?} {over:?}");
-    assert!(over[0].contains("lasted="), "{over:?}");
-}
-
-/// Consumes for a group, whose name no other test has, with a handler that returns at once.
-fn consume(queue: &FileQueue, group: &'static str) {
-    let ignore = Subscriber::new(Name::from_static("ignore"), EventFilter::All, |_| Box::pin(async { Ok(()) }));
-    queue.add_subscriber(Name::from_static(group), ignore);
-    let consuming = queue.clone();
-    tokio::spawn(async move { consuming.start_consuming().await });
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_folder_that_is_away_everyone_who_needs_it_says_so_once_and_when_it_is_back() {
     log::keep();
@@ -212,71 +182,40 @@ async fn of_a_folder_that_is_away_everyone_who_needs_it_says_so_once_and_when_it
         next_work(&queue).await.succeed(&()).await.unwrap();
     }
     let work = next_work(&queue).await;
-    consume(&queue, "reads-on");
-    until_read(&queue, "reads-on").await;
     let waits = another(&queue).await;
 
     fs::rename(&root, &away).unwrap();
     let waiting = waits.clone();
     let waiting = tokio::spawn(async move { waiting.claim_next().await.unwrap() });
-    consume(&waits, "begins-late");
     let path = &*format!("folder=\"{}\"", root.to_str().unwrap());
     told(&["the folder of the queue is gone", path]).await;
-    told_of_group("reads-on", INTERRUPTED).await;
-    told_of_group("begins-late", INTERRUPTED).await;
     told(&["claim not renewed", "claim=\"event-77\""]).await;
     fs::rename(&away, &root).unwrap();
-    told_of_group("reads-on", CONSUMES_AGAIN).await;
-    told_of_group("begins-late", CONSUMES_AGAIN).await;
     told(&["claim is renewed again", "claim=\"event-77\""]).await;
     work.release().await.unwrap();
     waiting.await.unwrap().succeed(&()).await.unwrap();
     assert_told_once(path, "the folder of the queue is gone", "the folder of the queue is there again");
-    assert_group_told_once("reads-on");
-    assert_group_told_once("begins-late");
     assert_told_once("claim=\"event-77\"", "claim not renewed", "claim is renewed again");
 }
 
-/// Fails if a consumer forgets its outage when a different queue takes the place of the folder.
+/// Fails if a worker forgets its outage when a different queue takes the place of the folder.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_folder_that_comes_back_as_another_queue_the_end_is_told_too() {
     log::keep();
     let queue = fresh().await;
     let root = queue.config().root_dir.clone();
-    consume(&queue, "finds-another");
+    let ignore = Subscriber::new(Name::from_static("ignore"), EventFilter::All, |_| Box::pin(async { Ok(()) }));
+    queue.add_subscriber(queue.default_group().clone(), ignore);
+    let consuming = queue.clone();
+    tokio::spawn(async move { consuming.start_consuming().await });
     queue.publish(&1).await.unwrap();
-    until_read(&queue, "finds-another").await;
+    until("it is handled", async || queue.result(1).await.unwrap().is_some()).await;
     fs::rename(&root, root.with_extension("away")).unwrap();
-    told_of_group("finds-another", INTERRUPTED).await;
+    let path = &*format!("folder=\"{}\"", root.to_str().unwrap());
+    told(&["the folder of the queue is gone", path]).await;
     fs::create_dir(&root).unwrap();
-    told_of_group("finds-another", CONSUMES_AGAIN).await;
-    assert_group_told_once("finds-another");
-}
-
-async fn until_read(queue: &FileQueue, group: &'static str) {
-    let group = Name::from_static(group);
-    until("the group has read", async || queue.progress(&group).await.is_ok_and(|progress| progress.is_settled()))
-        .await;
-}
-
-/// Consumes for a group until it has read all events, then stops.
-async fn consume_once(queue: &FileQueue, group: &'static str) {
-    let worker = another(queue).await;
-    consume(&worker, group);
-    until_read(&worker, group).await;
-    worker.shutdown(Duration::from_secs(60)).await.unwrap();
-}
-
-/// A worker that stood by when an operator retired its group makes the group anew, and delivers all events again.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_makes_a_retired_group_anew_says_so() {
-    log::keep();
-    let queue = fresh().await;
-    queue.publish(&1).await.unwrap();
-    consume_once(&queue, "is-retired").await;
-    queue.retire_group(&Name::from_static("is-retired")).await.unwrap();
-    consume_once(&queue, "is-retired").await;
-    told(&["an operator retired the group, but this worker consumes for it", "group=is-retired"]).await;
+    told(&["the folder of the queue is there again", path]).await;
+    assert_told_once(path, "the folder of the queue is gone", "the folder of the queue is there again");
 }
 
 /// A queue of a folder of its own on this Redis.

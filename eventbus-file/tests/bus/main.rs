@@ -1,4 +1,4 @@
-//! The bus in a directory.
+//! The queue in a directory.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "../common/mod.rs"]
@@ -9,12 +9,10 @@ mod tls_server;
 mod conformance;
 mod extremes;
 mod folder;
-mod groups;
 mod handlers;
 mod kills;
 mod logs;
 mod queue;
 mod redis;
 mod relay;
-mod rolling;
 mod tls;

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use crate::common::{another, config, folder, fresh, next_work, until};
-use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, FolderProblem, RemovalCondition, Search};
+use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, FolderProblem, Search};
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -242,7 +242,7 @@ async fn torn_and_foreign_files_are_told_and_left_alone() {
     }
 }
 
-/// Fails if a check gives a folder that has lost its identity a new one: then all groups begin anew.
+/// Fails if a check gives a folder that has lost its identity a new one.
 #[tokio::test]
 async fn a_check_writes_no_file() {
     let queue = fresh().await;
@@ -339,13 +339,9 @@ async fn ids_of_removed_events_are_not_used_again() {
     for _ in 0..2 {
         next_work(&queue).await.succeed(&()).await.unwrap();
     }
-    assert_eq!(
-        queue.remove_through(100, RemovalCondition::Result).await.unwrap().through,
-        2,
-        "the third has no result"
-    );
+    assert_eq!(queue.remove_through(100).await.unwrap().through, 2, "the third has no result");
     next_work(&queue).await.succeed(&()).await.unwrap();
-    let removed = queue.remove_through(100, RemovalCondition::Result).await.unwrap();
+    let removed = queue.remove_through(100).await.unwrap();
     assert_eq!((removed.events, removed.through), (1, 3));
     assert_eq!(sleeper.publish(&"the fourth").await.unwrap().id(), 4);
     assert_eq!(another(&queue).await.publish(&"the fifth").await.unwrap().id(), 5);
@@ -362,9 +358,7 @@ async fn ids_of_removed_events_are_not_used_again() {
 async fn mistakes_in_the_configuration_are_named() {
     for (config, setting) in [
         (FileQueueConfig { claim_expiration: Duration::ZERO, ..config(folder()) }, "claim_expiration"),
-        (FileQueueConfig { group_expiration: Duration::MAX, ..config(folder()) }, "group_expiration"),
-        (FileQueueConfig { max_in_flight: 0, ..config(folder()) }, "max_in_flight"),
-        (FileQueueConfig { max_in_flight_bytes: 0, ..config(folder()) }, "max_in_flight_bytes"),
+        (FileQueueConfig { poll_interval: Duration::MAX, ..config(folder()) }, "poll_interval"),
         (FileQueueConfig { worker_id: Some(String::new()), ..config(folder()) }, "worker_id"),
         (FileQueueConfig { queue_name: Some("a\nb".into()), ..config(folder()) }, "queue_name"),
     ] {
@@ -403,7 +397,7 @@ async fn what_is_removed_while_it_is_published_is_not_published_twice() {
     });
     let removing = tokio::spawn(async move {
         loop {
-            janitor.remove_through(u64::MAX, RemovalCondition::Result).await.unwrap();
+            janitor.remove_through(u64::MAX).await.unwrap();
         }
     });
     let payloads: Vec<u64> = (1..=300).collect();

@@ -8,7 +8,7 @@ use eventbus::{
     event::EventFilter,
     port::{EventBus, Subscriber, Subscription},
 };
-use eventbus_file::{CoordinationStatus, FileQueue, FileQueueConfig, RedisCoordination, RemovalCondition};
+use eventbus_file::{CoordinationStatus, FileQueue, FileQueueConfig, RedisCoordination};
 use redis::AsyncTypedCommands as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -34,17 +34,7 @@ async fn another(queue: &FileQueue) -> FileQueue {
     coordinated(config, eventbus_test::redis_url()).await
 }
 
-eventbus::event_bus_conformance!(files_and_redis, fresh(), async |queue: &FileQueue| another(queue).await);
-eventbus::event_bus_conformance!(
-    long_ago files_and_redis_long_ago,
-    long_ago(),
-    async |queue: &FileQueue| another(queue).await
-);
-
-async fn long_ago() -> FileQueue {
-    let config = FileQueueConfig { deliver_skipped_within: Duration::ZERO, ..config(folder()) };
-    coordinated(config, eventbus_test::redis_url()).await
-}
+crate::common::jobs_conformance!(files_and_redis, fresh(), async |queue: &FileQueue| another(queue).await);
 
 async fn redis(url: &str) -> redis::aio::MultiplexedConnection {
     eventbus_test::internal::redis_connection(url).await
@@ -136,7 +126,7 @@ async fn events_claims_results_and_subscribers_are_told_to_the_others() {
     let queue = fresh().await;
     let mut hears = listen(eventbus_test::redis_url(), queue.name()).await;
     let (subscription, _gets) = subscribe(&queue, "greet");
-    assert_eq!(heard(&mut hears, "create_subscriber").await["subscriber_id"], "default/greet");
+    assert_eq!(heard(&mut hears, "create_subscriber").await["subscriber_id"], "greet");
     queue.publish(&"Hello World").await.unwrap();
     assert_eq!(heard(&mut hears, "add_event").await["event_id"], 1);
     let work = next_work(&queue).await;
@@ -145,7 +135,7 @@ async fn events_claims_results_and_subscribers_are_told_to_the_others() {
     let result = heard(&mut hears, "add_result").await;
     assert_eq!((&result["event_id"], &result["worker_id"]), (&json!(1), &json!(queue.worker_id())));
     subscription.cancel();
-    assert_eq!(heard(&mut hears, "remove_subscriber").await["subscriber_id"], "default/greet");
+    assert_eq!(heard(&mut hears, "remove_subscriber").await["subscriber_id"], "greet");
     assert_eq!(queue.metrics().broadcasts_received, 0, "own messages are passed over");
     until("all are counted", async || queue.metrics().broadcasts_sent == 5).await;
 }
@@ -154,7 +144,7 @@ async fn events_claims_results_and_subscribers_are_told_to_the_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_worker_publishes_reaches_the_subscribers_of_another_at_once() {
     let hour = Duration::from_secs(3_600);
-    let config = FileQueueConfig { poll_interval: hour, group_expiration: hour, ..config(folder()) };
+    let config = FileQueueConfig { poll_interval: hour, ..config(folder()) };
     let worker_1 = Arc::new(coordinated(config, eventbus_test::redis_url()).await);
     let worker_2 = another(&worker_1).await;
     let (_subscription, mut gets) = subscribe(&worker_1, "my_subscriber");
@@ -347,9 +337,6 @@ async fn asking(queue: &FileQueue) -> FileQueue {
 async fn the_whole_state_is_told_under_a_lock_when_a_worker_asks() {
     let queue = fresh().await;
     let (_subscription, _gets) = subscribe(&queue, "greet");
-    let consuming = queue.clone();
-    tokio::spawn(async move { consuming.start_consuming().await });
-    until("it consumes for the group", async || queue.stream_info().await.active_consumers == 1).await;
     queue.publish_all(&[1, 2]).await.unwrap();
     next_work(&queue).await.succeed(&()).await.unwrap();
     queue.create_claim("task_1", "worker_data").await.unwrap();
@@ -362,6 +349,7 @@ async fn the_whole_state_is_told_under_a_lock_when_a_worker_asks() {
     one.publish(&3).await.unwrap();
     until("it was asked", async || queue.metrics().broadcasts_received >= 2).await;
     assert_eq!(queue.metrics().resyncs, 0, "another worker is at it");
+    assert_eq!(heard(&mut hears, "create_subscriber").await["subscriber_id"], "greet", "each worker announces its own");
     redis.del(key(&queue, "resync_lock")).await.unwrap();
     let _two = asking(&queue).await;
     let state = heard_state(&mut hears).await;
@@ -370,7 +358,6 @@ async fn the_whole_state_is_told_under_a_lock_when_a_worker_asks() {
     assert!(
         state["claims"][0]["worker_id"] == json!(queue.worker_id()) && state["claims"][0]["expires_at"].is_string()
     );
-    assert_eq!(state["subscribers"], [json!("default/greet")]);
     assert_eq!((&state["events"], &state["results"]), (&vec![json!([1, 3])], &vec![json!([1, 1])]));
     assert_eq!(state["end"], [json!({"next_event_id": 4})]);
     until("the lock is gone", async || !redis.exists(key(&queue, "resync_lock")).await.unwrap()).await;
@@ -401,7 +388,7 @@ async fn results_of_removed_events_stay_and_are_not_told() {
     for _ in 0..2 {
         next_work(&queue).await.succeed(&()).await.unwrap();
     }
-    assert_eq!(queue.remove_through(1, RemovalCondition::Result).await.unwrap().through, 1);
+    assert_eq!(queue.remove_through(1).await.unwrap().through, 1);
     let mut hears = listen(eventbus_test::redis_url(), queue.name()).await;
     let _asks = asking(&queue).await;
     let state = heard_state(&mut hears).await;

@@ -16,9 +16,6 @@ local function is_before(a, b)
 end
 
 local LAST = '18446744073709551615'
--- The highest id of a stream that takes no more entries.
-local CLOSED_ID = LAST .. '-' .. LAST
-
 local function plus_one(number)
   local head, nines = string.match(number, '^(%d-)(9*)$')
   local digit = head == '' and '1' or string.sub(head, 1, -2) .. (string.sub(head, -1) + 1)
@@ -92,33 +89,6 @@ local function first_of(stream)
   return first and first[1]
 end
 
--- Returns the highest id that a stream ever had.
-local function newest_of(stream)
-  if redis.call('EXISTS', stream) == 0 then return '0-0' end
-  return by_name(redis.call('XINFO', 'STREAM', stream))['last-generated-id']
-end
-
--- Returns the id after which a missing group begins: a lost group that is listed in the floors continues at its
--- low-water mark; if the stream was lost too, it begins with the oldest entry.
-local function start_of(floor, start, newest)
-  if floor then
-    start = before(floor)
-    if is_before(newest, start) then return '0-0' end
-  elseif start == '$' then
-    return newest
-  end
-  return start
-end
-
--- Returns the key of the groups that a bus created while it connected and no consumer joined: a hash beside the floors.
-local function unjoined_key(floors) return (string.gsub(floors, 'floors$', 'unjoined')) end
-
--- Returns true if a group counts: every one does, unless a bus created it while it connected and no consumer joined it.
-local function is_known(info, floor, floors)
-  if floor or info.consumers > 0 or info['last-delivered-id'] ~= '0-0' then return true end
-  return redis.call('HEXISTS', unjoined_key(floors), info.name) == 0
-end
-
 -- Returns a group's low-water mark: it has finished the entries before this id, and the oldest entry from there on is
 -- unread or pending. Pending entries that a client removed from the stream do not count.
 local function floor_of(stream, info, first)
@@ -126,23 +96,5 @@ local function floor_of(stream, info, first)
   local pending = redis.call('XPENDING', stream, info.name, first or '-', '+', 1)[1]
   if pending and is_before(pending[1], id) then return pending[1], 'pending' end
   return id, 'unread'
-end
-
--- Records a group's low-water mark, and returns the id of the last entry that it was given. A server out of memory
--- refuses the write, which does no harm.
-local function note_floor(stream, floors, group)
-  local info = groups_of(stream)[group]
-  if not info then return '0-0' end
-  local floor = after(info['last-delivered-id'])
-  if info.pending > 0 then floor = redis.call('XPENDING', stream, group)[2] end
-  if redis.call('HGET', floors, group) ~= floor then redis.pcall('HSET', floors, group, floor) end
-  return info['last-delivered-id']
-end
-
--- Gives a partition to an owner, under a higher epoch than any before, also if the last lease was lost.
-local function take_lease(lease, owner, epoch, now, ttl)
-  local next = string.format('%.0f', math.max((tonumber(epoch) or 0) + 1, now * 1000))
-  redis.call('HSET', lease, 'owner', owner, 'epoch', next, 'expires_at', now + ttl, 'renewed_at', now, 'reader', '')
-  return next
 end
 

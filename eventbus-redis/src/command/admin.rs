@@ -46,9 +46,9 @@ pub(crate) fn time() -> Pipeline {
 
 /// Adds commands that read the consumers of a group, its members, its oldest pending entries, and the oldest of those
 /// whose claims no consumer has renewed for `silent_ms`.
-pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, home: &str, group: &str, silent_ms: u64) {
+pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, group: &str, silent_ms: u64) {
     pipeline.cmd("XINFO").arg("CONSUMERS").arg(stream).arg(group);
-    pipeline.cmd("HGETALL").arg(keys::members(home, group));
+    pipeline.cmd("HGETALL").arg(keys::members(stream, group));
     pipeline.cmd("XPENDING").arg(stream).arg(group).arg("-").arg("+").arg(OLDEST_PENDING_MAX);
     pipeline.cmd("XPENDING").arg((stream, group, "IDLE", silent_ms, "-", "+", SILENT_ENTRIES_MAX));
 }

@@ -49,3 +49,8 @@ pub(crate) fn members(key: &str) -> Cmd {
 pub(crate) fn delete_fields(key: &str, fields: &[&str]) -> Cmd {
     request("HDEL", (key, fields))
 }
+
+/// Removes a group; replies 1 if there was one.
+pub(crate) fn destroy_group(stream: &str, group: &str) -> Cmd {
+    request("XGROUP", ("DESTROY", stream, group))
+}

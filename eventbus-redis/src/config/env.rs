@@ -16,7 +16,6 @@ pub(super) fn from_vars(
     vars.text("EVENTBUS_STREAM_PREFIX", &mut config.stream_prefix);
     vars.text("EVENTBUS_CONSUMER_GROUP", &mut config.consumer_group);
     config.consumer_name = vars.value("EVENTBUS_CONSUMER_NAME");
-    vars.number("EVENTBUS_CONSUMERS", &mut config.consumers);
     vars.number("EVENTBUS_BATCH_SIZE", &mut config.batch_size);
     vars.number("EVENTBUS_BLOCK_MS", &mut config.block_ms);
     vars.number("EVENTBUS_RETRY_FOR_SECONDS", &mut config.retry_for_seconds);
@@ -36,7 +35,6 @@ pub(super) fn from_vars(
     vars.number("EVENTBUS_MAX_IN_FLIGHT_BYTES", &mut config.max_in_flight_bytes);
     vars.number("EVENTBUS_RETRY_DELAY_MS", &mut config.retry_delay_ms);
     vars.number("EVENTBUS_RETRY_MAX_DELAY_MS", &mut config.retry_max_delay_ms);
-    vars.seconds("EVENTBUS_DELIVER_SKIPPED_WITHIN", &mut config.deliver_skipped_within);
     vars.number("EVENTBUS_SLOW_HANDLER_MS", &mut config.slow_handler_ms);
     vars.optional_number("EVENTBUS_TRIM_MAX_LENGTH", &mut config.trim_max_length);
     vars.optional_number("EVENTBUS_TRIM_MAX_AGE_SECONDS", &mut config.trim_max_age_seconds);
@@ -44,8 +42,6 @@ pub(super) fn from_vars(
     config.tls_cert_file = vars.value("EVENTBUS_TLS_CERT_FILE").map(Into::into);
     config.tls_key_file = vars.value("EVENTBUS_TLS_KEY_FILE").map(Into::into);
     vars.flag("EVENTBUS_READABLE_BY_PYTHON", &mut config.readable_by_python);
-    vars.number("EVENTBUS_PARTITIONS", &mut config.partitions);
-    vars.number("EVENTBUS_PARTITION_LEASE_MS", &mut config.partition_lease_ms);
     vars.finish("bus", config)
 }
 
@@ -83,7 +79,6 @@ mod tests {
             ("EVENTBUS_STREAM_PREFIX", "orders"),
             ("EVENTBUS_CONSUMER_GROUP", "projections"),
             ("EVENTBUS_CONSUMER_NAME", "worker-1"),
-            ("EVENTBUS_CONSUMERS", "6"),
             ("EVENTBUS_BATCH_SIZE", "7"),
             ("EVENTBUS_BLOCK_MS", "8"),
             ("EVENTBUS_RETRY_FOR_SECONDS", "90"),
@@ -103,7 +98,6 @@ mod tests {
             ("EVENTBUS_MAX_IN_FLIGHT_BYTES", "6000"),
             ("EVENTBUS_RETRY_DELAY_MS", "12"),
             ("EVENTBUS_RETRY_MAX_DELAY_MS", "13"),
-            ("EVENTBUS_DELIVER_SKIPPED_WITHIN", "2.5"),
             ("EVENTBUS_SLOW_HANDLER_MS", "14"),
             ("EVENTBUS_TRIM_MAX_LENGTH", "15"),
             ("EVENTBUS_TRIM_MAX_AGE_SECONDS", "16"),
@@ -111,15 +105,12 @@ mod tests {
             ("EVENTBUS_TLS_CERT_FILE", "certificates/client.pem"),
             ("EVENTBUS_TLS_KEY_FILE", "certificates/client.key"),
             ("EVENTBUS_READABLE_BY_PYTHON", "true"),
-            ("EVENTBUS_PARTITIONS", "16"),
-            ("EVENTBUS_PARTITION_LEASE_MS", "17"),
         ]);
         let expected = RedisEventBusConfig {
             redis_url: "rediss://db:7000/2".into(),
             stream_prefix: "orders".into(),
             consumer_group: "projections".into(),
             consumer_name: Some("worker-1".into()),
-            consumers: 6,
             batch_size: 7,
             block_ms: 8,
             retry_for_seconds: 90,
@@ -139,7 +130,6 @@ mod tests {
             max_in_flight_bytes: 6_000,
             retry_delay_ms: 12,
             retry_max_delay_ms: 13,
-            deliver_skipped_within: Duration::from_millis(2_500),
             slow_handler_ms: 14,
             trim_max_length: Some(15),
             trim_max_age_seconds: Some(16),
@@ -147,8 +137,6 @@ mod tests {
             tls_cert_file: Some("certificates/client.pem".into()),
             tls_key_file: Some("certificates/client.key".into()),
             readable_by_python: true,
-            partitions: 16,
-            partition_lease_ms: 17,
             clock: SharedClock::SYSTEM,
         };
         assert_eq!(config.unwrap(), expected);

@@ -3,14 +3,11 @@
 mod env;
 mod validate;
 
-pub(crate) use validate::MAX_PARTITIONS;
-
 use std::{path::PathBuf, time::Duration};
 
 use eventbus::{
-    StreamId,
     clock::SharedClock,
-    delivery::{DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN},
+    delivery::{DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING},
 };
 use eventbus_redis_core::{connection::client, server_config};
 use redis::Client;
@@ -20,7 +17,6 @@ use crate::{
     env_vars::{process_variable, warn_unknown_variables},
     error::InvalidConfig,
     keys,
-    partition_hash::partition_of,
     server::ServerConfig,
     url::address,
     validate::seconds,
@@ -78,21 +74,14 @@ pub struct RedisEventBusConfig {
     pub tls_key_file: Option<PathBuf>,
     /// The prefix of all keys; on a cluster it needs a hash tag, such as `{orders}`. Default `events`.
     pub stream_prefix: String,
-    /// The group of subscribers that do not name one. Connecting creates it, even if every subscriber names its own
-    /// group or there is no subscriber: it then reads no entries, and does not hold up trimming. Default `default`.
+    /// The group of subscribers that do not name one. Default `default`.
     pub consumer_group: String,
     /// The name of this consumer within its groups; unique among running consumers. If it is the same after a restart,
     /// the consumer recovers its in-flight entries at once, in order within each aggregate. If a consumer does not come
     /// back, other consumers claim its entries after [`pending_idle_ms`](Self::pending_idle_ms). Default: the host's
-    /// name and eight random hex digits, a new name at each start. Names that begin with `absent` or end with
-    /// `-recovery` are the bus's own.
+    /// name and eight random hex digits, a new name at each start. Names that end with `-recovery` are
+    /// the bus's own.
     pub consumer_name: Option<String>,
-    /// The number of consumers that this bus runs in each of its groups, at most 1024. Several are called
-    /// `<consumer_name>-0`, `-1` and so on, and the limits of this configuration and of the handlers apply to each of
-    /// them. They share the events of a group like consumers in several processes: only with
-    /// [`partitions`](Self::partitions) the order of an aggregate holds across them. To handle more events at once in
-    /// order, raise [`concurrency`](Self::concurrency). Default 1.
-    pub consumers: usize,
     /// The maximum number of entries that one read returns, at most 1,000,000. Default 100.
     pub batch_size: usize,
     /// The maximum time that a read waits for entries, in milliseconds; the client cuts it into slices of a second.
@@ -105,7 +94,7 @@ pub struct RedisEventBusConfig {
     /// as there is time for.
     pub max_retries: Option<u32>,
     /// The time without a sign of life after which other consumers claim a consumer's entries, in milliseconds. A
-    /// consumer that is slow but alive keeps its entries: if the time that it announces is longer, that time counts.
+    /// consumer that is slow but alive keeps its entries: if its own time is longer, that time counts.
     /// Default 60000.
     pub pending_idle_ms: u64,
     /// Set if deliveries that used up their attempts become dead letters. Otherwise they stay pending and are not
@@ -149,11 +138,6 @@ pub struct RedisEventBusConfig {
     pub retry_delay_ms: u64,
     /// The maximum delay of a retry, in milliseconds. Default 300000.
     pub retry_max_delay_ms: u64,
-    /// A new handler of a type that the group skips gets the skipped events if a member announces the type within this
-    /// time of the first skip. Later the handler must have a `start`; if it has one, that decides at any time. Default
-    /// 24 hours.
-    #[serde(deserialize_with = "seconds")]
-    pub deliver_skipped_within: Duration,
     /// The run time, in milliseconds, from which on the log reports a handler as slow. Default 1000.
     pub slow_handler_ms: u64,
     /// The number of entries that the stream keeps. While this bus consumes, it removes older ones within about a
@@ -168,14 +152,6 @@ pub struct RedisEventBusConfig {
     /// service does not know: from release 0.9 on the library refuses these, so release a new field to the Python
     /// services first. Default false.
     pub readable_by_python: bool,
-    /// The number of streams into which the events are split by aggregate, at most 1024. With more than one, one
-    /// consumer of a group at a time reads each stream, so that the order within an aggregate holds across consumers.
-    /// The first connection records the number; only [`repartition`](crate::RedisEventBus::repartition) changes it. The
-    /// Python library cannot read several streams. Default 1: one stream.
-    pub partitions: u32,
-    /// The time without a sign of life after which other consumers take over a consumer's partitions, in milliseconds.
-    /// Default 10000.
-    pub partition_lease_ms: u64,
     /// The clock for this process's delays and times; claims and leases use the server's clock. Default: the machine's.
     #[serde(skip)]
     pub clock: SharedClock,
@@ -193,7 +169,6 @@ impl Default for RedisEventBusConfig {
             stream_prefix: "events".into(),
             consumer_group: "default".into(),
             consumer_name: None,
-            consumers: 1,
             batch_size: 100,
             block_ms: 5_000,
             retry_for_seconds: 4 * 3_600,
@@ -211,13 +186,10 @@ impl Default for RedisEventBusConfig {
             max_in_flight_bytes: DEFAULT_IN_FLIGHT_BYTES,
             retry_delay_ms: 100,
             retry_max_delay_ms: 300_000,
-            deliver_skipped_within: DELIVER_SKIPPED_WITHIN,
             slow_handler_ms: 1_000,
             trim_max_length: None,
             trim_max_age_seconds: None,
             readable_by_python: false,
-            partitions: 1,
-            partition_lease_ms: 10_000,
             clock: SharedClock::SYSTEM,
         }
     }
@@ -265,32 +237,10 @@ impl RedisEventBusConfig {
         InvalidConfig::check("bus", validate::problems(self))
     }
 
-    /// Returns the name of the stream that carries all events; with several partitions, the prefix of the names of
-    /// their streams.
+    /// Returns the name of the stream that carries all events.
     #[must_use]
     pub fn stream_name(&self) -> String {
         keys::stream(&self.stream_prefix)
-    }
-
-    /// Returns the name of the stream that carries the events of an aggregate. With several partitions, the number of
-    /// the stream is an XXH3 hash (64 bits, seed 0) modulo the number of partitions; the hash is over the 16 bytes of
-    /// the tenant, if there is one, and the text of the id.
-    ///
-    /// # Examples
-    /// ```
-    /// use eventbus::StreamId;
-    /// use eventbus_redis::RedisEventBusConfig;
-    /// let config = RedisEventBusConfig { stream_prefix: "orders".into(), partitions: 16, ..Default::default() };
-    /// assert_eq!(config.stream_of(&StreamId::parse("Order", "order-1")?), "orders:stream:6");
-    /// # Ok::<(), eventbus::event::InvalidName>(())
-    /// ```
-    #[must_use]
-    pub fn stream_of(&self, aggregate: &StreamId) -> String {
-        let stream = self.stream_name();
-        match self.partitions {
-            0 | 1 => stream,
-            partitions => keys::partition(&stream, partition_of(aggregate, partitions)),
-        }
     }
 
     /// Returns the name of the stream that keeps the dead letters.

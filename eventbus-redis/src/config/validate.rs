@@ -1,22 +1,14 @@
 //! Validation of a configuration: finds every mistake at once.
 
 use super::RedisEventBusConfig;
-use crate::{
-    keys::ABSENT_CONSUMER,
-    validate::{FieldProblem, MAX_SECONDS, ms_problem, name_problem, out_of_range, prefix_problem},
-};
+use crate::validate::{FieldProblem, MAX_SECONDS, ms_problem, name_problem, out_of_range, prefix_problem};
 
 /// More entries than a server should send at once, or a consumer hold.
 const MAX_BATCH_SIZE: u64 = 1_000_000;
-/// The maximum number of consumers: each has a connection of its own, and handles `concurrency` events at once.
-const MAX_CONSUMERS: u64 = 1_024;
 /// The first `concurrency` that is too high: each running handler is a task.
 const MAX_CONCURRENCY: usize = 10_001;
 /// Words that follow the name of the stream in the names of other keys.
-const RESERVED_KEY_NAMES: [&str; 11] =
-    ["members", "floors", "relay", "layout", "lease", "event_types", "skipped", "backlog", "fills", "unjoined", "meta"];
-/// More partitions than any number of consumers needs; some scripts visit all of them.
-pub(crate) const MAX_PARTITIONS: u64 = 1_024;
+const RESERVED_KEY_NAMES: [&str; 3] = ["members", "relay", "meta"];
 
 /// Returns the problem of each field.
 pub(super) fn problems(config: &RedisEventBusConfig) -> impl Iterator<Item = FieldProblem> {
@@ -26,7 +18,6 @@ pub(super) fn problems(config: &RedisEventBusConfig) -> impl Iterator<Item = Fie
         ("stream_prefix", prefix_problem(&config.stream_prefix)),
         ("consumer_group", name_problem(&config.consumer_group)),
         ("consumer_name", consumer.and_then(consumer_name_problem)),
-        ("consumers", out_of_range(config.consumers as u64, MAX_CONSUMERS)),
         ("batch_size", out_of_range(config.batch_size as u64, MAX_BATCH_SIZE)),
         ("block_ms", ms_problem(config.block_ms)),
         ("retry_for_seconds", out_of_range(config.retry_for_seconds, MAX_SECONDS)),
@@ -43,16 +34,13 @@ pub(super) fn problems(config: &RedisEventBusConfig) -> impl Iterator<Item = Fie
         ("slow_handler_ms", is_zero(config.slow_handler_ms == 0)),
         ("trim_max_length", is_zero(config.trim_max_length == Some(0))),
         ("trim_max_age_seconds", age.and_then(|age| out_of_range(age, MAX_SECONDS))),
-        ("partitions", out_of_range(config.partitions.into(), MAX_PARTITIONS)),
-        ("partition_lease_ms", ms_problem(config.partition_lease_ms)),
     ];
     config.server().problems().chain(of_bus)
 }
 
-/// Returns the problem of a consumer's name; the names that the bus gives to consumers without a process are reserved.
+/// Returns the problem of a consumer's name; the names that the bus gives to recoveries are reserved.
 fn consumer_name_problem(name: &str) -> Option<String> {
-    let is_reserved = name.starts_with(ABSENT_CONSUMER) || name.ends_with("-recovery");
-    name_problem(name).or_else(|| is_reserved.then(|| "begins with `absent` or ends with `-recovery`".to_owned()))
+    name_problem(name).or_else(|| name.ends_with("-recovery").then(|| "ends with `-recovery`".to_owned()))
 }
 
 fn concurrency_problem(config: &RedisEventBusConfig) -> Option<String> {
@@ -77,9 +65,7 @@ fn max_delay_problem(config: &RedisEventBusConfig) -> Option<String> {
 fn suffix_problem(suffix: &str, retry_prefix: &str) -> Option<String> {
     prefix_problem(suffix).or_else(|| {
         let word = suffix.strip_prefix(':')?.split(':').next()?;
-        let is_partition = word.bytes().all(|byte| byte.is_ascii_digit());
-        let is_reserved =
-            is_partition || RESERVED_KEY_NAMES.contains(&word) || retry_prefix.split(':').next() == Some(word);
+        let is_reserved = RESERVED_KEY_NAMES.contains(&word) || retry_prefix.split(':').next() == Some(word);
         is_reserved.then(|| format!("begins with `:{word}`, as other keys of the bus do"))
     })
 }

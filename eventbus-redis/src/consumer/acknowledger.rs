@@ -3,22 +3,22 @@
 //! Invariant: an entry leaves the in-flight entries only after its disposition is on the server; a disposition that
 //! could not be written stays in the batch for the next write. The server refuses the failure of an entry that a
 //! different consumer has reclaimed or acknowledged. It accepts each acknowledgement, because the handlers have
-//! succeeded, except from a consumer that no longer owns the partition.
+//! succeeded.
 //!
-//! Invariant: only a member that handles an event acknowledges it, if the group ever announced its type. The script
-//! that acknowledges an event of any other type records it as skipped, so that a member that announces the type later
-//! can get it.
+//! Invariant: a consumer acknowledges an event of a type that no handler here takes, and keeps no record of it: the
+//! members of a group take the same types. An event whose version no handler here can read stays pending, without an
+//! attempt, and other consumers claim it.
 //!
 //! Real time, not the given clock: the time for which failures gather, so that one script writes many.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use eventbus::{
-    RecordedEvent,
+    Name, RecordedEvent,
     delivery::{DeliveryAttempts, DisposedEntry, Disposition, log_skipped_type},
     port::MessageId,
 };
@@ -26,12 +26,14 @@ use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::inner::{ConsumerInner, add_ids};
+use super::{
+    inner::{ConsumerInner, add_ids},
+    pending_entries::Kept,
+};
 use crate::{
     command,
     error::CommandError,
-    keys::{self, field},
-    partition_hash::partition_of,
+    keys::field,
     script,
     wire::{self, timestamp},
 };
@@ -49,43 +51,39 @@ const GATHER: Duration = Duration::from_millis(20);
 /// | disposition | event | next state of the entry |
 /// |---|---|---|
 /// | acknowledge | the server executed `XACK`, and deleted the attempts | released |
-/// | skip | the group never announced its type, and no live member may handle it | acknowledged as skipped, released |
-/// | skip | the group announced its type, or a live member may handle it | handed off, released |
-/// | retry, of a newer release | a member knows its schema version | handed off, released |
+/// | skip | the server executed `XACK`, and deleted the attempts | acknowledged, counted as skipped, released |
+/// | retry, of a newer release | the script saves since when no handler here can read it | kept pending as unreadable, released |
 /// | retry | the script saves the attempts, at the latest before the consumer rereads the entry | waits for its retry |
 /// | begin (suspects only) | the script saves the attempts at once | a worker runs its handlers |
-/// | dead letter | a member knows its schema version | handed off, released |
+/// | dead letter, of a version that no handler here reads | as for a retry of a newer release | kept pending as unreadable, released |
 /// | dead letter | dead letters are enabled | a dead letter, acknowledged, released |
 /// | dead letter | dead letters are disabled | kept pending as exhausted, released |
 /// | dead letter | the entry was deleted from the stream | as above, with the event from memory |
 /// | none: discarded when it was read | the server executed `XACK` | acknowledged |
 /// | any but acknowledge | a different consumer has reclaimed or acknowledged the entry | released |
-/// | any | the consumer no longer owns the partition | dropped with the partition |
 /// | any | the write fails | unchanged: the next write repeats it |
 ///
-/// Released: no longer in flight here. Handed off: left pending for a member that handles the entry; in a partition,
-/// for its next owner, or for this one after a change of the members.
+/// Released: no longer in flight here.
 #[derive(Default)]
 pub(super) struct AckBatch {
     acknowledged: Vec<MessageId>,
     /// Acknowledged entries with attempts on record.
     acknowledged_with_attempts: Vec<MessageId>,
-    unhandled: Vec<UnhandledEntry>,
+    skipped: Vec<SkippedEntry>,
     /// Entries that no worker needs: deleted ones, and replays for a different group.
     discarded: Vec<MessageId>,
     attempt_updates: Vec<AttemptUpdate>,
     /// Earliest time of the next write of `attempt_updates`; `None` if at once.
     gathers_until: Option<Instant>,
-    /// Failed events of newer releases: left to members that know their schema version, or else retried.
-    newer_events: VecDeque<UnhandledEntry>,
+    /// Events whose version no handler here can read.
+    unreadable: Vec<AttemptUpdate>,
     dead_letter_writes: VecDeque<DeadLetterWrite>,
 }
 
-/// An entry that no handler of this consumer wants, or can decode.
-struct UnhandledEntry {
+/// An entry of a type that no handler of this consumer takes.
+struct SkippedEntry {
     id: MessageId,
-    record: RecordedEvent,
-    attempts: DeliveryAttempts,
+    event_type: Name,
 }
 
 struct AttemptUpdate {
@@ -115,10 +113,10 @@ impl AckBatch {
     pub(super) fn is_empty(&self) -> bool {
         self.acknowledged.is_empty()
             && self.acknowledged_with_attempts.is_empty()
-            && self.unhandled.is_empty()
+            && self.skipped.is_empty()
             && self.discarded.is_empty()
             && self.attempt_updates.is_empty()
-            && self.newer_events.is_empty()
+            && self.unreadable.is_empty()
             && self.dead_letter_writes.is_empty()
     }
 
@@ -142,13 +140,14 @@ impl AckBatch {
             match disposition {
                 Disposition::Acknowledge { has_attempts: false } => self.acknowledged.push(id),
                 Disposition::Acknowledge { has_attempts: true } => self.acknowledged_with_attempts.push(id),
-                Disposition::Skip(attempts) => {
-                    self.unhandled.extend(record.map(|record| UnhandledEntry { id, record, attempts }))
+                Disposition::Skip(_) => {
+                    let event_type = record.map(|record| record.event_type().clone());
+                    self.skipped.extend(event_type.map(|event_type| SkippedEntry { id, event_type }));
                 }
-                Disposition::Retry { attempts, of_newer_release, .. } => match record.filter(|_| of_newer_release) {
-                    Some(record) => self.newer_events.push_back(UnhandledEntry { id, record, attempts }),
-                    None => self.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: false }),
-                },
+                Disposition::Retry { attempts, of_newer_release: true, .. } => self.add_unreadable(id, attempts),
+                Disposition::Retry { attempts, .. } => {
+                    self.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: false })
+                }
                 Disposition::Begin(attempts) => {
                     self.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: true });
                     self.gather_no_more(); // a worker waits for this write
@@ -160,32 +159,25 @@ impl AckBatch {
         }
     }
 
-    /// Returns up to `max` entries that succeeded at the first attempt.
-    pub(super) fn acknowledged(&self, max: usize) -> &[MessageId] {
-        &self.acknowledged[..self.acknowledged.len().min(max)]
-    }
-
-    /// Removes the first `count` of those entries.
-    pub(super) fn take_acknowledged(&mut self, count: usize) -> Vec<MessageId> {
-        self.acknowledged.drain(..count).collect()
-    }
-
-    /// Removes all of those entries: the consumer no longer owns their partition.
-    pub(super) fn drop_acknowledged(&mut self) {
-        self.acknowledged.clear();
+    /// Keeps of the attempts which handlers have succeeded, and since when the others cannot read the event: they do not
+    /// count as attempts.
+    fn add_unreadable(&mut self, id: MessageId, attempts: DeliveryAttempts) {
+        let mut kept = DeliveryAttempts::replayed(attempts.done);
+        kept.first_failed_at = attempts.first_failed_at;
+        self.unreadable.push(AttemptUpdate { id, attempts: kept, starts_run: false });
     }
 }
 
 /// Writes the dispositions of one consumer.
 pub(super) struct Acknowledger {
     inner: Arc<ConsumerInner>,
-    /// Types already logged as waiting for an absent member.
-    logged_absent_types: Mutex<HashSet<String>>,
+    /// Types already logged as taken by no handler.
+    skipped_types: Mutex<HashSet<Name>>,
 }
 
 impl Acknowledger {
     pub(super) fn new(inner: Arc<ConsumerInner>) -> Self {
-        Self { inner, logged_absent_types: Mutex::default() }
+        Self { inner, skipped_types: Mutex::default() }
     }
 
     /// Writes the whole batch; what fails stays in it.
@@ -216,16 +208,6 @@ impl Acknowledger {
             self.acknowledge(&batch.acknowledged).await?;
             written.acknowledged += self.release_and_count(&mut batch.acknowledged);
         }
-        while let Some(UnhandledEntry { id, record, attempts }) = batch.newer_events.front() {
-            let is_handed_off = self.hand_off_unknown_version(id, record, &attempts.done).await?;
-            // the entry stays in the batch until its script has succeeded
-            let Some(UnhandledEntry { id, attempts, .. }) = batch.newer_events.pop_front() else { break };
-            if is_handed_off {
-                self.inner.in_flight().release([&id]);
-            } else {
-                batch.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: false });
-            }
-        }
         // an entry gets its next disposition only after the consumer read it again, and before that read the consumer
         // writes the attempts: so no entry below has an update that still gathers
         if !batch.attempt_updates.is_empty() && !batch.gathers() {
@@ -241,19 +223,20 @@ impl Acknowledger {
             self.acknowledge_with_attempts(&batch.acknowledged_with_attempts).await?;
             written.acknowledged += self.release_and_count(&mut batch.acknowledged_with_attempts);
         }
-        if !batch.unhandled.is_empty() {
-            self.skip_or_hand_off(&batch.unhandled).await?;
-            self.inner.in_flight().release(batch.unhandled.iter().map(|unhandled| &unhandled.id));
-            batch.unhandled.clear();
+        if !batch.skipped.is_empty() {
+            self.skip(&batch.skipped).await?;
+            batch.skipped.clear();
+        }
+        let (unreadable, dead) = std::mem::take(&mut batch.dead_letter_writes)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|write| self.is_unreadable(write));
+        batch.dead_letter_writes = dead;
+        unreadable.into_iter().for_each(|write| batch.add_unreadable(write.id, write.attempts));
+        if !batch.unreadable.is_empty() {
+            self.keep_unreadable(&batch.unreadable).await?;
+            batch.unreadable.clear();
         }
         while let Some(write) = batch.dead_letter_writes.front() {
-            if let Some(record) = &write.record
-                && self.hand_off_unknown_version(&write.id, record, &write.attempts.done).await?
-            {
-                self.inner.in_flight().release([&write.id]);
-                batch.dead_letter_writes.pop_front();
-                continue;
-            }
             match self.inner.bus().config().enable_dlq {
                 true => written.dead_lettered += u64::from(self.move_to_dead_letters(write).await?),
                 false => written.failed += u64::from(self.mark_exhausted(write).await?),
@@ -272,10 +255,6 @@ impl Acknowledger {
     }
 
     async fn acknowledge(&self, ids: &[MessageId]) -> Result<(), CommandError> {
-        // only a script compares the epoch
-        if self.inner.fencing_token().is_some() {
-            return self.acknowledge_with_attempts(ids).await;
-        }
         for ids in ids.chunks(ACK_BATCH_MAX) {
             let acknowledge = command::acknowledge(self.inner.bus().stream(), self.inner.group(), ids);
             self.inner.bus().connection().query_idempotent::<u64>(&acknowledge).await?;
@@ -285,12 +264,10 @@ impl Acknowledger {
 
     async fn acknowledge_with_attempts(&self, ids: &[MessageId]) -> Result<(), CommandError> {
         for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
-            let is_fenced = self.inner.fencing_token().is_some();
-            let mut script =
-                script::consumer::ACKNOWLEDGE_WITH_ATTEMPTS.select(is_fenced).key(self.inner.bus().stream());
+            let mut script = script::consumer::ACKNOWLEDGE_WITH_ATTEMPTS.key(self.inner.bus().stream());
             script.key(&self.inner.keys().retry).arg(self.inner.group().as_str());
             add_ids(&mut script, ids);
-            self.inner.run_idempotent::<u64>(script).await?;
+            self.inner.run_idempotent::<u64>(&script).await?;
         }
         Ok(())
     }
@@ -299,13 +276,13 @@ impl Acknowledger {
     async fn save_attempts(&self, updates: &[AttemptUpdate]) -> Result<Vec<MessageId>, CommandError> {
         let mut all_lost = Vec::new();
         for updates in updates.chunks(command::SCRIPT_BATCH_MAX) {
-            let mut script = self.inner.fenced_script(&script::consumer::SAVE_ATTEMPTS);
-            script.key(&self.inner.keys().retry).key(&self.inner.keys().relay);
+            let mut script = self.inner.script(&script::consumer::SAVE_ATTEMPTS);
+            script.key(&self.inner.keys().retry);
             for AttemptUpdate { id, attempts: delivery_attempts, .. } in updates {
                 let count = delivery_attempts.attempts.saturating_add(delivery_attempts.process_ends);
                 script.arg(id.as_str()).arg(count).arg(attempts_json(delivery_attempts));
             }
-            let lost: Vec<String> = self.inner.run_idempotent(script).await?;
+            let lost: Vec<String> = self.inner.run_idempotent(&script).await?;
             all_lost.extend(lost.into_iter().map(MessageId::new));
         }
         self.inner.release_lost(&all_lost);
@@ -319,15 +296,13 @@ impl Acknowledger {
     ) -> Result<bool, CommandError> {
         let own = self.dead_letter_fields(id, attempts);
         let prepare = || {
-            let mut script = self.inner.fenced_script(&script::consumer::MOVE_TO_DEAD_LETTERS);
+            let mut script = self.inner.script(&script::consumer::MOVE_TO_DEAD_LETTERS);
             script.key(&self.inner.keys().retry).key(&self.inner.keys().dead_letters);
             script.arg(id.as_str());
             command::add_fields(&mut script, &own);
             script
         };
-        // lock: a reader of the counters that sees the entry acknowledged also sees it counted
-        let _counted = self.inner.bus().dead_letter_gate().begin_write().await;
-        let mut written: Option<String> = self.inner.run_idempotent(prepare()).await?;
+        let mut written: Option<String> = self.inner.run_idempotent(&prepare()).await?;
         if written.as_deref() == Some("deleted") {
             let mut script = prepare();
             script.arg(1);
@@ -335,13 +310,12 @@ impl Acknowledger {
             for (name, value) in &in_memory {
                 script.arg(*name).arg(&**value);
             }
-            written = self.inner.run_idempotent(script).await?;
+            written = self.inner.run_idempotent(&script).await?;
         }
         let event = record.as_ref().map(RecordedEvent::metadata);
         match &written {
             Some(dead_letter) => {
                 self.inner.bus().counters().messages_sent_to_dlq(1);
-                self.inner.bus().dead_letter_gate().notify();
                 tracing::error!(
                     group = %self.inner.group(), %id, dead_letter, handler = attempts.handlers(), error = attempts.errors(),
                     attempts = attempts.most_attempts(), event_type = event.map(|event| event.event_type().as_str()),
@@ -392,114 +366,49 @@ impl Acknowledger {
         if !self.save_attempts(&[update]).await?.is_empty() {
             return Ok(false);
         }
-        if self.inner.entries().keep([id.clone()]) {
+        if self.inner.entries().keep(id.clone(), Kept::Exhausted) {
             self.inner.bus().counters().messages_exhausted(1);
             tracing::error!(group = %self.inner.group(), %id, error, "event used up its attempts and stays pending");
         }
         Ok(true)
     }
 
-    /// Acknowledges entries of types that the group never announced, and leaves the rest to members that handle them.
-    async fn skip_or_hand_off(&self, skipped: &[UnhandledEntry]) -> Result<(), CommandError> {
-        let mut by_key: BTreeMap<String, Vec<&UnhandledEntry>> = BTreeMap::new();
-        for skip in skipped {
-            by_key.entry(self.skipped_key(&skip.record)).or_default().push(skip);
-        }
-        for (key, skipped) in &by_key {
-            for skipped in skipped.chunks(command::SCRIPT_BATCH_MAX) {
-                self.skip_batch(key, skipped).await?;
+    /// Acknowledges entries of types that no handler here takes.
+    async fn skip(&self, skipped: &[SkippedEntry]) -> Result<(), CommandError> {
+        let ids: Vec<_> = skipped.iter().map(|skipped| skipped.id.clone()).collect();
+        self.acknowledge_with_attempts(&ids).await?;
+        self.inner.in_flight().release(&ids);
+        self.inner.bus().counters().events_skipped(ids.len() as u64);
+        let mut logged = self.skipped_types.lock();
+        for SkippedEntry { event_type, .. } in skipped {
+            if logged.insert(event_type.clone()) {
+                log_skipped_type(self.inner.group(), event_type);
             }
         }
         Ok(())
     }
 
-    async fn skip_batch(&self, key: &str, skipped: &[&UnhandledEntry]) -> Result<(), CommandError> {
-        let mut skip = self.inner.fenced_script(&script::consumer::SKIP_OR_HAND_OFF);
-        skip.key(&self.inner.keys().members).key(&self.inner.keys().retry).key(&self.inner.keys().known_types).key(key);
-        skip.key(&self.inner.keys().relay);
-        skip.arg(self.inner.member_name()).arg(self.inner.bus().config().pending_idle_ms);
-        skip.arg(u8::from(self.inner.bus().is_backlog()));
-        for UnhandledEntry { id, record, attempts: delivery_attempts } in skipped {
-            let position = record.position().map(|position| position.to_string()).unwrap_or_default();
-            skip.arg(id.as_str()).arg(record.event_type().as_str()).arg(record.metadata().schema_version());
-            skip.arg(position).arg(attempts_json(delivery_attempts));
-        }
-        let (acknowledged, left, stay, new, absent): (u64, u64, Vec<String>, Vec<String>, Vec<String>) =
-            self.inner.run_idempotent(skip).await?;
-        self.inner.entries().keep(stay.into_iter().map(MessageId::new));
-        self.inner.bus().counters().events_skipped(acknowledged);
-        if left > 0 {
-            tracing::debug!(group = %self.inner.group(), left, "entries handed off to members that handle their types");
-        }
-        for event_type in new {
-            log_skipped_type(self.inner.group(), &event_type);
-        }
-        self.log_absent_types(absent);
-        Ok(())
+    /// Returns `true` if handlers here take the type of a dead letter, and all were made for an earlier version.
+    fn is_unreadable(&self, DeadLetterWrite { record, .. }: &DeadLetterWrite) -> bool {
+        record.as_ref().is_some_and(|record| {
+            let versions = self.inner.bus().subscribers().versions(self.inner.group(), record.event_type());
+            !versions.is_empty() && versions.iter().all(|version| *version < record.metadata().schema_version())
+        })
     }
 
-    /// Returns the key that records skipped events: beside the stream that carries the event, also if it came from a
-    /// backlog.
-    fn skipped_key(&self, record: &RecordedEvent) -> String {
-        let (bus, partitions) = (self.inner.bus(), self.inner.bus().config().partitions);
-        let stream = match bus.is_backlog() {
-            false => bus.stream().to_owned(),
-            true if partitions == 1 => bus.bus_stream().to_owned(),
-            true => keys::partition(bus.bus_stream(), partition_of(record.metadata().stream(), partitions)),
-        };
-        keys::skipped(&stream, self.inner.group())
-    }
-
-    /// Logs once for each type that its events wait for a member.
-    fn log_absent_types(&self, types: impl IntoIterator<Item = String>) {
-        for event_type in types {
-            if self.logged_absent_types.lock().insert(event_type.clone()) {
+    /// Leaves entries pending, so that other consumers claim them after their idle time.
+    async fn keep_unreadable(&self, unreadable: &[AttemptUpdate]) -> Result<(), CommandError> {
+        let lost = self.save_attempts(unreadable).await?;
+        for AttemptUpdate { id, .. } in unreadable {
+            if !lost.contains(id) && self.inner.entries().keep(id.clone(), Kept::Unreadable) {
                 tracing::warn!(
-                    group = %self.inner.group(), event_type,
-                    "events are left pending: the group announced their type before, and no member that handles it is \
-                     here now; `forget_event_type` lets the group skip it (`*` if a handler of all types was removed)"
+                    group = %self.inner.group(), %id,
+                    "no handler here can read the version of an event: it stays pending for consumers of other releases"
                 );
             }
+            self.inner.in_flight().release([id]);
         }
-    }
-
-    /// Leaves an event that cannot be decoded here to a member that announced its schema version; handlers that have
-    /// succeeded do not run again there. Returns `true` if this consumer must release it.
-    ///
-    /// An event of an older version than the handlers here know goes only to a live member: no later release knows that
-    /// version better than this one.
-    async fn hand_off_unknown_version(
-        &self,
-        id: &MessageId,
-        record: &RecordedEvent,
-        finished_handlers: &[String],
-    ) -> Result<bool, CommandError> {
-        let (event_type, version) = (record.event_type(), record.metadata().schema_version());
-        let known = self.inner.bus().subscribers().versions(self.inner.group(), event_type);
-        if known.is_empty() || known.contains(&version) {
-            return Ok(false);
-        }
-        let is_older = known.iter().any(|known| *known > version);
-        let mut hand_off = self.inner.fenced_script(&script::consumer::HAND_OFF_UNKNOWN_VERSION);
-        hand_off.key(&self.inner.keys().members).key(&self.inner.keys().retry).key(&self.inner.keys().known_types);
-        hand_off.arg(self.inner.member_name());
-        hand_off.arg(id.as_str()).arg(event_type.as_str()).arg(version).arg(u8::from(is_older));
-        hand_off.arg(attempts_json(&DeliveryAttempts::replayed(finished_handlers.to_vec())));
-        let reply: String = self.inner.run_idempotent(hand_off).await?;
-        match reply.as_str() {
-            "no" => return Ok(false),
-            // a different consumer has claimed or finished it
-            "lost" => return Ok(true),
-            "stays" => {
-                self.inner.entries().keep([id.clone()]);
-            }
-            _ => {}
-        }
-        tracing::warn!(
-            group = %self.inner.group(), %id, %event_type, schema_version = version,
-            "event cannot be decoded here and is left to members that know its schema version"
-        );
-        Ok(true)
+        Ok(())
     }
 }
 

@@ -1,6 +1,4 @@
-//! Membership: heartbeats and claims of a consumer, and the other members of its group.
-//!
-//! Invariant: the server does not fence these scripts, so that a consumer that lost its partition can still end.
+//! Membership: heartbeats and claims of a consumer.
 //!
 //! Membership of a consumer, as the hash `members` records it:
 //!
@@ -16,7 +14,6 @@
 //! | left, expired | the announced time is over, and no entry is pending on the name | absent |
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -28,16 +25,14 @@ use eventbus::port::MessageId;
 use redis::{RedisResult, ScriptInvocation, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
-use super::inner::{ConsumerInner, MAINTENANCE_INTERVAL_MIN, RANGE_START, add_ids};
+use super::inner::{ConsumerInner, MAINTENANCE_INTERVAL_MIN, add_ids};
 use crate::{command, error::CommandError, script};
 
 /// Longest interval between two heartbeats.
 const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// Reply to a heartbeat: the number of entries pending on the consumer, whether a live consumer has the same name, the
-/// other members, each followed by its types, the number of handed-off entries, the cursor of their renewal, and the
-/// newest id of the stream.
-pub(super) type HeartbeatReply = (usize, bool, Vec<String>, usize, String, String);
+/// Reply to a heartbeat: the number of entries pending on the consumer, and whether a live consumer has the same name.
+pub(super) type HeartbeatReply = (usize, bool);
 
 /// The consumer as a member of its group.
 pub(super) struct Membership {
@@ -64,33 +59,27 @@ impl Membership {
 
     /// Announces the consumer to the group by the first heartbeat of a session.
     pub(super) async fn announce(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        let _: Value = self.heartbeat_script(RANGE_START).invoke_async(connection).await?;
+        let _: Value = self.heartbeat_script().invoke_async(connection).await?;
         self.is_announced.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Sends a heartbeat with the handled types. The reader sends the first one: until then, returns `None`.
-    pub(super) async fn heartbeat(&self, renew_from: &str) -> Result<Option<HeartbeatReply>, CommandError> {
+    /// Sends a heartbeat. The reader sends the first one: until then, returns `None`.
+    pub(super) async fn heartbeat(&self) -> Result<Option<HeartbeatReply>, CommandError> {
         if !self.is_announced() {
             return Ok(None);
         }
-        self.inner.bus().connection().run_idempotent(&self.heartbeat_script(renew_from)).await.map(Some)
+        self.inner.bus().connection().run_idempotent(&self.heartbeat_script()).await.map(Some)
     }
 
     fn is_announced(&self) -> bool {
         self.is_announced.load(Ordering::Acquire)
     }
 
-    /// Prepares the heartbeat, which also returns the state of the group.
-    fn heartbeat_script(&self, renew_from: &str) -> ScriptInvocation<'static> {
+    fn heartbeat_script(&self) -> ScriptInvocation<'static> {
         let mut heartbeat = self.inner.script(&script::consumer::HEARTBEAT);
-        heartbeat.key(&self.inner.keys().members).key(&self.inner.keys().floors).key(&self.inner.keys().relay);
-        let live_ms = self.inner.bus().config().pending_idle_ms;
-        heartbeat.arg(self.inner.announced_types()).arg(live_ms);
-        heartbeat.arg(self.inner.bus().instance()).arg(u8::from(self.is_announced()));
-        heartbeat.arg(self.inner.long_run_json()).arg(renew_from);
-        let renewed_within = self.inner.pending_idle() / 3;
-        heartbeat.arg((renewed_within.as_millis() / self.heartbeat_interval().as_millis().max(1)).max(1) as u64);
+        heartbeat.key(&self.inner.keys().members).arg(self.inner.bus().config().pending_idle_ms);
+        heartbeat.arg(self.inner.bus().instance()).arg(u8::from(self.is_announced())).arg(self.inner.long_run_json());
         heartbeat
     }
 
@@ -99,30 +88,27 @@ impl Membership {
         (self.inner.pending_idle() / 6).clamp(MAINTENANCE_INTERVAL_MIN, HEARTBEAT_INTERVAL_MAX)
     }
 
-    /// Renews the claim on entries. Returns the entries that other consumers have by now, and the entries that no
-    /// consumer has.
+    /// Renews the claim on entries, and checks that on others. Returns the entries that other consumers have by now, and
+    /// the entries that no consumer has.
     pub(super) async fn renew_claims(
         &self,
-        ids: &[MessageId],
+        checked: &[MessageId],
+        renewed: &[MessageId],
     ) -> Result<(Vec<MessageId>, Vec<MessageId>), CommandError> {
-        let (mut all_lost, mut all_free) = (Vec::new(), Vec::new());
-        for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
-            let mut renewal = self.inner.script(&script::consumer::RENEW_CLAIMS);
-            renewal.key(&self.inner.keys().relay);
-            add_ids(&mut renewal, ids);
-            let (lost, free): (Vec<String>, Vec<String>) =
-                self.inner.bus().connection().run_idempotent(&renewal).await?;
-            all_lost.extend(lost.into_iter().map(MessageId::new));
-            all_free.extend(free.into_iter().map(MessageId::new));
-        }
-        Ok((all_lost, all_free))
+        let mut renewal = self.inner.script(&script::consumer::RENEW_CLAIMS);
+        renewal.arg(checked.len());
+        add_ids(&mut renewal, checked);
+        add_ids(&mut renewal, renewed);
+        let (lost, free): (Vec<String>, Vec<String>) = self.inner.run_idempotent(&renewal).await?;
+        let ids = |ids: Vec<String>| ids.into_iter().map(MessageId::new).collect();
+        Ok((ids(lost), ids(free)))
     }
 
     /// Leaves entries to other consumers, and removes the consumer's name if `removes_name`: it will not come back.
     pub(super) async fn deregister(&self, ids: &[MessageId], removes_name: bool) -> Result<(), CommandError> {
         for ids in ids.chunks(command::SCRIPT_BATCH_MAX).chain(ids.is_empty().then_some(ids)) {
             let mut deregister = self.inner.script(&script::consumer::DEREGISTER_CONSUMER);
-            deregister.key(&self.inner.keys().members).key(&self.inner.keys().relay);
+            deregister.key(&self.inner.keys().members);
             deregister.arg(self.inner.bus().config().pending_idle_ms);
             deregister.arg(u8::from(removes_name));
             add_ids(&mut deregister, ids);
@@ -152,8 +138,6 @@ impl Membership {
 /// The members that the consumer has logged.
 #[derive(Default)]
 pub(super) struct MemberLog {
-    /// Types of each member that handles other types than this one: its types, and this consumer's.
-    type_mismatches: HashMap<String, (String, String)>,
     /// Time of the last heartbeat that found a live consumer of the same name.
     duplicate_seen_at: Option<Instant>,
 }
@@ -173,23 +157,5 @@ impl MemberLog {
                 "another consumer of this name is alive: both handle what is pending on it; `consumer_name` must be unique"
             );
         }
-    }
-
-    /// Logs members that handle other types, unless logged before.
-    pub(super) fn log_type_mismatches(&mut self, consumer: &ConsumerInner, others: &[String]) {
-        let own = consumer.announced_types();
-        let others = others.chunks_exact(2).map(|other| (other[0].clone(), other[1].clone()));
-        let mismatches: HashMap<_, _> =
-            others.filter(|(_, types)| *types != own).map(|(member, types)| (member, (types, own.clone()))).collect();
-        for (member, sets) in &mismatches {
-            if self.type_mismatches.get(member) != Some(sets) {
-                let (types, own) = sets;
-                tracing::warn!(
-                    group = %consumer.group(), consumer = consumer.name(), handles = %own, member, member_handles = %types,
-                    "members of one group handle different events; each event is left to a member that handles it"
-                );
-            }
-        }
-        self.type_mismatches = mismatches;
     }
 }

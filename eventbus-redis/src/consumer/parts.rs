@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{acknowledger::Acknowledger, inner::ConsumerInner, membership::Membership, receiver::Receiver};
 
-/// The consumer of one stream: of a whole one, of a partition, or of a recovery.
+/// The consumer of one stream: of the bus's one, of a backlog, or of a recovery.
 pub(super) struct ConsumerParts {
     pub(super) inner: Arc<ConsumerInner>,
     pub(super) receiver: Receiver,

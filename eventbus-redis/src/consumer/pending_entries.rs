@@ -3,19 +3,27 @@
 //! Invariant: lock order `kept` or `discarded`, then the lock of the in-flight entries; no task holds two of its own
 //! locks, or one of them across an await.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use eventbus::{delivery::InFlight, port::MessageId};
 use parking_lot::Mutex;
 
-/// The entries that are pending on a consumer, by their next step. A consumer of partitions shares the in-flight ones
-/// among all its partitions.
+/// The entries that are pending on a consumer, by their next step.
 pub(super) struct PendingEntries {
     in_flight: Arc<InFlight>,
-    /// Entries that stay pending: they used up their attempts, or no member here handles them.
-    kept: Mutex<HashSet<MessageId>>,
+    /// Entries that stay pending, because they used up their attempts or no handler here can read their version.
+    kept: Mutex<HashMap<MessageId, Kept>>,
     /// Entries that this group must not handle; the next batch acknowledges them.
     discarded: Mutex<Vec<MessageId>>,
+}
+
+/// The reason why an entry stays pending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// It used up its attempts, and the bus writes no dead letters.
+    Exhausted,
+    /// No handler here can read its version: other consumers claim it.
+    Unreadable,
 }
 
 impl PendingEntries {
@@ -29,7 +37,7 @@ impl PendingEntries {
 
     /// Returns `true` if an entry is in flight or kept pending.
     pub(super) fn contains(&self, id: &MessageId) -> bool {
-        self.in_flight.contains(id) || self.kept.lock().contains(id)
+        self.in_flight.contains(id) || self.kept.lock().contains_key(id)
     }
 
     /// Returns the ids of entries that are neither in flight nor kept pending.
@@ -42,19 +50,21 @@ impl PendingEntries {
         self.in_flight.len() + self.kept.lock().len()
     }
 
-    /// Lists the entries whose claim is to be renewed.
+    /// Lists the entries whose claim is to be renewed, or checked.
     pub(super) fn ids(&self) -> Vec<MessageId> {
         let mut ids = self.in_flight.ids();
-        ids.extend(self.kept.lock().iter().cloned());
+        ids.extend(self.kept.lock().keys().cloned());
         ids
     }
 
-    /// Keeps entries pending; returns `true` if one of them was not kept before.
-    pub(super) fn keep(&self, ids: impl IntoIterator<Item = MessageId>) -> bool {
-        let mut kept = self.kept.lock();
-        let before = kept.len();
-        kept.extend(ids);
-        kept.len() > before
+    /// Keeps an entry pending; returns `true` if it was not kept before.
+    pub(super) fn keep(&self, id: MessageId, kept: Kept) -> bool {
+        self.kept.lock().insert(id, kept).is_none()
+    }
+
+    /// Returns `true` if an entry is kept because no handler here can read it.
+    pub(super) fn is_unreadable(&self, id: &MessageId) -> bool {
+        self.kept.lock().get(id) == Some(&Kept::Unreadable)
     }
 
     /// Forgets kept entries that are no longer pending on this consumer.
@@ -63,11 +73,6 @@ impl PendingEntries {
         for id in ids {
             kept.remove(id);
         }
-    }
-
-    /// Forgets all kept entries, to read them again; returns `true` if there were any.
-    pub(super) fn unkeep_all(&self) -> bool {
-        !std::mem::take(&mut *self.kept.lock()).is_empty()
     }
 
     pub(super) fn discard(&self, id: MessageId) {

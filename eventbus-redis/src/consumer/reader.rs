@@ -16,7 +16,6 @@ use redis::RedisResult;
 use tokio::sync::Notify;
 
 use super::{
-    backlog_gate::BacklogGate,
     inner::RANGE_START,
     parts::ConsumerParts,
     reader_connection::{Connector, READ_BLOCK_MAX, ReaderConnection, SINGLE_CONNECTION_POLL_INTERVAL, to_redis_error},
@@ -57,10 +56,9 @@ impl CaughtUp {
     }
 }
 
-/// The reader of a whole stream.
+/// The reader of the stream.
 pub(super) struct StreamReader<'a> {
     parts: &'a ConsumerParts,
-    gate: &'a BacklogGate,
     caught_up: &'a CaughtUp,
     stop: &'a StopSignal,
     connector: Connector,
@@ -70,14 +68,9 @@ pub(super) struct StreamReader<'a> {
 }
 
 impl<'a> StreamReader<'a> {
-    pub(super) fn new(
-        parts: &'a ConsumerParts,
-        gate: &'a BacklogGate,
-        caught_up: &'a CaughtUp,
-        stop: &'a StopSignal,
-    ) -> Self {
+    pub(super) fn new(parts: &'a ConsumerParts, caught_up: &'a CaughtUp, stop: &'a StopSignal) -> Self {
         let connector = Connector::new(parts.inner.bus(), parts.inner.group()).with_packed_entries();
-        Self { parts, gate, caught_up, stop, connector, predecessor_crashed: None }
+        Self { parts, caught_up, stop, connector, predecessor_crashed: None }
     }
 
     /// Fetches entries while there is room for them, until `stop`.
@@ -94,24 +87,23 @@ impl<'a> StreamReader<'a> {
     /// Reads over one connection until `stop`, a restart, or an error.
     ///
     /// Invariant: the group exists before the first heartbeat, and the reader asks for the predecessor before this
-    /// heartbeat overwrites its record. The reader blocks aggregates before it receives an entry. The consumer has
-    /// caught up only after all entries pending on it are in flight, and reads new entries after that.
+    /// heartbeat overwrites its record. The consumer has caught up only after all entries pending on it are in flight,
+    /// and reads new entries after that.
     async fn run_session(&mut self) -> RedisResult<()> {
-        let (gate, caught_up, stop) = (self.gate, self.caught_up, self.stop);
+        let (caught_up, stop) = (self.caught_up, self.stop);
         let ConsumerParts { inner, receiver, membership, .. } = self.parts;
         // a stop must not wait for a server that does not answer
         let Some(connected) = stop.run_until_stopped(self.connector.connect()).await else { return Ok(()) };
         let mut connected = connected?;
         let create = group::create_joined_group_script(inner.bus(), inner.group());
-        let is_new = create.invoke_async(connected.connection()).await?;
-        gate.reset(inner.bus(), is_new);
+        if create.invoke_async(connected.connection()).await? {
+            inner.log_created();
+        }
         if self.predecessor_crashed.is_none() {
             self.predecessor_crashed = Some(!membership.has_predecessor_left(connected.connection()).await?);
         }
-        // before the first read: other members hand off to it entries that only it handles
         membership.announce(connected.connection()).await?;
         caught_up.begin();
-        gate.block_streams().await.map_err(to_redis_error)?;
         self.reclaim_own_pending().await.map_err(to_redis_error)?;
         self.predecessor_crashed = Some(false);
         caught_up.end();
@@ -121,12 +113,6 @@ impl<'a> StreamReader<'a> {
             let mut requested = self.read_len(room);
             let mut entries = self.read_new(&mut connected, requested).await?;
             self.connector.record_success();
-            if !entries.is_empty() && gate.must_wait().await.map_err(to_redis_error)? {
-                // the entries are pending and read again after the backlog; until then only the reader adds entries
-                caught_up.begin();
-                gate.wait(stop).await.map_err(to_redis_error)?;
-                return Ok(());
-            }
             // if there is more to read, the next read is under way while these entries are received
             while entries.len() >= requested && !stop.is_stopped() {
                 let room = inner.in_flight().room_beside(entries.len());

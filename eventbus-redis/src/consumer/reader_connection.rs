@@ -148,7 +148,7 @@ mod tests {
     use crate::{
         RedisEventBusConfig,
         command::{GroupRead, NewEntries},
-        partition::layout,
+        join,
     };
 
     fn bus(prefix: &str) -> Arc<BusInner> {
@@ -188,7 +188,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_is_dropped_during_a_read_has_no_connection_any_more() {
         let bus = bus("dropped");
-        layout::join(&bus).await.unwrap();
+        join::join(&bus).await.unwrap();
         let mut reader = Connector::new(&bus, bus.default_group()).with_packed_entries().connect().await.unwrap();
         let client = reader.client_id.unwrap();
         let reading = tokio::spawn(async move {

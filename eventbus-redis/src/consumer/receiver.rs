@@ -17,7 +17,7 @@ use eventbus::{
     support::PAGE_BYTES,
 };
 
-use super::inner::{ConsumerInner, RANGE_START};
+use super::{inner::ConsumerInner, pending_entries::Kept};
 use crate::{
     command::{self, NewEntries},
     error::CommandError,
@@ -29,8 +29,6 @@ use crate::{
 
 /// Pending entries that one claim script searches for those of dead consumers.
 const PENDING_PAGE_LEN: usize = 1_000;
-/// Pages of handed-off entries that one run reads without finding one to claim.
-const EMPTY_HANDOFF_PAGES_MAX: usize = 4;
 /// Delay before rereading a due entry that a recreated group has yet to read: its reader may get the entry first.
 const UNREAD_ENTRY_DELAY: Duration = Duration::from_secs(1);
 
@@ -69,26 +67,6 @@ impl ReclaimedEntries {
         }
         self
     }
-
-    /// Returns the number of bytes of the entries.
-    pub(super) fn bytes(&self) -> usize {
-        self.entries.iter().map(|reclaimed| reclaimed.entry.bytes()).sum()
-    }
-
-    /// Returns the ids of the entries.
-    pub(super) fn ids(&self) -> impl Iterator<Item = MessageId> + '_ {
-        self.entries.iter().map(|reclaimed| MessageId::new(reclaimed.entry.id.as_str()))
-    }
-}
-
-/// Where the search for handed-off entries continues: the group may have many of them, most for members other than this
-/// one.
-#[derive(Debug, Default)]
-pub(super) struct HandoffCursor {
-    /// Position in the new entries; `None` before the first run.
-    new_after: Option<String>,
-    /// Position in all entries; `None` at their start.
-    all_after: Option<String>,
 }
 
 /// Turns entries into in-flight ones.
@@ -242,7 +220,7 @@ impl Receiver {
             attempts.is_exhausted = false;
             self.inner.in_flight().add_dead_letter(id, attempts);
         } else {
-            self.inner.entries().keep([id]);
+            self.inner.entries().keep(id, Kept::Exhausted);
         }
     }
 
@@ -309,13 +287,13 @@ impl Receiver {
 
     /// Rereads the first due entries, up to the one that reaches [`PASSED_BYTES_MAX`]. Returns their number.
     async fn read_due_batch(&self, due: &[DueEntry]) -> Result<usize, CommandError> {
-        let mut reread = self.inner.fenced_script(&script::consumer::READ_DUE);
-        reread.key(&self.inner.keys().retry).key(&self.inner.keys().relay).arg(PASSED_BYTES_MAX);
+        let mut reread = self.inner.script(&script::consumer::READ_DUE);
+        reread.key(&self.inner.keys().retry).arg(PASSED_BYTES_MAX);
         for due in due {
             reread.arg(due.id.as_str()).arg(u8::from(due.has_waited));
         }
         let (entries, attempts, deleted, lost, unread, reached): (_, _, _, Vec<String>, Vec<String>, usize) =
-            self.inner.run_idempotent(reread).await?;
+            self.inner.run_idempotent(&reread).await?;
         let ids = |ids: Vec<String>| ids.into_iter().map(MessageId::new).collect::<Vec<_>>();
         self.resume(ReclaimedEntries::new(entries, attempts, deleted));
         self.inner.release_lost(&ids(lost));
@@ -337,14 +315,14 @@ impl Receiver {
         if ids.is_empty() {
             return Ok((0, ReclaimedEntries::default()));
         }
-        let mut reclaim = self.inner.fenced_script(&script::consumer::RECLAIM_OWN);
-        reclaim.key(&self.inner.keys().retry).key(&self.inner.keys().relay).arg(max_bytes.max(1)).arg(ids);
-        let (entries, attempts, deleted, reached): (_, _, _, usize) = self.inner.run_idempotent(reclaim).await?;
+        let mut reclaim = self.inner.script(&script::consumer::RECLAIM_OWN);
+        reclaim.key(&self.inner.keys().retry).arg(max_bytes.max(1)).arg(ids);
+        let (entries, attempts, deleted, reached): (_, _, _, usize) = self.inner.run_idempotent(&reclaim).await?;
         Ok((reached.clamp(1, ids.len()), ReclaimedEntries::new(entries, attempts, deleted)))
     }
 
     /// Reclaims up to `count` entries of one page of pending ones. If `respects_members`, reclaims entries of a live
-    /// member only after the time that it announces. Returns the next cursor, [`RANGE_START`] at the end.
+    /// member only after the time that it announces. Returns the next cursor, `-` at the end.
     pub(super) async fn claim_page(
         &self,
         cursor: &str,
@@ -352,13 +330,12 @@ impl Receiver {
         respects_members: bool,
         count: usize,
     ) -> Result<(String, ReclaimedEntries), CommandError> {
-        let mut claim = self.inner.fenced_script(&script::consumer::CLAIM_IDLE);
-        claim.key(&self.inner.keys().retry).key(&self.inner.keys().relay).key(&self.inner.keys().members);
+        let mut claim = self.inner.script(&script::consumer::CLAIM_IDLE);
+        claim.key(&self.inner.keys().retry).key(&self.inner.keys().members);
         claim.arg(idle_ms).arg(cursor).arg(PENDING_PAGE_LEN).arg(count).arg(PAGE_BYTES);
-        claim.arg(PASSED_BYTES_MAX).arg(u8::from(self.inner.fencing_token().is_some()));
         claim.arg(u8::from(respects_members));
         let (cursor, entries, attempts, deleted, ended): (_, _, _, _, Vec<bool>) =
-            self.inner.run_idempotent(claim).await?;
+            self.inner.run_idempotent(&claim).await?;
         Ok((cursor, ReclaimedEntries::new(entries, attempts, deleted).with_owner_ended(ended)))
     }
 
@@ -367,43 +344,5 @@ impl Receiver {
             self.inner.bus().counters().messages_recovered(count as u64);
             tracing::info!(group = %self.inner.group(), count, "entries of dead consumers reclaimed");
         }
-    }
-
-    /// Claims handed-off entries that this consumer handles, as far as there is room: new ones first.
-    pub(super) async fn claim_handed_off(&self, cursor: &mut HandoffCursor, last: &str) -> Result<(), CommandError> {
-        // entries that are there at the start are not new
-        let new_from = cursor.new_after.get_or_insert_with(|| format!("({last}"));
-        self.claim_handed_off_after(new_from).await?;
-        let all_from = cursor.all_after.get_or_insert_with(|| RANGE_START.into());
-        if !self.claim_handed_off_after(all_from).await? {
-            cursor.all_after = None; // the next run starts over
-        }
-        Ok(())
-    }
-
-    /// Claims entries after an id, which it advances, until [`EMPTY_HANDOFF_PAGES_MAX`] pages had none to claim: the
-    /// next run continues there. Returns `true` if there may be more.
-    async fn claim_handed_off_after(&self, from: &mut String) -> Result<bool, CommandError> {
-        let mut pages_in_vain = 0;
-        while pages_in_vain < EMPTY_HANDOFF_PAGES_MAX {
-            let room = self.inner.in_flight().free().min(self.inner.bus().config().batch_size);
-            if room == 0 {
-                break;
-            }
-            let mut claim = self.inner.fenced_script(&script::consumer::CLAIM_HANDED_OFF);
-            claim.key(&self.inner.keys().retry).key(&self.inner.keys().relay);
-            claim.arg(self.inner.announced_types()).arg(&*from).arg(command::SCRIPT_BATCH_MAX).arg(room);
-            claim.arg(PASSED_BYTES_MAX);
-            let (last, entries, attempts, deleted, has_more): (String, _, _, _, bool) =
-                self.inner.run_idempotent(claim).await?;
-            let claimed = ReclaimedEntries::new(entries, attempts, deleted);
-            pages_in_vain += usize::from(claimed.entries.is_empty());
-            self.receive_reclaimed(claimed);
-            *from = last;
-            if !has_more {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 }

@@ -6,17 +6,16 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use eventbus::{
     Name,
-    delivery::{DisposedEntry, Disposition, InFlightEntry, RetryPolicy, WorkerSlots, dispatch},
+    delivery::{DisposedEntry, Disposition, InFlightEntry, RetryPolicy, dispatch},
     handler::Delivery,
     port::{ConsumeError, MessageId},
 };
 use parking_lot::Mutex;
-use redis::ScriptInvocation;
 use serde::Serialize;
 
 use super::{
     acknowledger::{AckBatch, AckBatchOutcome},
-    inner::{ConsumerInner, FencingToken, RANGE_START},
+    inner::{ConsumerInner, RANGE_START},
     new_in_flight,
     parts::ConsumerParts,
     receiver::ReclaimedEntries,
@@ -25,7 +24,7 @@ use crate::{
     command,
     error::{CommandError, boxed},
     inner::BusInner,
-    keys, reply, script, trace,
+    reply, trace,
 };
 
 /// Time that a suspect waits for the bus's running deliveries to end, because it may end the process.
@@ -81,54 +80,17 @@ pub(crate) async fn recover(bus: &Arc<BusInner>, recovery: Recovery) -> Result<R
     bus.ensure_consuming()?;
     // recoveries share a consumer name: two at once would take each other's entries as their own
     let _alone = bus.recovery_lock().lock().await;
-    let recovered = match bus.partitions().is_empty() {
-        true => recover_stream(bus, recovery).await,
-        false => recover_partitions(bus, recovery).await,
-    };
-    recovered.map_err(|error| bus.unavailable(boxed(error)))
+    recover_stream(bus, recovery).await.map_err(|error| bus.unavailable(boxed(error)))
 }
 
 async fn recover_stream(bus: &Arc<BusInner>, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
     let name = format!("{}-recovery", bus.consumer_name());
-    let in_flight = new_in_flight(bus, &WorkerSlots::default());
-    let inner = ConsumerInner::with_name(Arc::clone(bus), bus.default_group().clone(), name, in_flight, None);
+    let in_flight = new_in_flight(bus);
+    let inner = ConsumerInner::with_name(Arc::clone(bus), bus.default_group().clone(), name, in_flight);
     let (run, mut stats) = (RecoveryRun::new(inner, recovery), RecoveryStats::default());
     run.recover(recovery, &mut stats).await?;
     run.parts.membership.deregister(&[], true).await?;
     Ok(stats)
-}
-
-/// Recovers the partitions without an owner; an owner handles the pending entries itself.
-async fn recover_partitions(bus: &BusInner, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
-    let mut stats = RecoveryStats::default();
-    let owner = format!("{}-recovery", bus.instance());
-    let mut left = recovery.batch_size.unwrap_or(bus.config().batch_size);
-    for part in bus.partitions() {
-        let lease = keys::lease(part.stream(), bus.default_group());
-        let epoch: String = bus.connection().run_idempotent(&lease_script(bus, &lease, &owner)).await?;
-        if epoch.is_empty() {
-            let pending = command::count_pending(part.stream(), bus.default_group());
-            stats.checked += command::parse_pending_count(bus.connection().query_idempotent(&pending).await?)?;
-            continue;
-        }
-        let fence = FencingToken { lease_key: lease.clone(), owner: owner.clone(), epoch: epoch.clone() };
-        let in_flight = new_in_flight(bus, &WorkerSlots::default());
-        let inner = ConsumerInner::for_partition(part, bus.default_group(), &in_flight, fence);
-        let claimed = stats.claimed;
-        let recovery = Recovery { batch_size: Some(left), ..recovery };
-        let recovered = RecoveryRun::new(inner, recovery).recover(recovery, &mut stats).await;
-        left = left.saturating_sub(usize::try_from(stats.claimed - claimed).unwrap_or(usize::MAX));
-        bus.connection().run_idempotent::<u64>(script::partition::RELEASE_PARTITIONS.key(lease).arg(epoch)).await?;
-        recovered?;
-    }
-    Ok(stats)
-}
-
-/// Prepares taking or renewing the lease of a partition.
-fn lease_script(bus: &BusInner, lease: &str, owner: &str) -> ScriptInvocation<'static> {
-    let mut leasing = script::partition::LEASE_PARTITION.key(lease);
-    leasing.arg(owner).arg(bus.config().partition_lease_ms);
-    leasing
 }
 
 /// One recovery of a stream.
@@ -172,17 +134,6 @@ impl RecoveryRun {
         Ok(())
     }
 
-    /// Renews the claim on entries, or the lease of the partition.
-    async fn renew_claims_or_lease(&self, ids: &[MessageId]) -> Result<(), CommandError> {
-        let bus = self.parts.inner.bus();
-        match self.parts.inner.fencing_token() {
-            Some(FencingToken { lease_key: lease, owner, .. }) => {
-                bus.connection().run_idempotent::<String>(&lease_script(bus, lease, owner)).await.map(drop)
-            }
-            None => self.parts.membership.renew_claims(ids).await.map(drop),
-        }
-    }
-
     /// Writes the batch, and repeats a failed write for a while: if the disposition of a suspect were lost after its
     /// handlers ended, the suspect would count as having ended its process.
     async fn write(&self, batch: &mut AckBatch) -> Result<AckBatchOutcome, CommandError> {
@@ -201,6 +152,13 @@ impl RecoveryRun {
         }
     }
 
+    async fn renew_claims(&self, ids: &[MessageId]) -> Result<(), CommandError> {
+        for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
+            self.parts.membership.renew_claims(&[], ids).await?;
+        }
+        Ok(())
+    }
+
     /// Handles entries once, without waiting for their retry times.
     async fn handle_batch(&self, reclaimed: ReclaimedEntries, stats: &mut RecoveryStats) -> Result<(), CommandError> {
         let entries = self.parts.receiver.prepare_reclaimed(reclaimed);
@@ -208,12 +166,9 @@ impl RecoveryRun {
         let unfinished_ids = Mutex::new(unfinished_ids);
         let renewing = async {
             loop {
-                let lease = Duration::from_millis(self.parts.inner.bus().config().partition_lease_ms);
-                let is_shown_for =
-                    if self.parts.inner.fencing_token().is_some() { lease } else { self.parts.inner.pending_idle() };
-                tokio::time::sleep((is_shown_for / 3).max(Duration::from_millis(10))).await;
+                tokio::time::sleep((self.parts.inner.pending_idle() / 3).max(Duration::from_millis(10))).await;
                 let ids: Vec<_> = unfinished_ids.lock().iter().cloned().collect();
-                if let Err(error) = self.renew_claims_or_lease(&ids).await {
+                if let Err(error) = self.renew_claims(&ids).await {
                     tracing::debug!(%error, "the claims could not be renewed");
                 }
             }
@@ -292,9 +247,7 @@ impl RecoveryRun {
 fn is_temporary(error: &CommandError) -> bool {
     match error {
         CommandError::NotSent(_) => true,
-        CommandError::Sent(refusal) => {
-            !command::is_fenced(error) && !command::is_group_missing(error) && !reply::is_refusal(refusal)
-        }
+        CommandError::Sent(refusal) => !command::is_group_missing(error) && !reply::is_refusal(refusal),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The task loop of a consumer: runs the tasks that write dispositions and keep entries or partitions, one at a time,
+//! The task loop of a consumer: runs the tasks that write dispositions and keep entries, one at a time,
 //! and retries failed ones.
 //!
 //! Real time, not the given clock: claims and leases, by the clock of Redis, and its replies.

@@ -2,7 +2,7 @@
 //!
 //! Real time, not the given clock: other consumers, and the ages of entries by the clock of Redis.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use eventbus::delivery::StopSignal;
 use tokio::time::{Instant, sleep};
@@ -10,8 +10,7 @@ use tokio::time::{Instant, sleep};
 use super::{inner::ConsumerInner, outage_log::OutageLog};
 use crate::{
     Trim,
-    inner::BusInner,
-    trim::{self, TrimBlockReason, TrimBlocker, older_blocker},
+    trim::{self, TrimBlocker},
 };
 
 /// Interval between two searches for entries to remove.
@@ -21,9 +20,9 @@ const TRIM_STEP_PAUSE: Duration = Duration::from_millis(1);
 /// Minimum time before the same blocking group is logged again.
 const BLOCKER_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Trims the streams of a consumer while it consumes, if there is a limit. Only consumers of the bus's first group do
+/// Trims the stream while a consumer consumes, if there is a limit. Only consumers of the bus's first group do
 /// so; several may trim at once.
-pub(super) async fn trim(consumer: &ConsumerInner, stop: &StopSignal, streams: impl Fn() -> Vec<Arc<BusInner>>) {
+pub(super) async fn trim(consumer: &ConsumerInner, stop: &StopSignal) {
     let (bus, group) = (consumer.bus(), consumer.group());
     let config = bus.config();
     let limits =
@@ -42,21 +41,21 @@ pub(super) async fn trim(consumer: &ConsumerInner, stop: &StopSignal, streams: i
         if bus.subscribers().groups().first() != Some(group) {
             continue;
         }
-        let mut held_by = None::<TrimBlocker>;
-        for stream in streams() {
-            // a step that was sent completes on the server
-            let Some(step) = stop.run_until_stopped(trim::trim_step(&stream, limits)).await else { return };
-            match step {
-                Ok(step) => {
-                    outage_log.record_success();
-                    if step.has_more {
-                        pause = TRIM_STEP_PAUSE;
-                    }
-                    held_by = older_blocker(held_by, step.held_by);
+        // a step that was sent completes on the server
+        let Some(step) = stop.run_until_stopped(trim::trim_step(bus, limits)).await else { return };
+        let held_by = match step {
+            Ok(step) => {
+                outage_log.record_success();
+                if step.has_more {
+                    pause = TRIM_STEP_PAUSE;
                 }
-                Err(error) => pause = pause.max(outage_log.record_failure(&error)),
+                step.held_by
             }
-        }
+            Err(error) => {
+                pause = pause.max(outage_log.record_failure(&error));
+                None
+            }
+        };
         if blocker_log.should_log(held_by.as_ref(), Instant::now()) {
             log_trim_blocker(bus.stream(), held_by.as_ref());
         }
@@ -67,11 +66,7 @@ fn log_trim_blocker(stream: &str, held_by: Option<&TrimBlocker>) {
     let Some(TrimBlocker { group, reason, oldest, age }) = held_by else {
         return;
     };
-    if *reason == TrimBlockReason::Missing {
-        tracing::warn!(stream, group, %oldest, ?age, "a group that the server has lost blocks trimming");
-    } else {
-        tracing::info!(stream, group, ?reason, %oldest, ?age, "a group that is behind blocks trimming");
-    }
+    tracing::info!(stream, group, ?reason, %oldest, ?age, "a group that is behind blocks trimming");
 }
 
 /// The blocking group that was logged last.
@@ -103,6 +98,7 @@ mod tests {
     use eventbus::port::MessageId;
 
     use super::*;
+    use crate::trim::TrimBlockReason;
 
     fn held_by(group: &str) -> TrimBlocker {
         let (reason, oldest) = (TrimBlockReason::Unread, MessageId::new("1-0"));

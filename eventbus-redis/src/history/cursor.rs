@@ -40,9 +40,8 @@ impl Cursor {
         }
     }
 
-    /// Returns the streams of all partitions.
-    pub(super) fn streams(&self) -> Vec<&str> {
-        self.bus.partitions_or_self().iter().map(|part| part.stream()).collect()
+    pub(super) fn stream(&self) -> &str {
+        self.bus.stream()
     }
 
     /// Reads a page; the cursor stays.

@@ -70,12 +70,12 @@ impl Follow {
     /// Waits for entries, up to [`READ_BLOCK_MAX`], and reads a page of them.
     async fn read_page(&mut self) -> Result<RedisResult<EntryPage>, HistoryError> {
         let after = self.cursor.id()?;
-        let (bus, streams) = (self.cursor.bus(), self.cursor.streams());
+        let (bus, stream) = (self.cursor.bus(), self.cursor.stream());
         let config = bus.config();
         let block = Duration::from_millis(config.block_ms).min(READ_BLOCK_MAX);
         let block = Some(block).filter(|_| !self.has_more);
         let timeout = config.socket_timeout.saturating_add(READ_BLOCK_MAX);
-        Ok(self.page_reader.read_page(bus.connection(), timeout, &streams, after, config.batch_size, block).await)
+        Ok(self.page_reader.read_page(bus.connection(), timeout, &[stream], after, config.batch_size, block).await)
     }
 
     fn buffer_page(&mut self, page: EntryPage) {

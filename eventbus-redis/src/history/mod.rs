@@ -22,8 +22,7 @@ use crate::{command::pages, inner::BusInner, reply::Entry, wire};
 /// [`RedisEventBus::history`](crate::RedisEventBus::history).
 ///
 /// It begins before the oldest entry of the stream, and moves past the entries that it has read. It acknowledges no
-/// entry, and groups still get every entry. With several partitions it reads the entries of all, in the order of their
-/// publication.
+/// entry, and groups still get every entry.
 ///
 /// # Examples
 /// ```no_run
@@ -90,7 +89,7 @@ impl History {
     #[doc(alias = "xrange")]
     pub async fn page(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
         let after = self.0.id()?;
-        let entries = self.0.read(&pages::page(&self.0.streams(), after, None, count)).await?;
+        let entries = self.0.read(&pages::page(&[self.0.stream()], after, None, count)).await?;
         if let Some(last) = entries.last() {
             self.0.move_behind(&last.id);
         }
@@ -119,7 +118,7 @@ impl History {
     pub async fn last(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
         // reads at least the newest entry: its id is the end of the stream
         let after = self.0.id()?;
-        let mut entries = self.0.read(&pages::newest(&self.0.streams(), after, count.max(1))).await?;
+        let mut entries = self.0.read(&pages::newest(&[self.0.stream()], after, count.max(1))).await?;
         entries.reverse();
         if let Some(newest) = entries.last() {
             self.0.move_behind(&newest.id);

@@ -3,27 +3,18 @@
 //! Invariant: changes that no client may see half done are one script. A script reads all its keys before its first
 //! write: the server does not roll back a script that fails half way.
 
-pub(crate) mod backlog;
+pub(crate) mod bus;
 pub(crate) mod consumer;
 pub(crate) mod dead_letters;
 pub(crate) mod group;
-pub(crate) mod partition;
 pub(crate) mod relay;
 pub(crate) mod streams;
 
-use eventbus_redis_core::script::{ENTRY_BYTES, ENTRY_IDS, FORMAT, LEASE_IS_LIVE, Lua, PAGES, lua};
+use eventbus_redis_core::script::{ENTRY_BYTES, ENTRY_IDS, FORMAT, Lua, PAGES, lua};
 
 /// Bytes of the entries that one script call reads without returning them: the server runs no other command meanwhile,
 /// and holds these entries twice.
 pub(crate) const PASSED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-const BACKLOG: &str = include_str!("lib/backlog.lua");
-const BACKLOG_ROOM: &str = include_str!("lib/backlog_room.lua");
-const FENCE: &str = include_str!("lib/fence.lua");
 const GONE: &str = include_str!("lib/gone.lua");
-const MEMBERS: &str = include_str!("lib/members.lua");
-const MISSING: &str = include_str!("lib/missing.lua");
-const ONE_STREAM: &str = include_str!("lib/one_stream.lua");
-const PARTITIONED: &str = include_str!("lib/partitioned.lua");
-const RELAY: &str = include_str!("lib/relay.lua");
 const TRIM_FLOOR: &str = include_str!("lib/trim_floor.lua");

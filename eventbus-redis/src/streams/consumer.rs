@@ -16,7 +16,7 @@ use crate::{
         streams::{self, ClaimPageReply},
     },
     error::CommandError,
-    keys, script,
+    script,
 };
 
 /// Options of [`EventConsumer::consume`] and [`StreamReader::wait`](super::StreamReader::wait).
@@ -218,7 +218,7 @@ impl EventConsumer {
     /// Creates the group if it is missing, and lists it among the groups for which trimming waits.
     async fn ensure_group(&self) -> Result<(), RedisCommandError> {
         let mut create = script::group::CREATE_GROUP.key(&self.key);
-        create.key(keys::floors(&self.key)).key(keys::relay(&self.key)).arg(&self.group).arg("0-0").arg(1);
+        create.arg(&self.group).arg("0-0");
         let made: Result<u64, _> = self.streams.connection().run_idempotent(&create).await;
         made.map(drop).map_err(|error| self.command_error(error))
     }

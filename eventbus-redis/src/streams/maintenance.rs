@@ -14,7 +14,6 @@ use crate::{
     error::CommandError,
     keys,
     reply::{self, Entry},
-    script,
     trim::{TrimProgress, TrimReply, trim_script},
 };
 
@@ -74,14 +73,14 @@ pub(super) async fn trim(
 
 /// Removes a group of the stream of a key; returns `true` if it was there, or listed among the groups of the stream.
 pub(super) async fn retire_group(streams: &RedisStreams, key: &str, group: &str) -> Result<bool, RedisCommandError> {
-    let mut retire = script::streams::RETIRE_GROUP.key(key);
-    retire.key(keys::floors(key)).arg(group);
     // never sent twice: a second run would find that the first run has removed it
-    let removed: Result<bool, _> = streams.connection().run(&retire).await;
-    removed.map_err(|error| RedisCommandError::from_command_error(key, error))
+    let removed: Result<bool, _> = streams.connection().query(&commands::destroy_group(key, group)).await;
+    match removed {
+        Err(error) if command::is_group_missing(&error) => Ok(false),
+        removed => removed.map_err(|error| RedisCommandError::from_command_error(key, error)),
+    }
 }
 
-/// Loads the state of the stream of a key.
 pub(super) async fn health(streams: &RedisStreams, key: &str) -> Result<StreamHealth, RedisCommandError> {
     let pipeline = commands::health(key, &keys::projections(key));
     let failed = |error| RedisCommandError::from_command_error(key, error);

@@ -183,9 +183,8 @@ impl RedisStreams {
         maintenance::trim(self, key, limits, true).await
     }
 
-    /// Removes a consumer group of the stream of a key for good, with its pending entries and its low-water mark, so
-    /// that it no longer holds up [trimming](Self::trim). Returns `true` if there was such a group, even if the server
-    /// has lost it, for example after `XGROUP DESTROY`; a second call returns `false`.
+    /// Removes a consumer group of the stream of a key for good, with its pending entries, so that it no longer holds up
+    /// [trimming](Self::trim). Returns `true` if there was such a group.
     ///
     /// Stop its consumers first: a consumer that reads on creates the group again, which begins with the oldest entry.
     /// For a group of a bus, call [`RedisEventBus::retire_group`](crate::RedisEventBus::retire_group), which also

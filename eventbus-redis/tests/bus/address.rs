@@ -41,11 +41,9 @@ async fn a_wrong_password_is_refused_and_not_shown() {
     assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
     assert!(!error.is_retryable());
     assert!(!said(&error).contains("secret"), "{}", said(&error));
-    for partitions in [1, 4] {
-        let config = RedisEventBusConfig { partitions, ..config_on(server.url()) };
-        let error = RedisEventBus::connect(config).await.unwrap_err();
-        assert!(matches!(error, RedisConnectError::Refused { .. }), "{partitions} partitions: {error:?}");
-    }
+    let config = config_on(server.url());
+    let error = RedisEventBus::connect(config).await.unwrap_err();
+    assert!(matches!(error, RedisConnectError::Refused { .. }), "{error:?}");
 
     let bus = RedisEventBus::connect(with("right-secret")).await.unwrap();
     assert!(!format!("{bus:?}").contains("secret"), "{bus:?}");
@@ -108,14 +106,11 @@ async fn the_user_of_the_security_page_can_run_a_bus_and_touch_no_other_keys() {
     let server = eventbus_test::private_redis();
     let words: Vec<_> = line.split(' ').skip(1).collect();
     set_up(&server, "ACL", &words).await;
-    for partitions in [1, 4] {
-        let url = server.url().replace("redis://", "redis://app:password@");
-        let prefix = if partitions == 1 { "bank" } else { "bank:partitioned" };
-        let config = RedisEventBusConfig { stream_prefix: prefix.into(), partitions, ..config_on(&url) };
-        let bus = RedisEventBus::connect(config).await.unwrap();
-        assert_works(&bus).await;
-        bus.trim(eventbus_redis::Trim { max_length: Some(1), max_age: None }).await.unwrap();
-    }
+    let url = server.url().replace("redis://", "redis://app:password@");
+    let config = RedisEventBusConfig { stream_prefix: "bank".into(), ..config_on(&url) };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    assert_works(&bus).await;
+    bus.trim(eventbus_redis::Trim { max_length: Some(1), max_age: None }).await.unwrap();
     let client = redis::Client::open(server.url().replace("redis://", "redis://app:password@")).unwrap();
     let mut app = client.get_multiplexed_async_connection().await.unwrap();
     for refused in [&["XADD", "others:stream", "*", "a", "b"][..], &["GET", "bank:x"], &["FLUSHALL"], &["KEYS", "*"]] {
@@ -138,14 +133,12 @@ async fn a_user_without_the_rights_is_refused() {
 async fn a_user_who_may_add_no_entries_is_refused_one_event_and_several() {
     let server = eventbus_test::private_redis();
     set_up(&server, "ACL", &["SETUSER", "app", "on", ">secret", "~*", "+@all", "-xadd"]).await;
-    for partitions in [1, 2] {
-        let config = config_on(&server.url().replace("redis://", "redis://app:secret@"));
-        let bus = RedisEventBus::connect(RedisEventBusConfig { partitions, ..config }).await.unwrap();
-        for events in [vec![event("one")], vec![event("one"), event("two")]] {
-            // one that is called in a script, and one that is not
-            let refused = bus.publish(&events).await.unwrap_err();
-            assert!(matches!(refused, PublishError::Refused { .. }), "{refused:?}");
-        }
+    let config = config_on(&server.url().replace("redis://", "redis://app:secret@"));
+    let bus = RedisEventBus::connect(RedisEventBusConfig { ..config }).await.unwrap();
+    for events in [vec![event("one")], vec![event("one"), event("two")]] {
+        // one that is called in a script, and one that is not
+        let refused = bus.publish(&events).await.unwrap_err();
+        assert!(matches!(refused, PublishError::Refused { .. }), "{refused:?}");
     }
     // a script of `connect` calls it
     set_up(&server, "ACL", &["SETUSER", "app", "on", ">secret", "~*", "+@all", "-hmget"]).await;

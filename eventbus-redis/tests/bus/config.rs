@@ -21,7 +21,7 @@ fn the_defaults_are_those_of_the_tutorial() {
     assert_eq!(config.redis_url, "redis://localhost:6379");
     assert_eq!(config.stream_prefix, "events");
     assert_eq!(config.consumer_group, "default");
-    assert_eq!((config.consumer_name.as_deref(), config.consumers), (None, 1));
+    assert_eq!(config.consumer_name, None);
     assert_eq!(config.batch_size, 100);
     assert_eq!(config.block_ms, 5_000);
     assert_eq!((config.retry_for_seconds, config.max_retries), (4 * 3_600, None));
@@ -73,9 +73,9 @@ fn it_deserializes_with_defaults_and_refuses_what_it_does_not_know() {
 /// The bus gives such names to consumers that are no process.
 #[test]
 fn a_consumer_has_no_name_that_the_bus_uses_itself() {
-    for (name, is_wrong) in [("absent", true), ("absent-1", true), ("w-recovery", true), ("recovery-1", false)] {
+    for (name, is_wrong) in [("w-recovery", true), ("recovery-1", false)] {
         let config = RedisEventBusConfig { consumer_name: Some(name.into()), ..RedisEventBusConfig::default() };
-        let wrong = ["`consumer_name` begins with `absent` or ends with `-recovery`"];
+        let wrong = ["`consumer_name` ends with `-recovery`"];
         assert_eq!(mistakes(&config), if is_wrong { &wrong[..] } else { &[] }, "{name}");
     }
 }
@@ -87,7 +87,6 @@ fn all_mistakes_are_named_at_once() {
         stream_prefix: String::new(),
         consumer_group: "x".repeat(256),
         consumer_name: Some("a\nb".into()),
-        consumers: 0,
         batch_size: 0,
         block_ms: 0,
         pending_idle_ms: 0,
@@ -118,7 +117,6 @@ fn all_mistakes_are_named_at_once() {
             "`stream_prefix` is empty",
             "`consumer_group` has 256 bytes, at most 255 are allowed",
             "`consumer_name` holds a control character at byte 1",
-            "`consumers` is 0",
             "`batch_size` is 0",
             "`block_ms` is 0",
             "`pending_idle_ms` is 0",
@@ -141,11 +139,10 @@ fn all_mistakes_are_named_at_once() {
 #[test]
 fn numbers_that_no_server_takes_and_names_of_other_keys_are_mistakes() {
     let config = RedisEventBusConfig {
-        consumers: usize::MAX,
         batch_size: usize::MAX,
         block_ms: u64::MAX,
         pending_idle_ms: u64::MAX,
-        dlq_stream_suffix: ":floors".into(),
+        dlq_stream_suffix: ":relay".into(),
         retry_key_prefix: "members".into(),
         retry_key_expiry_seconds: u64::MAX,
         concurrency: 8,
@@ -160,11 +157,10 @@ fn numbers_that_no_server_takes_and_names_of_other_keys_are_mistakes() {
     assert_eq!(
         mistakes(&config),
         [
-            format!("`consumers` is {}, at most 1024 is allowed", usize::MAX),
             format!("`batch_size` is {}, at most 1000000 is allowed", usize::MAX),
             format!("`block_ms` is {max}, at most 3162240000000 is allowed"),
             format!("`pending_idle_ms` is {max}, at most 3162240000000 is allowed"),
-            "`dlq_stream_suffix` begins with `:floors`, as other keys of the bus do".into(),
+            "`dlq_stream_suffix` begins with `:relay`, as other keys of the bus do".into(),
             "`retry_key_prefix` begins with `members`, as other keys of the bus do".into(),
             format!("`retry_key_expiry_seconds` is {max}, at most 3162240000 is allowed"),
             "`concurrency` is 8, but a consumer holds at most 7 entries (`max_in_flight`)".into(),

@@ -64,28 +64,3 @@ async fn a_bus_holds_one_connection_and_one_for_each_group_it_consumes_for_and_f
 async fn a_single_connection_client_holds_one_in_all_besides_those_that_follow() {
     count(true, [1, 1, 3]).await;
 }
-
-/// A consumer of partitions waits for all of them by a read of its own, whose reply has entries, too.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_on_one_of_several_partitions_opens_no_connection() {
-    let server = eventbus_test::private_redis();
-    let config = RedisEventBusConfig { partitions: 4, ..config_on(server.url()) };
-    let bus = RedisEventBus::connect(config).await.unwrap();
-    Seen::default().join(&bus);
-    let consumer = start(&bus).await;
-    publish(&bus, "first").await;
-    assert_eq!(settled(&bus).await, 0);
-    let opened = async || -> usize {
-        let stats: String = command(&bus, "INFO", &["stats"]).await;
-        let count = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
-        count.unwrap().parse().unwrap()
-    };
-    let before = opened().await;
-    for _ in 0..10 {
-        publish(&bus, "one more").await;
-        assert_eq!(settled(&bus).await, 0);
-    }
-    assert_eq!(opened().await - before, 1, "that which asks");
-    bus.shutdown(Duration::from_secs(20)).await.unwrap();
-    consumer.await.unwrap();
-}

@@ -62,7 +62,6 @@ fn ends(is_most: bool) -> Fields {
         single_connection_client: _, // both
         readable_by_python: _,       // both
         clock: _,                    // any
-        consumers: _,
         batch_size: _,
         block_ms: _,
         retry_for_seconds: _,
@@ -77,12 +76,9 @@ fn ends(is_most: bool) -> Fields {
         max_in_flight_bytes: _,
         retry_delay_ms: _,
         retry_max_delay_ms: _,
-        deliver_skipped_within: _,
         slow_handler_ms: _,
         trim_max_length: _,
         trim_max_age_seconds: _,
-        partitions: _,
-        partition_lease_ms: _,
     } = config();
     let size = if is_most { usize::MAX } else { 0 };
     let number = if is_most { u64::MAX } else { 0 };
@@ -90,7 +86,6 @@ fn ends(is_most: bool) -> Fields {
     let half = if is_most { u32::MAX } else { 0 };
     let config = || RedisEventBusConfig { retry_delay_ms: 1, ..config() };
     vec![
-        ("consumers", RedisEventBusConfig { consumers: size, ..config() }),
         ("batch_size", RedisEventBusConfig { batch_size: size, ..config() }),
         ("block_ms", RedisEventBusConfig { block_ms: number, ..config() }),
         ("retry_for_seconds", RedisEventBusConfig { retry_for_seconds: number, ..config() }),
@@ -105,12 +100,9 @@ fn ends(is_most: bool) -> Fields {
         ("max_in_flight_bytes", RedisEventBusConfig { max_in_flight_bytes: size, ..config() }),
         ("retry_delay_ms", RedisEventBusConfig { retry_delay_ms: number, ..config() }),
         ("retry_max_delay_ms", RedisEventBusConfig { retry_max_delay_ms: number, ..config() }),
-        ("deliver_skipped_within", RedisEventBusConfig { deliver_skipped_within: time, ..config() }),
         ("slow_handler_ms", RedisEventBusConfig { slow_handler_ms: number, ..config() }),
         ("trim_max_length", RedisEventBusConfig { trim_max_length: Some(number), ..config() }),
         ("trim_max_age_seconds", RedisEventBusConfig { trim_max_age_seconds: Some(number), ..config() }),
-        ("partitions", RedisEventBusConfig { partitions: half, ..config() }),
-        ("partition_lease_ms", RedisEventBusConfig { partition_lease_ms: number, ..config() }),
     ]
 }
 
@@ -131,17 +123,6 @@ async fn every_field_works_at_both_ends_of_its_range_or_is_named() {
         }
     }
     assert!(worked > 5 && refused > 20, "{worked} worked, {refused} were refused");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_may_take_any_time_is_told_the_longest() {
-    let bus = RedisEventBus::connect(RedisEventBusConfig { partitions: 2, ..config() }).await.unwrap();
-    bus.repartition(3, Duration::MAX).await.unwrap();
-    bus.shutdown(Duration::MAX).await.unwrap();
-    let bus = RedisEventBus::connect(config()).await.unwrap();
-    let long_ago = eventbus_redis::Trim { max_length: None, max_age: Some(Duration::MAX) };
-    bus.trim(long_ago).await.unwrap();
-    bus.shutdown(Duration::MAX).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

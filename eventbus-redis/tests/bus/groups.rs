@@ -1,20 +1,14 @@
 //! The start of groups that are made by hand, and the retiring of groups.
 
-use std::slice;
-
-use crate::{
-    common::{
-        config, fresh_bus,
-        seen::{Seen, command, event, start},
-        until,
-    },
-    lines::Lines,
+use crate::common::{
+    config, fresh_bus,
+    seen::{command, event},
 };
 use eventbus::{
     Name, Position, RecordedEvent,
-    port::{Announced, EventBus, MessageId},
+    port::{EventBus, MessageId},
 };
-use eventbus_redis::{GroupError, GroupStart, RedisCommandError, RedisEventBus, RedisEventBusConfig};
+use eventbus_redis::{GroupError, GroupStart, RedisCommandError, RedisEventBus};
 use time::OffsetDateTime;
 
 const GROUP: Name = Name::from_static("reports");
@@ -69,39 +63,6 @@ async fn a_group_begins_where_it_is_told() {
     assert_eq!(read(&bus, &GROUP).await, [published[0].as_str()]);
 }
 
-#[tokio::test] // on one thread, for the log
-async fn a_new_group_that_gets_earlier_entries_is_a_warning() {
-    let log = Lines::default();
-    let _logging = log.capture("eventbus_redis=info");
-    let warnings = |group: &Name| {
-        let text = format!("`start = \"now\"` on all its handlers skips them group={group}");
-        log.text().matches(&text).count()
-    };
-    // as an app does at its start
-    let announce = async |bus: &RedisEventBus, group: &Name| {
-        bus.announce(&Announced::by_subscribers(group, &bus.subscribers()), None).await.unwrap();
-    };
-    let (bus, seen) = (fresh_bus().await, Seen::default());
-    let default = bus.default_group().clone();
-    Seen::default().join(&bus);
-    seen.join_as(&bus, GROUP);
-    announce(&bus, &default).await;
-    announce(&bus, &GROUP).await;
-    assert!(!log.text().contains("the group is new"), "the stream is empty: {}", log.text());
-    bus.publish(&[event("1"), event("2"), event("3")]).await.unwrap();
-    // the bus made the default group when it connected, but no consumer has joined it
-    for group in [&default, &GROUP] {
-        announce(&bus, group).await;
-        assert_eq!(warnings(group), 1, "{}", log.text());
-    }
-    let consumer = start(&bus).await;
-    until("the group has got the entries", async || seen.all().len() == 3).await;
-    bus.stop_consuming().await;
-    consumer.await.unwrap();
-    announce(&bus, &GROUP).await;
-    assert_eq!(warnings(&GROUP), 1, "it is not new any more: {}", log.text());
-}
-
 #[tokio::test]
 async fn a_group_begins_after_a_position_also_far_down_the_stream() {
     let bus = fresh_bus().await;
@@ -119,7 +80,7 @@ async fn a_group_begins_after_a_position_also_far_down_the_stream() {
 async fn the_oldest_event_of_a_stream_is_the_first_one_with_a_position() {
     let bus = fresh_bus().await;
     let stream = bus.config().stream_name();
-    let oldest = async || bus.oldest_positions().await.unwrap()[&stream];
+    let oldest = async || bus.oldest_position().await.unwrap();
     assert_eq!(oldest().await, None);
     // more than a page of entries of a different publisher
     bus.publish(&vec![event("order-1"); 25]).await.unwrap();
@@ -153,36 +114,14 @@ async fn a_group_that_is_there_is_left_alone() {
     assert!(bus.create_group(&GROUP, GroupStart::Beginning).await.unwrap());
     assert!(!bus.create_group(&GROUP, GroupStart::Now).await.unwrap());
     assert_eq!(read(&bus, &GROUP).await.len(), 2);
-    let default = bus.default_group().clone();
-    assert!(!bus.create_group(&default, GroupStart::Now).await.unwrap(), "connecting has made it");
-    assert_eq!(read(&bus, &default).await.len(), 2);
-}
-
-#[tokio::test]
-async fn a_known_group_is_never_made_anew_at_now() {
-    let bus = fresh_bus().await;
-    let stream = bus.config().stream_name();
-    let ids = bus.publish(&[event("a"), event("b"), event("c")]).await.unwrap();
-    bus.create_group(&GROUP, GroupStart::After(ids[0].clone())).await.unwrap();
-    let _: i64 = command(&bus, "XGROUP", &["DESTROY", &stream, &GROUP]).await;
-    assert!(bus.create_group(&GROUP, GroupStart::Now).await.unwrap());
-    assert_eq!(read(&bus, &GROUP).await, [ids[1].as_str(), ids[2].as_str()], "it goes on where it was");
-    // the server also loses the stream, and a new one begins with lower ids
-    let _: i64 = command(&bus, "DEL", &[&stream]).await;
-    add(&bus, "1-0", "").await;
-    assert!(bus.create_group(&GROUP, GroupStart::Now).await.unwrap());
-    assert_eq!(read(&bus, &GROUP).await, ["1-0"], "it has read nothing of that stream");
 }
 
 #[tokio::test]
 async fn a_retired_group_is_forgotten_and_what_it_left_is_said() {
     let bus = fresh_bus().await;
     let stream = bus.config().stream_name();
-    let (floors, retry, members) = (
-        format!("{{{stream}}}:floors"),
-        format!("{{{stream}}}:retry:{}", &*GROUP),
-        format!("{{{stream}}}:members:{}", &*GROUP),
-    );
+    let retry = format!("{{{stream}}}:retry:{}", &*GROUP);
+    let members = format!("{{{stream}}}:members:{}", &*GROUP);
     for deletes in [false, true] {
         let ids = bus.publish(&[event("a"), event("b"), event("c"), event("d")]).await.unwrap();
         bus.create_group(&GROUP, GroupStart::Beginning).await.unwrap();
@@ -197,7 +136,7 @@ async fn a_retired_group_is_forgotten_and_what_it_left_is_said() {
         let retired = bus.retire_group(&GROUP).await.unwrap();
         let unread = if deletes { 1 } else { 2 };
         assert_eq!((retired.pending, retired.unread), (2, unread));
-        for key in [&floors, &retry, &members] {
+        for key in [&retry, &members] {
             assert_eq!(command::<i64>(&bus, "EXISTS", &[key]).await, 0, "{key}");
         }
         let info = bus.stream_info().await;
@@ -227,7 +166,7 @@ async fn a_group_with_live_members_is_not_retired() {
     bus.create_group(&GROUP, GroupStart::Beginning).await.unwrap();
     let members = format!("{{{}}}:members:{}", bus.config().stream_name(), &*GROUP);
     let now = OffsetDateTime::now_utc().unix_timestamp() * 1_000;
-    let live = format!(r#"{{"at":{now},"live_ms":600000,"event_types":["OrderCreated"]}}"#);
+    let live = format!(r#"{{"at":{now},"live_ms":600000}}"#);
     let _: i64 = command(&bus, "HSET", &[&members, "live", &live, "dead", r#"{"at":1,"live_ms":5}"#]).await;
     let error = bus.retire_group(&GROUP).await.unwrap_err();
     assert!(matches!(&error, GroupError::InUse { consumers: 1, .. }), "{error:?}");
@@ -250,77 +189,36 @@ async fn what_is_wrong_is_said() {
 }
 
 #[tokio::test]
-async fn a_group_that_one_partition_has_lost_is_lost() {
-    let bus = RedisEventBus::connect(RedisEventBusConfig { partitions: 2, ..config() }).await.unwrap();
-    assert!(bus.lost_groups().await.unwrap().is_empty());
-    bus.create_group(&GROUP, GroupStart::Now).await.unwrap();
-    assert!(bus.lost_groups().await.unwrap().is_empty());
-    let second = format!("{}:1", bus.config().stream_name());
-    assert_eq!(command::<u64>(&bus, "XGROUP", &["DESTROY", &second, &GROUP]).await, 1);
-    assert_eq!(bus.lost_groups().await.unwrap(), [GROUP]);
-    bus.retire_group(&GROUP).await.unwrap();
-    assert!(bus.lost_groups().await.unwrap().is_empty());
-}
-
-#[tokio::test]
-async fn a_group_is_unjoined_until_it_counts_in_a_partition() {
-    for partitions in [1, 2] {
-        let bus = RedisEventBus::connect(RedisEventBusConfig { partitions, ..config() }).await.unwrap();
-        let default = Name::new("group", bus.config().consumer_group.clone()).unwrap();
-        assert_eq!(bus.unjoined_groups().await.unwrap(), slice::from_ref(&default));
-        // one that an operator makes, and one of a program that is no bus
-        bus.create_group(&GROUP, GroupStart::Beginning).await.unwrap();
-        let last = if partitions == 1 { String::new() } else { ":1".to_owned() };
-        let stream = bus.config().stream_name() + &last;
-        let _: String = command(&bus, "XGROUP", &["CREATE", &stream, "other", "0"]).await;
-        assert_eq!(bus.unjoined_groups().await.unwrap(), slice::from_ref(&default));
-        let _: u64 = command(&bus, "XGROUP", &["CREATECONSUMER", &stream, &default, "reader"]).await;
-        assert!(bus.unjoined_groups().await.unwrap().is_empty());
-    }
-}
-
-#[tokio::test]
 async fn what_a_group_has_read_and_not_finished_is_listed_by_consumer_and_by_entry() {
-    for partitions in [1, 2] {
-        let config = RedisEventBusConfig { partitions, ..config() };
-        let bus = RedisEventBus::connect(config).await.unwrap();
-        let events: Vec<_> = (1..=8).map(|number| event(&format!("order-{number}"))).collect();
-        bus.publish(&events).await.unwrap();
-        bus.create_group(&GROUP, GroupStart::Beginning).await.unwrap();
-        let base = bus.config().stream_name();
-        let streams = match partitions {
-            1 => vec![base.clone()],
-            _ => (0..partitions).map(|number| format!("{base}:{number}")).collect(),
-        };
-        for stream in &streams {
-            let read = ["GROUP", "reports", "worker", "STREAMS", stream, ">"];
-            let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
-        }
-        let consumers = bus.group_consumers(&GROUP).await.unwrap();
-        let listed: Vec<_> = consumers.iter().map(|consumer| (consumer.name.as_str(), consumer.pending)).collect();
-        assert_eq!(listed, [("worker", 8)], "{partitions} partitions");
-        let pending = bus.pending_deliveries(&GROUP, 10).await.unwrap();
-        let mut orders: Vec<_> = pending
-            .iter()
-            .map(|delivery| delivery.record.as_ref().unwrap().metadata().aggregate_id().to_string())
-            .collect();
-        orders.sort();
-        let all: Vec<_> = (1..=8).map(|number| format!("order-{number}")).collect();
-        assert_eq!(orders, all, "{partitions} partitions");
-        assert!(pending.iter().all(|delivery| delivery.consumer == "worker" && delivery.attempts.attempts == 0));
-        assert_eq!(bus.pending_deliveries(&GROUP, 1).await.unwrap().len(), streams.len(), "one of each stream");
+    let config = config();
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let events: Vec<_> = (1..=8).map(|number| event(&format!("order-{number}"))).collect();
+    bus.publish(&events).await.unwrap();
+    bus.create_group(&GROUP, GroupStart::Beginning).await.unwrap();
+    let stream = bus.config().stream_name();
+    let read = ["GROUP", "reports", "worker", "STREAMS", &stream, ">"];
+    let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
+    let consumers = bus.group_consumers(&GROUP).await.unwrap();
+    let listed: Vec<_> = consumers.iter().map(|consumer| (consumer.name.as_str(), consumer.pending)).collect();
+    assert_eq!(listed, [("worker", 8)]);
+    let pending = bus.pending_deliveries(&GROUP, 10).await.unwrap();
+    let mut orders: Vec<_> = pending
+        .iter()
+        .map(|delivery| delivery.record.as_ref().unwrap().metadata().aggregate_id().to_string())
+        .collect();
+    orders.sort();
+    let all: Vec<_> = (1..=8).map(|number| format!("order-{number}")).collect();
+    assert_eq!(orders, all);
+    assert!(pending.iter().all(|delivery| delivery.consumer == "worker" && delivery.attempts.attempts == 0));
+    assert_eq!(bus.pending_deliveries(&GROUP, 1).await.unwrap().len(), 1);
 
-        // an entry of the group's backlog, which is no event
-        let backlog = format!("{{{base}}}:backlog:reports");
-        let _: String = command(&bus, "XADD", &[&backlog, "*", "type", "none"]).await;
-        let _: String = command(&bus, "XGROUP", &["CREATE", &backlog, "reports", "0"]).await;
-        let read = ["GROUP", "reports", "worker", "STREAMS", &backlog, ">"];
-        let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
-        assert_eq!(bus.group_consumers(&GROUP).await.unwrap()[0].pending, 9, "{partitions} partitions");
-        let pending = bus.pending_deliveries(&GROUP, 10).await.unwrap();
-        assert_eq!((pending.len(), pending[8].record.is_none()), (9, true), "{partitions} partitions");
-        let stranger = Name::from_static("stranger");
-        assert_eq!(bus.group_consumers(&stranger).await.unwrap(), []);
-        assert!(bus.pending_deliveries(&stranger, 1).await.unwrap().is_empty());
-    }
+    // an entry that is no event
+    let _: String = command(&bus, "XADD", &[&stream, "*", "type", "none"]).await;
+    let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
+    assert_eq!(bus.group_consumers(&GROUP).await.unwrap()[0].pending, 9);
+    let pending = bus.pending_deliveries(&GROUP, 10).await.unwrap();
+    assert_eq!((pending.len(), pending[8].record.is_none()), (9, true));
+    let stranger = Name::from_static("stranger");
+    assert_eq!(bus.group_consumers(&stranger).await.unwrap(), []);
+    assert!(bus.pending_deliveries(&stranger, 1).await.unwrap().is_empty());
 }

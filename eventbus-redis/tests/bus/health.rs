@@ -10,7 +10,7 @@ use std::{
 
 use crate::common::{
     config, config_on, fresh_bus,
-    seen::{Gate, Seen, command, event, publish, start},
+    seen::{Gate, Seen, command, event, make_group, publish, start},
     until,
 };
 use eventbus::{
@@ -98,29 +98,6 @@ async fn reports_are_read_over_a_new_connection() {
     assert_eq!(bus.pending_deliveries(group, 10).await.unwrap().len(), 1);
 }
 
-/// Fails if a group that no handler is in counts beside a group with one: it would be behind for ever.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_default_group_is_listed_beside_others_once_a_handler_has_joined_it() {
-    for partitions in [1, 2] {
-        let bus = RedisEventBus::connect(RedisEventBusConfig { partitions, ..config() }).await.unwrap();
-        let default = bus.default_group().as_str();
-        let names = async || groups(&bus).await.into_iter().map(|group| group.name).collect::<Vec<_>>();
-        assert_eq!(names().await, [default], "there is no other");
-        let seen = Seen::default();
-        seen.join_as(&bus, Name::from_static("mail"));
-        start(&bus).await;
-        bus.publish(&[event("a"), event("b")]).await.unwrap();
-        until("they are handled", async || seen.all().len() == 2).await;
-        assert_eq!(names().await, ["mail"], "{partitions} partitions");
-        bus.stop_consuming().await;
-        seen.join(&bus);
-        start(&bus).await;
-        until("the other group handles them too", async || seen.all().len() == 4).await;
-        assert_eq!(names().await, [default, "mail"], "{partitions} partitions");
-        bus.stop_consuming().await;
-    }
-}
-
 /// A bus of a second process with the same group, which does not consume.
 async fn watcher_of(bus: &RedisEventBus) -> RedisEventBus {
     let config = RedisEventBusConfig { consumer_name: None, clock: SharedClock::SYSTEM, ..bus.config().clone() };
@@ -133,40 +110,38 @@ async fn alerts(bus: &RedisEventBus, thresholds: &HealthThresholds) -> Vec<Strin
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_a_handler_of_another_process_is_busy_with_for_long_is_an_alert() {
-    for partitions in [1, 2] {
-        let clock = ManualClock::default();
-        let config = RedisEventBusConfig { partitions, clock: clock.clone().into(), ..config() };
-        let bus = RedisEventBus::connect(config).await.unwrap();
-        let watcher = watcher_of(&bus).await;
-        let gate = Gate::default();
-        gate.join(&bus);
-        let _consumer = start(&bus).await;
-        let event = event("held");
-        bus.publish(std::slice::from_ref(&event)).await.unwrap();
-        let id = event.metadata().event_id().to_string();
-        let name = bus.config().consumer_name.clone().unwrap();
-        let thresholds = HealthThresholds::default();
-        // until the handler's time limit ends it
-        until("it takes too long", async || {
-            clock.advance(Duration::from_secs(1));
-            bus.health().await.in_flight.iter().any(|run| Duration::from_secs(run.seconds) > thresholds.in_flight_age)
+    let clock = ManualClock::default();
+    let config = RedisEventBusConfig { clock: clock.clone().into(), ..config() };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let watcher = watcher_of(&bus).await;
+    let gate = Gate::default();
+    gate.join(&bus);
+    let _consumer = start(&bus).await;
+    let event = event("held");
+    bus.publish(std::slice::from_ref(&event)).await.unwrap();
+    let id = event.metadata().event_id().to_string();
+    let name = bus.config().consumer_name.clone().unwrap();
+    let thresholds = HealthThresholds::default();
+    // until the handler's time limit ends it
+    until("it takes too long", async || {
+        clock.advance(Duration::from_secs(1));
+        bus.health().await.in_flight.iter().any(|run| Duration::from_secs(run.seconds) > thresholds.in_flight_age)
+    })
+    .await;
+    until("another process says who is busy with what", async || {
+        alerts(&watcher, &thresholds).await.iter().any(|alert| {
+            alert.starts_with(&format!(
+                "`gate` of `{}` in `{name}` is busy with `OrderCreated` {id}",
+                bus.default_group()
+            ))
         })
-        .await;
-        until("another process says who is busy with what", async || {
-            alerts(&watcher, &thresholds).await.iter().any(|alert| {
-                alert.starts_with(&format!(
-                    "`gate` of `{}` in `{name}` is busy with `OrderCreated` {id}",
-                    bus.default_group()
-                ))
-            })
-        })
-        .await;
-        let own = bus.health().await.in_flight;
-        assert!(own.len() == 1 && own[0].consumer.is_none(), "its own is not told twice: {own:?}");
-        gate.open();
-        until("the alert ends", async || alerts(&watcher, &thresholds).await.is_empty()).await;
-        bus.stop_consuming().await;
-    }
+    })
+    .await;
+    let own = bus.health().await.in_flight;
+    assert!(own.len() == 1 && own[0].consumer.is_none(), "its own is not told twice: {own:?}");
+    gate.open();
+    until("the alert ends", async || alerts(&watcher, &thresholds).await.is_empty()).await;
+    bus.stop_consuming().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,48 +190,46 @@ fn failing(bus: &RedisEventBus) -> Arc<AtomicBool> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_fails_for_five_minutes_is_an_alert_in_each_process_until_it_is_handled() {
-    for partitions in [1, 2] {
-        let clock = ManualClock::default();
-        let config = RedisEventBusConfig { partitions, clock: clock.clone().into(), ..config() };
-        let bus = RedisEventBus::connect(config).await.unwrap();
-        let watcher = RedisEventBusConfig { consumer_name: None, ..bus.config().clone() };
-        let watcher = RedisEventBus::connect(watcher).await.unwrap();
-        let is_mended = failing(&bus);
-        start(&bus).await;
-        bus.publish(&[event("a"), event("a"), event("b")]).await.unwrap();
-        until("they are pending, and it is noted that one failed", async || {
-            bus.health().await.pending_messages == 3 && !watcher.health().await.unfinished.is_empty()
-        })
-        .await;
-        let since = shown(&clock);
-        // at default delays it fails a dozen times
-        for _ in 0..299 {
-            clock.advance(Duration::from_secs(1));
-        }
-        for bus in [&bus, &watcher] {
-            assert_eq!(alerts(bus, &HealthThresholds::default()).await, [""; 0], "not yet five minutes");
-        }
-        clock.advance(Duration::from_secs(2));
-        until("it has failed anew", async || bus.stats().handler_errors > 2).await;
-        let (group, failures) = (bus.default_group(), bus.stats().handler_errors);
-        let expected =
-            format!("`fail` of `{group}` fails with an event since {since}, for 301 s; unfinished in the group: 3");
-        for bus in [&bus, &watcher] {
-            assert_eq!(alerts(bus, &HealthThresholds::default()).await, [expected.as_str()], "{failures} failures");
-        }
-        assert!(bus.health().await.is_healthy(), "others are handled");
-
-        is_mended.store(true, Ordering::SeqCst);
-        until("it is handled", async || {
-            clock.advance(Duration::from_secs(1));
-            bus.health().await.pending_messages == 0
-        })
-        .await;
-        for bus in [&bus, &watcher] {
-            until("the alert ends", async || bus.health().await.unfinished.is_empty()).await;
-        }
-        bus.stop_consuming().await;
+    let clock = ManualClock::default();
+    let config = RedisEventBusConfig { clock: clock.clone().into(), ..config() };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let watcher = RedisEventBusConfig { consumer_name: None, ..bus.config().clone() };
+    let watcher = RedisEventBus::connect(watcher).await.unwrap();
+    let is_mended = failing(&bus);
+    start(&bus).await;
+    bus.publish(&[event("a"), event("a"), event("b")]).await.unwrap();
+    until("they are pending, and it is noted that one failed", async || {
+        bus.health().await.pending_messages == 3 && !watcher.health().await.unfinished.is_empty()
+    })
+    .await;
+    let since = shown(&clock);
+    // at default delays it fails a dozen times
+    for _ in 0..299 {
+        clock.advance(Duration::from_secs(1));
     }
+    for bus in [&bus, &watcher] {
+        assert_eq!(alerts(bus, &HealthThresholds::default()).await, [""; 0], "not yet five minutes");
+    }
+    clock.advance(Duration::from_secs(2));
+    until("it has failed anew", async || bus.stats().handler_errors > 2).await;
+    let (group, failures) = (bus.default_group(), bus.stats().handler_errors);
+    let expected =
+        format!("`fail` of `{group}` fails with an event since {since}, for 301 s; unfinished in the group: 3");
+    for bus in [&bus, &watcher] {
+        assert_eq!(alerts(bus, &HealthThresholds::default()).await, [expected.as_str()], "{failures} failures");
+    }
+    assert!(bus.health().await.is_healthy(), "others are handled");
+
+    is_mended.store(true, Ordering::SeqCst);
+    until("it is handled", async || {
+        clock.advance(Duration::from_secs(1));
+        bus.health().await.pending_messages == 0
+    })
+    .await;
+    for bus in [&bus, &watcher] {
+        until("the alert ends", async || bus.health().await.unfinished.is_empty()).await;
+    }
+    bus.stop_consuming().await;
 }
 
 /// A time in the format of reports.
@@ -371,6 +344,7 @@ async fn members_count_as_long_as_they_show_life_and_others_as_long_as_they_are_
     let bus = RedisEventBus::connect(RedisEventBusConfig { pending_idle_ms: 600_000, ..config() }).await.unwrap();
     let active = async |bus: &RedisEventBus| bus.stream_info().await.active_consumers;
     assert_eq!(active(&bus).await, 0);
+    make_group(&bus).await;
     bus.publish(&[event("a"), event("b"), event("c")]).await.unwrap();
     announce(&bus, "live", &format!(r#"{{"at":{},"live_ms":600000,"event_types":["OrderCreated"]}}"#, now_in_ms()))
         .await;
@@ -393,6 +367,7 @@ async fn members_count_as_long_as_they_show_life_and_others_as_long_as_they_are_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_is_described_with_where_it_is_and_what_it_has_left() {
     let bus = fresh_bus().await;
+    make_group(&bus).await;
     let ids = bus.publish(&[event("a"), event("b"), event("c")]).await.unwrap();
     let group = groups(&bus).await.remove(0);
     assert_eq!((group.last_delivered_id.as_deref(), group.lag), (Some("0-0"), Some(3)));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{
     config, config_on, fresh_bus,
-    seen::{command, event, publish},
+    seen::{command, event, make_group, publish},
     until,
 };
 use eventbus::{
@@ -12,7 +12,7 @@ use eventbus::{
     port::{EventBus, MessageId},
     support::PAGE_BYTES,
 };
-use eventbus_redis::{Follow, HistoryEntry, HistoryError, RedisEventBus, RedisEventBusConfig};
+use eventbus_redis::{Follow, HistoryEntry, HistoryError, RedisEventBus};
 
 /// The aggregates of entries that are events.
 fn aggregates(entries: &[HistoryEntry]) -> Vec<String> {
@@ -69,41 +69,39 @@ async fn a_page_ends_with_the_entry_that_reaches_its_bytes() {
         .chain([2_048 * KIB, 0, 0, 2_048 * KIB, 2_048 * KIB, 0])
         .chain((0..30).map(|n| if n % 3 == 0 { 500 * KIB } else { 10 }))
         .collect();
-    for partitions in [1, 5] {
-        let bus = RedisEventBus::connect(RedisEventBusConfig { partitions, ..config() }).await.unwrap();
-        let mut ids = Vec::new();
-        for (number, bytes) in sizes.iter().enumerate() {
-            ids.extend(bus.publish(&[large(number, *bytes)]).await.unwrap());
-        }
-        let (mut history, mut read, mut pages) = (bus.history(), Vec::new(), 0);
-        loop {
-            let page = history.page(100).await.unwrap();
-            assert!(page.len() <= 100);
-            let Some((last, before)) = page.split_last() else { break };
-            assert!(before.iter().map(bytes).sum::<usize>() < PAGE_BYTES, "a page of {} entries", page.len());
-            let is_full = page.len() == 100 || page.iter().map(bytes).sum::<usize>() > PAGE_BYTES / 2;
-            assert!(is_full || Some(&last.id) == ids.last(), "a page of {} entries is not full", page.len());
-            pages += 1;
-            read.extend(page.into_iter().map(|entry| entry.id));
-        }
-        assert_eq!(read, ids, "{partitions} partitions");
-        assert!(pages > 10, "{pages} pages");
+    let bus = RedisEventBus::connect(config()).await.unwrap();
+    let mut ids = Vec::new();
+    for (number, bytes) in sizes.iter().enumerate() {
+        ids.extend(bus.publish(&[large(number, *bytes)]).await.unwrap());
+    }
+    let (mut history, mut read, mut pages) = (bus.history(), Vec::new(), 0);
+    loop {
+        let page = history.page(100).await.unwrap();
+        assert!(page.len() <= 100);
+        let Some((last, before)) = page.split_last() else { break };
+        assert!(before.iter().map(bytes).sum::<usize>() < PAGE_BYTES, "a page of {} entries", page.len());
+        let is_full = page.len() == 100 || page.iter().map(bytes).sum::<usize>() > PAGE_BYTES / 2;
+        assert!(is_full || Some(&last.id) == ids.last(), "a page of {} entries is not full", page.len());
+        pages += 1;
+        read.extend(page.into_iter().map(|entry| entry.id));
+    }
+    assert_eq!(read, ids);
+    assert!(pages > 10, "{pages} pages");
 
-        let last: Vec<_> = bus.history().last(1_000).await.unwrap();
-        let after_first: usize = last.iter().skip(1).map(bytes).sum();
-        assert!(after_first < PAGE_BYTES && after_first + bytes(&last[0]) >= PAGE_BYTES, "{after_first}");
-        let last: Vec<_> = last.into_iter().map(|entry| entry.id).collect();
-        assert_eq!(last, ids[ids.len() - last.len()..]);
+    let last: Vec<_> = bus.history().last(1_000).await.unwrap();
+    let after_first: usize = last.iter().skip(1).map(bytes).sum();
+    assert!(after_first < PAGE_BYTES && after_first + bytes(&last[0]) >= PAGE_BYTES, "{after_first}");
+    let last: Vec<_> = last.into_iter().map(|entry| entry.id).collect();
+    assert_eq!(last, ids[ids.len() - last.len()..]);
 
-        let mut follow = bus.history().follow();
-        for (number, id) in ids.iter().enumerate() {
-            assert_eq!(next(&mut follow).await.id, *id);
-            let shown = format!("{follow:?}");
-            let ahead: usize = shown.rsplit_once("read: ").unwrap().1.split(',').next().unwrap().parse().unwrap();
-            let ahead = &sizes[number + 1..number + 1 + ahead];
-            let before = ahead.split_last().map_or(0, |(_, before)| before.iter().sum::<usize>());
-            assert!(before < PAGE_BYTES, "{} entries are read ahead, {before} bytes without the last", ahead.len());
-        }
+    let mut follow = bus.history().follow();
+    for (number, id) in ids.iter().enumerate() {
+        assert_eq!(next(&mut follow).await.id, *id);
+        let shown = format!("{follow:?}");
+        let ahead: usize = shown.rsplit_once("read: ").unwrap().1.split(',').next().unwrap().parse().unwrap();
+        let ahead = &sizes[number + 1..number + 1 + ahead];
+        let before = ahead.split_last().map_or(0, |(_, before)| before.iter().sum::<usize>());
+        assert!(before < PAGE_BYTES, "{} entries are read ahead, {before} bytes without the last", ahead.len());
     }
 }
 
@@ -175,6 +173,7 @@ async fn an_entry_that_is_no_event_is_told_by_its_id_and_reading_goes_on() {
 #[tokio::test]
 async fn reading_takes_nothing_from_the_groups() {
     let bus = fresh_bus().await;
+    make_group(&bus).await;
     publish_numbers(&bus, 0..3).await;
     let before = bus.progress(bus.default_group()).await.unwrap();
     assert_eq!(bus.history().page(10).await.unwrap().len(), 3);

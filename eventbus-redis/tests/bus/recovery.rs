@@ -12,7 +12,7 @@ use crate::common::{
         pending, publish_all, publish_numbered, quick, read_as, retry_key, until_finished,
     },
     proxy::{Network, Proxy},
-    seen::{command, start},
+    seen::{command, make_group, start},
     until,
 };
 use eventbus::{Name, NewEvent, StreamId, Version, port::EventBus};
@@ -472,6 +472,7 @@ async fn names_of_dead_consumers_are_swept_when_nothing_is_pending_on_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sweeping_loses_nothing_of_readers_that_come_and_go() {
     let bus = connect(&quick()).await;
+    make_group(&bus).await;
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     let is_over = AtomicBool::new(false);
     let sweep = redis::Script::new(concat!(
@@ -698,7 +699,8 @@ async fn no_more_bytes_are_taken_over_than_the_configuration_says() {
     until("some are taken over", async || bus.stats().messages_recovered > 0).await;
     let looks = async || -> usize {
         let stats: String = command(&bus, "INFO", &["commandstats"]).await;
-        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_xinfo|groups:calls=")?.split(',').next());
+        let calls =
+            stats.lines().find_map(|line| line.strip_prefix("cmdstat_xinfo|consumers:calls=")?.split(',').next());
         calls.map_or(0, |calls| calls.parse().unwrap())
     };
     let before = looks().await;

@@ -29,7 +29,8 @@ use serde::{Deserialize, Serialize};
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn options(retries: Option<u32>, timeout_ms: Option<u64>) -> HandlerOptions {
-    HandlerOptions::new(retries, timeout_ms, None)
+    let options = retries.map_or(HandlerOptions::NONE, |retries| HandlerOptions::NONE.retries(retries));
+    timeout_ms.map_or(options, |millis| options.timeout_ms(millis))
 }
 
 /// Fails for the aggregate `bad` only.
@@ -283,25 +284,23 @@ async fn a_full_hand_stops_the_reading_and_it_goes_on_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_a_retry_takes_no_place_in_a_full_hand() {
-    for partitions in [1, 4] {
-        let config = RedisEventBusConfig { max_in_flight: Some(2), batch_size: 2, partitions, ..quick() };
-        let bus = connect(&config).await;
-        let is_well = Arc::new(AtomicBool::new(false));
-        let well = Arc::clone(&is_well);
-        let actor = Actor::new(move |id, _| match id == "last" || well.load(Ordering::SeqCst) {
-            true => Act::Succeed,
-            false => Act::Fail(HandlerError::retry_after(Duration::from_millis(100), "not yet")),
-        });
-        actor.join(&bus);
-        publish_numbered(&bus, 60).await;
-        publish_all(&bus, &["last"]).await;
-        start(&bus).await;
-        until("the last one is handled", async || actor.done() == ["last"]).await;
-        is_well.store(true, Ordering::SeqCst);
-        until_finished(&bus).await;
-        assert_eq!(actor.done().len(), 61);
-        bus.stop_consuming().await;
-    }
+    let config = RedisEventBusConfig { max_in_flight: Some(2), batch_size: 2, ..quick() };
+    let bus = connect(&config).await;
+    let is_well = Arc::new(AtomicBool::new(false));
+    let well = Arc::clone(&is_well);
+    let actor = Actor::new(move |id, _| match id == "last" || well.load(Ordering::SeqCst) {
+        true => Act::Succeed,
+        false => Act::Fail(HandlerError::retry_after(Duration::from_millis(100), "not yet")),
+    });
+    actor.join(&bus);
+    publish_numbered(&bus, 60).await;
+    publish_all(&bus, &["last"]).await;
+    start(&bus).await;
+    until("the last one is handled", async || actor.done() == ["last"]).await;
+    is_well.store(true, Ordering::SeqCst);
+    until_finished(&bus).await;
+    assert_eq!(actor.done().len(), 61);
+    bus.stop_consuming().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use eventbus::{
     Name,
     port::{EventBus, MessageId},
 };
-use eventbus_redis::{GroupStart, RedisCommandError, RedisEventBus, RedisEventBusConfig, Trim, TrimBlockReason};
+use eventbus_redis::{GroupStart, RedisCommandError, RedisEventBus, Trim, TrimBlockReason};
 
 const NOTHING_STAYS: Trim = Trim { max_length: Some(0), max_age: None };
 
@@ -37,16 +37,7 @@ async fn acknowledge(bus: &RedisEventBus, group: &str, id: &str) {
 }
 
 async fn make(bus: &RedisEventBus, group: &str) {
-    let _: String = command(bus, "XGROUP", &["CREATE", &bus.config().stream_name(), group, "0"]).await;
-}
-
-/// The group's floor on the server.
-async fn floor(bus: &RedisEventBus, group: &str) -> Option<String> {
-    command(bus, "HGET", &[&format!("{{{}}}:floors", bus.config().stream_name()), group]).await
-}
-
-async fn list(bus: &RedisEventBus, group: &str, id: &str) {
-    let _: i64 = command(bus, "HSET", &[&format!("{{{}}}:floors", bus.config().stream_name()), group, id]).await;
+    let _: String = command(bus, "XGROUP", &["CREATE", &bus.config().stream_name(), group, "0", "MKSTREAM"]).await;
 }
 
 async fn left(bus: &RedisEventBus) -> Vec<String> {
@@ -161,68 +152,6 @@ async fn ids_with_the_highest_numbers_are_told_apart() {
 }
 
 #[tokio::test]
-async fn the_own_group_holds_nothing_before_somebody_joins_it() {
-    let bus = RedisEventBus::connect(RedisEventBusConfig { consumer_group: "idle".into(), ..config() }).await.unwrap();
-    let ids = publish(&bus, 3).await;
-    assert_eq!(removed(&bus, Trim { max_length: Some(2), ..Trim::default() }).await, 1);
-    let _: i64 = command(&bus, "XGROUP", &["CREATECONSUMER", &bus.config().stream_name(), "idle", "one"]).await;
-    let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
-    let held = trimmed.held_by.unwrap();
-    assert_eq!((trimmed.removed, held.oldest, held.reason), (0, ids[1].clone(), TrimBlockReason::Unread));
-    assert!(held.age < Duration::from_secs(600), "{:?}", held.age);
-    // its consumer is removed, but the group has read an entry
-    read(&bus, "idle", "1").await;
-    acknowledge(&bus, "idle", ids[1].as_str()).await;
-    for consumer in ["one", "reader"] {
-        let _: i64 = command(&bus, "XGROUP", &["DELCONSUMER", &bus.config().stream_name(), "idle", consumer]).await;
-    }
-    let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
-    assert_eq!((trimmed.removed, trimmed.held_by.unwrap().oldest), (1, ids[2].clone()));
-}
-
-#[tokio::test]
-async fn a_known_group_that_is_missing_stops_trimming_until_it_is_retired() {
-    let bus = fresh_bus().await;
-    let ids = publish(&bus, 3).await;
-    list(&bus, "lost", "9-0").await;
-    list(&bus, "also lost", "10-0").await;
-    let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
-    let held = trimmed.held_by.unwrap();
-    assert_eq!((trimmed.removed, held.group.as_str(), held.reason), (0, "lost", TrimBlockReason::Missing));
-    assert_eq!(held.oldest, ids[0], "the oldest one that is there");
-    assert_eq!(floor(&bus, "lost").await.as_deref(), Some("9-0"), "where it was");
-    for group in ["lost", "also lost"] {
-        assert_eq!(left(&bus).await.len(), ids.len());
-        bus.retire_group(&Name::new("group", group).unwrap()).await.unwrap();
-        bus.trim(NOTHING_STAYS).await.unwrap();
-    }
-    assert!(left(&bus).await.is_empty());
-}
-
-#[tokio::test]
-async fn floors_of_listed_groups_follow_what_they_do_and_no_other_is_listed() {
-    let bus = fresh_bus().await;
-    make(&bus, "listed").await;
-    make(&bus, "foreign").await;
-    list(&bus, "listed", "0-1").await;
-    add(&bus, &["5-0", "6-18446744073709551615", "7-0"]).await;
-    read(&bus, "foreign", "1").await;
-    for (id, expected) in [("5-0", "5-1"), ("6-18446744073709551615", "7-0"), ("7-0", "7-1")] {
-        read(&bus, "listed", "1").await;
-        bus.trim(Trim::default()).await.unwrap();
-        assert_eq!(floor(&bus, "listed").await.as_deref(), Some(id), "pending");
-        acknowledge(&bus, "listed", id).await;
-        bus.trim(Trim::default()).await.unwrap();
-        assert_eq!(floor(&bus, "listed").await.as_deref(), Some(expected), "done");
-    }
-    assert_eq!(floor(&bus, "foreign").await, None);
-    // lower again after the group was set back
-    let _: String = command(&bus, "XGROUP", &["SETID", &bus.config().stream_name(), "listed", "5-0"]).await;
-    bus.trim(Trim::default()).await.unwrap();
-    assert_eq!(floor(&bus, "listed").await.as_deref(), Some("5-1"));
-}
-
-#[tokio::test]
 async fn what_others_removed_breaks_nothing() {
     let bus = fresh_bus().await;
     make(&bus, "python").await;
@@ -315,22 +244,23 @@ async fn the_plain_trim_removes_all_that_is_beyond_the_limit_however_much_that_i
 
 #[tokio::test]
 async fn what_is_wrong_is_said() {
-    let taken = config();
-    let bus = RedisEventBus::connect(taken.clone()).await.unwrap();
+    let bus = RedisEventBus::connect(config()).await.unwrap();
     publish(&bus, 1).await;
-    let _: String = command(&bus, "SET", &[&format!("{{{}}}:floors", taken.stream_name()), "something"]).await;
-    let error = bus.trim(NOTHING_STAYS).await.unwrap_err();
-    assert!(matches!(error, RedisCommandError::Refused { .. }), "{error:?}");
-    assert_eq!(left(&bus).await.len(), 1);
     bus.disconnect().await;
     let error = bus.trim(NOTHING_STAYS).await.unwrap_err();
     assert!(matches!(error, RedisCommandError::ShutDown { .. }), "{error:?}");
     let error = bus.trim_may_lose(1).await.unwrap_err();
     assert!(matches!(error, RedisCommandError::ShutDown { .. }), "{error:?}");
-    // keys of a prefix with a hash tag have no further braces
-    let tagged = RedisEventBusConfig { stream_prefix: format!("{{{}}}", taken.stream_prefix), ..taken };
-    let bus = RedisEventBus::connect(tagged).await.unwrap();
-    bus.create_group(&Name::from_static("reports"), GroupStart::Beginning).await.unwrap();
-    let floors: i64 = command(&bus, "HLEN", &[&format!("{}:floors", bus.config().stream_name())]).await;
-    assert_eq!(floors, 1);
+}
+
+#[tokio::test]
+async fn a_bus_that_only_publishes_makes_no_group_that_holds_entries() {
+    let bus = fresh_bus().await;
+    let ids = publish(&bus, 3).await;
+    assert_eq!(removed(&bus, Trim { max_length: Some(2), ..Trim::default() }).await, 1);
+    assert!(bus.create_group(bus.default_group(), GroupStart::Beginning).await.unwrap());
+    let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
+    let held = trimmed.held_by.unwrap();
+    assert_eq!((trimmed.removed, held.oldest, held.reason), (0, ids[1].clone(), TrimBlockReason::Unread));
+    assert!(held.age < Duration::from_secs(600), "{:?}", held.age);
 }

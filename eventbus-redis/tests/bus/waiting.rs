@@ -60,8 +60,8 @@ struct Given {
     takes: Duration,
 }
 
-/// The measured buses, with their partitions.
-const BUSES: [(&str, u32); 3] = [("Redis", 1), ("Redis, 4 partitions", 4), ("in-process", 0)];
+/// The measured buses.
+const BUSES: [&str; 2] = ["Redis", "in-process"];
 /// Number of concurrent handlers that take time.
 const AT_ONCE: usize = 16;
 
@@ -183,8 +183,8 @@ async fn in_process(concurrency: usize, given: Given) -> Measured {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn others_are_handled_while_far_more_wait_than_a_consumer_has_in_flight() {
-    for (partitions, time) in [(1, Clockwork::Stands), (4, Clockwork::Goes), (1, Clockwork::Races)] {
-        let config = RedisEventBusConfig { max_in_flight: Some(50), batch_size: 50, partitions, ..config() };
+    for time in [Clockwork::Stands, Clockwork::Races] {
+        let config = RedisEventBusConfig { max_in_flight: Some(50), batch_size: 50, ..config() };
         let given = Given { events: 2_000, load: Load::AndATenthFails, time, takes: Duration::ZERO };
         on_redis(config, given).await;
     }
@@ -230,41 +230,38 @@ async fn what_waits_for_longer_than_a_claim_lasts_is_not_taken_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_read_while_too_many_wait_until_a_tenth_of_them_is_gone() {
     const BOUND: usize = 200;
-    for partitions in [1, 4] {
-        let clock = ManualClock::new();
-        let shared = SharedClock::new(clock.clone());
-        let config = RedisEventBusConfig { max_waiting: BOUND, partitions, clock: shared, ..config() };
-        let bus = RedisEventBus::connect(config).await.unwrap();
-        let (seen, of_others) = (handler(&bus, &clock, Load::AndATenthFails, Duration::ZERO), AllSeen::default());
-        of_others.join_as(&bus, Name::from_static("others"));
-        let publish = async |count: usize, last: char| {
-            let all: Vec<_> = (0..count).map(|number| event(&format!("{number}{last}"))).collect();
-            bus.publish(&all).await.unwrap();
-        };
-        publish(BOUND, '7').await;
-        let consumer = start(&bus).await;
-        until("too many wait", async || bus.health().await.crowded.iter().any(|group| group.waiting == BOUND as u64))
-            .await;
-        let health = bus.health().await;
-        let [crowded] = &health.crowded[..] else { panic!("{:?}", health.crowded) };
-        assert_eq!(crowded.group, bus.default_group().as_str());
-        assert!(health.alerts(&HealthThresholds::default()).contains(&crowded.to_string()));
-        publish(500, '0').await;
-        until("another group has them", async || of_others.all().len() == BOUND + 500).await;
-        // those of a read that already waited
-        assert!(seen.times().len() <= bus.config().batch_size, "{}", seen.times().len());
+    let clock = ManualClock::new();
+    let shared = SharedClock::new(clock.clone());
+    let config = RedisEventBusConfig { max_waiting: BOUND, clock: shared, ..config() };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let (seen, of_others) = (handler(&bus, &clock, Load::AndATenthFails, Duration::ZERO), AllSeen::default());
+    of_others.join_as(&bus, Name::from_static("others"));
+    let publish = async |count: usize, last: char| {
+        let all: Vec<_> = (0..count).map(|number| event(&format!("{number}{last}"))).collect();
+        bus.publish(&all).await.unwrap();
+    };
+    publish(BOUND, '7').await;
+    let consumer = start(&bus).await;
+    until("too many wait", async || bus.health().await.crowded.iter().any(|group| group.waiting == BOUND as u64)).await;
+    let health = bus.health().await;
+    let [crowded] = &health.crowded[..] else { panic!("{:?}", health.crowded) };
+    assert_eq!(crowded.group, bus.default_group().as_str());
+    assert!(health.alerts(&HealthThresholds::default()).contains(&crowded.to_string()));
+    publish(500, '0').await;
+    until("another group has them", async || of_others.all().len() == BOUND + 500).await;
+    // those of a read that already waited
+    assert!(seen.times().len() <= bus.config().batch_size, "{}", seen.times().len());
 
-        clock.advance(OUTAGE);
-        until("all are handled", async || {
-            clock.advance(Duration::from_secs(1));
-            seen.times().len() == BOUND + 500
-        })
-        .await;
-        assert!(seen.times().values().all(|times| *times == 1), "each once");
-        assert_eq!(bus.health().await.crowded, []);
-        bus.stop_consuming().await;
-        consumer.await.unwrap();
-    }
+    clock.advance(OUTAGE);
+    until("all are handled", async || {
+        clock.advance(Duration::from_secs(1));
+        seen.times().len() == BOUND + 500
+    })
+    .await;
+    assert!(seen.times().values().all(|times| *times == 1), "each once");
+    assert_eq!(bus.health().await.crowded, []);
+    bus.stop_consuming().await;
+    consumer.await.unwrap();
 }
 
 /// Returns the median.
@@ -282,7 +279,7 @@ async fn a_tenth_that_fails_for_ten_minutes_leaves_the_others_their_throughput()
     let (events, rounds) = (number("EVENTS", 200_000), number("ROUNDS", 3));
     let takes = std::env::var("MS").map_or(vec![0, 1], |ms| vec![ms.parse().unwrap()]);
     let on = std::env::var("ON").unwrap_or_default();
-    for ((name, partitions), ms) in BUSES.iter().flat_map(|bus| takes.iter().map(move |ms| (*bus, *ms))) {
+    for (name, ms) in BUSES.iter().flat_map(|bus| takes.iter().map(move |ms| (*bus, *ms))) {
         if !name.starts_with(&on) {
             continue;
         }
@@ -290,9 +287,9 @@ async fn a_tenth_that_fails_for_ten_minutes_leaves_the_others_their_throughput()
         let concurrency = if ms == 0 { 1 } else { AT_ONCE };
         let measure = async |load, time| {
             let given = Given { events, load, time, takes };
-            match partitions {
-                0 => in_process(concurrency, given).await,
-                _ => on_redis(RedisEventBusConfig { partitions, concurrency, ..config() }, given).await,
+            match name {
+                "in-process" => in_process(concurrency, given).await,
+                _ => on_redis(RedisEventBusConfig { concurrency, ..config() }, given).await,
             }
         };
         let others = (events - events / 10) as f64;
@@ -323,54 +320,51 @@ async fn a_tenth_that_fails_for_ten_minutes_leaves_the_others_their_throughput()
 async fn after_a_broken_connection_waiting_entries_are_listed_by_the_page() {
     const WAITING: usize = 2_000;
     let server = eventbus_test::private_redis();
-    for partitions in [1, 4] {
-        let hour = 3_600_000;
-        let config = RedisEventBusConfig {
-            partitions,
-            concurrency: 1,
-            max_in_flight: Some(1),
-            retry_delay_ms: hour,
-            retry_max_delay_ms: hour,
-            // no claim is renewed meanwhile: that asks for each entry
-            pending_idle_ms: hour,
-            ..config_on(server.url())
-        };
-        let bus = RedisEventBus::connect(config).await.unwrap();
-        let (failed, handled) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (fails, handles) = (Arc::clone(&failed), Arc::clone(&handled));
-        let subscriber = Subscriber::new(Name::from_static("fails"), EventFilter::All, move |delivery| {
-            let is_last = delivery.metadata().aggregate_id().as_str() == "last";
-            if is_last { &handles } else { &fails }.fetch_add(1, Ordering::SeqCst);
-            Box::pin(async move { if is_last { Ok(()) } else { Err(HandlerError::from("not yet")) } })
-        });
-        bus.add_subscriber(bus.default_group().clone(), subscriber);
-        start(&bus).await;
-        let waiting: Vec<_> = (0..WAITING).map(|number| event(&format!("w{number}"))).collect();
-        bus.publish(&waiting).await.unwrap();
-        until("all wait for a retry", async || failed.load(Ordering::SeqCst) == WAITING).await;
+    let hour = 3_600_000;
+    let config = RedisEventBusConfig {
+        concurrency: 1,
+        max_in_flight: Some(1),
+        retry_delay_ms: hour,
+        retry_max_delay_ms: hour,
+        // no claim is renewed meanwhile: that asks for each entry
+        pending_idle_ms: hour,
+        ..config_on(server.url())
+    };
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let (failed, handled) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (fails, handles) = (Arc::clone(&failed), Arc::clone(&handled));
+    let subscriber = Subscriber::new(Name::from_static("fails"), EventFilter::All, move |delivery| {
+        let is_last = delivery.metadata().aggregate_id().as_str() == "last";
+        if is_last { &handles } else { &fails }.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move { if is_last { Ok(()) } else { Err(HandlerError::from("not yet")) } })
+    });
+    bus.add_subscriber(bus.default_group().clone(), subscriber);
+    start(&bus).await;
+    let waiting: Vec<_> = (0..WAITING).map(|number| event(&format!("w{number}"))).collect();
+    bus.publish(&waiting).await.unwrap();
+    until("all wait for a retry", async || failed.load(Ordering::SeqCst) == WAITING).await;
 
-        let retries = async || {
-            let of_bus = format!("*{}*retry*", bus.config().stream_prefix);
-            let keys: Vec<String> = command(&bus, "KEYS", &[&of_bus]).await;
-            let mut saved = 0;
-            for key in keys {
-                saved += command::<usize>(&bus, "HLEN", &[&key]).await;
-            }
-            saved
-        };
-        until("all attempts are saved", async || retries().await == WAITING).await;
-        let listings = async || {
-            let stats: redis::InfoDict = command(&bus, "INFO", &["commandstats"]).await;
-            let calls: String = stats.get("cmdstat_xpending").unwrap_or_default();
-            calls.split([',', '=']).nth(1).map_or(0, |calls| calls.parse::<usize>().unwrap())
-        };
-        let before = listings().await;
-        let _: i64 = command(&bus, "CLIENT", &["KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
-        until("the last is published", async || bus.publish(&[event("last")]).await.is_ok()).await;
-        until("and handled", async || handled.load(Ordering::SeqCst) >= 1).await;
-        let listed = listings().await - before;
-        assert!(listed < WAITING / 4, "{listed} listings with {partitions} partitions");
-        assert_eq!(failed.load(Ordering::SeqCst), WAITING, "none was handled again");
-        bus.stop_consuming().await;
-    }
+    let retries = async || {
+        let of_bus = format!("*{}*retry*", bus.config().stream_prefix);
+        let keys: Vec<String> = command(&bus, "KEYS", &[&of_bus]).await;
+        let mut saved = 0;
+        for key in keys {
+            saved += command::<usize>(&bus, "HLEN", &[&key]).await;
+        }
+        saved
+    };
+    until("all attempts are saved", async || retries().await == WAITING).await;
+    let listings = async || {
+        let stats: redis::InfoDict = command(&bus, "INFO", &["commandstats"]).await;
+        let calls: String = stats.get("cmdstat_xpending").unwrap_or_default();
+        calls.split([',', '=']).nth(1).map_or(0, |calls| calls.parse::<usize>().unwrap())
+    };
+    let before = listings().await;
+    let _: i64 = command(&bus, "CLIENT", &["KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    until("the last is published", async || bus.publish(&[event("last")]).await.is_ok()).await;
+    until("and handled", async || handled.load(Ordering::SeqCst) >= 1).await;
+    let listed = listings().await - before;
+    assert!(listed < WAITING / 4, "{listed} listings");
+    assert_eq!(failed.load(Ordering::SeqCst), WAITING, "none was handled again");
+    bus.stop_consuming().await;
 }

@@ -29,7 +29,7 @@ pub(crate) enum Network {
     HalfOpen,
 }
 
-/// Forwards connections to a server until it is dropped, or to another one [after a failover](Proxy::fail_over_to).
+/// Forwards connections to a server until it is dropped, or to a second one [after a failover](Proxy::fail_over_to).
 #[derive(Debug)]
 pub(crate) struct Proxy {
     address: SocketAddr,
@@ -76,12 +76,12 @@ impl Proxy {
         self.route.send_modify(|route| route.network = network);
     }
 
-    /// Closes open connections, and forwards later ones to another server.
+    /// Closes open connections, and forwards later ones to a second server.
     pub(crate) fn fail_over_to(&self, port: u16) {
         self.route.send_modify(|route| (route.port, route.failovers) = (port, route.failovers + 1));
     }
 
-    /// Forwards later connections to another server; open ones work on.
+    /// Forwards later connections to a second server; open ones work on.
     pub(crate) fn forward_new_to(&self, port: u16) {
         self.route.send_modify(|route| route.port = port);
     }

@@ -92,7 +92,28 @@ pub(crate) async fn settled(bus: &RedisEventBus) -> u64 {
 
 pub(crate) async fn command<T: redis::FromRedisValue>(bus: &RedisEventBus, name: &str, arguments: &[&str]) -> T {
     let mut connection = eventbus_test::internal::redis_connection(&bus.config().redis_url).await;
-    redis::cmd(name).arg(arguments).query_async(&mut connection).await.unwrap()
+    let mut command = redis::cmd(name);
+    command.arg(arguments);
+    match command.query_async(&mut connection).await {
+        // no consumer has made the group yet
+        Err(error) if error.code() == Some("NOGROUP") => {
+            make_group(bus).await;
+            command.query_async(&mut connection).await.unwrap()
+        }
+        answer => answer.unwrap(),
+    }
+}
+
+/// Makes the default group, as its first consumer would.
+pub(crate) async fn make_group(bus: &RedisEventBus) {
+    let mut connection = eventbus_test::internal::redis_connection(&bus.config().redis_url).await;
+    let mut create = redis::cmd("XGROUP");
+    create.arg("CREATE").arg(bus.config().stream_name()).arg(bus.default_group().as_str()).arg("0").arg("MKSTREAM");
+    match create.query_async::<()>(&mut connection).await {
+        // its first consumer was faster
+        Err(error) if error.code() == Some("BUSYGROUP") => {}
+        made => made.unwrap(),
+    }
 }
 
 /// The number of calls of a command on the server, scripts included.

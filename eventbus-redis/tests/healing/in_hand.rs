@@ -232,25 +232,18 @@ async fn hands_that_are_full_are_emptied_though_the_group_is_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_keeps_its_tries_however_often_its_group_is_made_anew() {
-    for_each([1, 2], async |partitions| {
-        let config =
-            RedisEventBusConfig { retry_delay_ms: 30, retry_max_delay_ms: 30, max_retries: Some(25), ..config() };
-        let mut rig = Rig::on(eventbus_test::private_redis(), RedisEventBusConfig { partitions, ..config }).await;
-        let fails = failing(&rig.bus, "fails");
-        rig.bus.publish(&[event("fails"), event("fails")]).await.unwrap();
-        let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group().to_string());
-        for times in 1..=12 {
-            until("it was tried again", async || fails.load(Relaxed) >= 2 * times).await;
-            for number in 0..partitions {
-                let part = if partitions == 1 { stream.clone() } else { format!("{stream}:{number}") };
-                let _: i64 = rig.command("XGROUP", &["DESTROY", &part, &group]).await;
-            }
-        }
-        until("both are dead letters", async || dead_letters(&rig).await == 2).await;
-        rig.next().await;
-        assert_eq!((settled(&rig.bus).await, fails.load(Relaxed)), (0, 52), "{partitions} partitions");
-    })
-    .await;
+    let config = RedisEventBusConfig { retry_delay_ms: 30, retry_max_delay_ms: 30, max_retries: Some(25), ..config() };
+    let mut rig = Rig::on(eventbus_test::private_redis(), config).await;
+    let fails = failing(&rig.bus, "fails");
+    rig.bus.publish(&[event("fails"), event("fails")]).await.unwrap();
+    let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group().to_string());
+    for times in 1..=12 {
+        until("it was tried again", async || fails.load(Relaxed) >= 2 * times).await;
+        let _: i64 = rig.command("XGROUP", &["DESTROY", &stream, &group]).await;
+    }
+    until("both are dead letters", async || dead_letters(&rig).await == 2).await;
+    rig.next().await;
+    assert_eq!((settled(&rig.bus).await, fails.load(Relaxed)), (0, 52));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -281,30 +274,27 @@ async fn an_acknowledgement_that_got_lost_is_sent_again_soon() {
 /// Fails if a shutdown gives up the last acknowledgement long before its deadline.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_handled_before_a_shutdown_is_acknowledged_though_the_server_is_away_for_some_seconds() {
-    for_each([1, 4], async |partitions| {
-        let config = RedisEventBusConfig { partitions, consumer_name: Some("stable".into()), ..config() };
-        let rig = Rig::behind_a_proxy(config).await;
-        let slow = Slow::join(&rig.bus, "slow");
-        rig.bus.publish(&[event("slow")]).await.unwrap();
-        slow.is_running().await;
-        let proxy = rig.proxy.as_ref().unwrap();
-        proxy.set(Network::HalfOpen);
-        slow.let_go();
-        let back = async {
-            outage().await;
-            outage().await;
-            proxy.set(Network::Works);
-        };
-        let (stopped, ()) = tokio::join!(rig.bus.shutdown(Duration::from_secs(30)), back);
-        stopped.unwrap();
-        let next = RedisEventBus::connect(rig.bus.config().clone()).await.unwrap();
-        assert_eq!(next.progress(next.default_group()).await.unwrap().pending, 0, "{partitions} partitions");
-        let again = Slow::join(&next, "slow");
-        rig.seen.join(&next);
-        start(&next).await;
-        publish(&next, "last").await;
-        until("the last is handled", async || rig.seen.all().contains(&"last".to_owned())).await;
-        assert_eq!(again.runs.load(Relaxed), 0, "{partitions} partitions");
-    })
-    .await;
+    let config = RedisEventBusConfig { consumer_name: Some("stable".into()), ..config() };
+    let rig = Rig::behind_a_proxy(config).await;
+    let slow = Slow::join(&rig.bus, "slow");
+    rig.bus.publish(&[event("slow")]).await.unwrap();
+    slow.is_running().await;
+    let proxy = rig.proxy.as_ref().unwrap();
+    proxy.set(Network::HalfOpen);
+    slow.let_go();
+    let back = async {
+        outage().await;
+        outage().await;
+        proxy.set(Network::Works);
+    };
+    let (stopped, ()) = tokio::join!(rig.bus.shutdown(Duration::from_secs(30)), back);
+    stopped.unwrap();
+    let next = RedisEventBus::connect(rig.bus.config().clone()).await.unwrap();
+    assert_eq!(next.progress(next.default_group()).await.unwrap().pending, 0);
+    let again = Slow::join(&next, "slow");
+    rig.seen.join(&next);
+    start(&next).await;
+    publish(&next, "last").await;
+    until("the last is handled", async || rig.seen.all().contains(&"last".to_owned())).await;
+    assert_eq!(again.runs.load(Relaxed), 0);
 }

@@ -63,9 +63,7 @@ async fn a_server_that_became_a_replica_gets_no_more_batches() {
 async fn a_server_that_became_a_replica_and_serves_no_stale_data_is_left() {
     let (demoted, promoted) = (eventbus_test::private_redis(), eventbus_test::private_redis());
     let proxy = Proxy::before(demoted.port()).await;
-    // with partitions a script publishes
-    let config = RedisEventBusConfig { partitions: 2, ..config_on(&proxy.url()) };
-    let bus = RedisEventBus::connect(config).await.unwrap();
+    let bus = RedisEventBus::connect(config_on(&proxy.url())).await.unwrap();
     bus.publish(&[event("one")]).await.unwrap();
     let mut admin = eventbus_test::internal::redis_connection(demoted.url()).await;
     let stale = ["SET", "replica-serve-stale-data", "no"];

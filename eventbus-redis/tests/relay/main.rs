@@ -4,14 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod crash;
-mod floors;
-mod holes;
 mod loss;
-mod mark;
-mod model;
-
 mod range;
-mod rewind;
+mod record;
 mod rig;
 mod stores;
-mod trim;

@@ -1,11 +1,9 @@
 //! A store with any number of events, and its relay.
 
-use std::collections::BTreeMap;
-
 use eventbus::{
-    EventId, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     port::{EventBus, PublishError, RelayTarget},
-    relay::{GroupFloor, GroupFloors, PublishRange, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
+    relay::{PublishRange, PublishedPosition, RangeOutcome},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use redis::{FromRedisValue, aio::MultiplexedConnection};
@@ -15,7 +13,7 @@ use crate::common::config;
 
 pub(crate) struct Rig {
     pub(crate) bus: RedisEventBus,
-    pub(crate) publisher: Publisher,
+    pub(crate) store: Uuid,
     pub(crate) stream: String,
     pub(crate) connection: MultiplexedConnection,
 }
@@ -35,15 +33,16 @@ pub(crate) fn between(after: u64, through: u64) -> Vec<RecordedEvent> {
     (after + 1..=through).map(event).collect()
 }
 
-pub(crate) fn names(groups: &[&str]) -> Vec<Name> {
-    groups.iter().map(|group| Name::new("group", group).unwrap()).collect()
+/// A record that a relay or an operator has set.
+pub(crate) fn set_at(position: u64) -> PublishedPosition {
+    PublishedPosition { position: at(position), event_id: None }
 }
 
 impl Rig {
-    /// A relay on a stream of the test's own, which is adopted at the start for no group.
-    pub(crate) async fn adopted() -> Self {
+    /// A relay that has begun on a stream of the test's own.
+    pub(crate) async fn begun() -> Self {
         let rig = Self::on(config()).await;
-        assert_eq!(rig.adopt(0, &[]).await, ResyncOutcome::At(at(0)));
+        rig.begin(0).await;
         rig
     }
 
@@ -51,23 +50,39 @@ impl Rig {
         let bus = RedisEventBus::connect(config).await.unwrap();
         let connection = eventbus_test::internal::redis_connection(&bus.config().redis_url).await;
         let stream = bus.config().stream_name();
-        Self { bus, publisher: Publisher { store: Uuid::now_v7(), epoch: 5 }, stream, connection }
+        Self { bus, store: Uuid::now_v7(), stream, connection }
     }
 
-    /// The relay of a second store, or of a second process, on the same stream.
-    pub(crate) fn another(&self, publisher: Publisher) -> Self {
+    /// The relay of a store on the same stream, perhaps in a second process.
+    pub(crate) fn another(&self, store: Uuid) -> Self {
         let Self { bus, stream, connection, .. } = self;
-        Self { bus: bus.clone(), publisher, stream: stream.clone(), connection: connection.clone() }
+        Self { bus: bus.clone(), store, stream: stream.clone(), connection: connection.clone() }
     }
 
     pub(crate) fn target(&self) -> &dyn RelayTarget {
         self.bus.relay_target().unwrap()
     }
 
+    /// The record of the store.
+    pub(crate) async fn published(&self) -> Option<PublishedPosition> {
+        self.target().published_position(self.store).await.unwrap()
+    }
+
     pub(crate) async fn try_publish(&self, after: u64, through: u64) -> Result<RangeOutcome, PublishError> {
-        let events = between(after, through);
-        let range = PublishRange { after: at(after), through: at(through), events: &events };
-        self.target().publish_range(self.publisher, range).await
+        self.try_publish_events(after, through, &between(after, through)).await
+    }
+
+    pub(crate) async fn try_publish_events(
+        &self,
+        after: u64,
+        through: u64,
+        events: &[RecordedEvent],
+    ) -> Result<RangeOutcome, PublishError> {
+        let after = match self.target().published_position(self.store).await {
+            Ok(Some(record)) if record.position == at(after) => record,
+            _ => set_at(after),
+        };
+        self.target().publish_range(self.store, PublishRange { after, through: at(through), events }).await
     }
 
     /// Publishes the events after one position through a second one; returns the outcome in a word.
@@ -77,44 +92,20 @@ impl Rig {
                 assert_eq!(ids.len() as u64, through - after);
                 "published".into()
             }
-            RangeOutcome::Moved(position) => format!("moved to {position}"),
-            RangeOutcome::Fenced => "fenced".into(),
+            RangeOutcome::Moved(record) => format!("moved to {}", record.position),
             RangeOutcome::Lost => "lost".into(),
             other => panic!("{other:?}"),
         }
     }
 
-    pub(crate) async fn adopt(&self, floor: u64, groups: &[&str]) -> ResyncOutcome {
-        self.adopt_as(floor, groups, false).await
+    /// Begins to publish after a position; returns the position of the record.
+    pub(crate) async fn begin(&self, after: u64) -> u64 {
+        self.set(None, after).await
     }
 
-    pub(crate) async fn adopt_as(&self, floor: u64, groups: &[&str], shared: bool) -> ResyncOutcome {
-        let adoption = ResyncRequest { floor: at(floor), groups: &names(groups), new_groups: &[], is_shared: shared };
-        self.target().resync(self.publisher, adoption).await.unwrap()
-    }
-
-    pub(crate) async fn marks(&self) -> Vec<(u64, Option<EventId>)> {
-        let marks = self.target().published_positions(self.publisher).await.unwrap();
-        marks.into_iter().map(|mark| (mark.position.get(), mark.event_id)).collect()
-    }
-
-    pub(crate) async fn rewind(&self, to: u64) -> ResyncOutcome {
-        self.target().rewind(self.publisher, at(to)).await.unwrap()
-    }
-
-    pub(crate) async fn seen(&self, known: &[&str]) -> GroupFloors {
-        self.target().group_floors(self.publisher, &names(known)).await.unwrap()
-    }
-
-    pub(crate) async fn floors(&self, known: &[&str]) -> BTreeMap<String, GroupFloor> {
-        match self.seen(known).await {
-            GroupFloors::Groups(groups) => groups.into_iter().map(|(name, floor)| (name.to_string(), floor)).collect(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    pub(crate) async fn floor(&self, group: &str) -> GroupFloor {
-        self.floors(&[group]).await[group]
+    /// Sets the record, unless it has moved; returns its position.
+    pub(crate) async fn set(&self, from: Option<PublishedPosition>, to: u64) -> u64 {
+        self.target().set_position(self.store, from, set_at(to)).await.unwrap().position.get()
     }
 
     pub(crate) async fn try_command<T: FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
@@ -134,10 +125,6 @@ impl Rig {
         format!("{{{}}}:{name}", self.stream)
     }
 
-    pub(crate) async fn make(&self, group: &str) {
-        self.run(&["XGROUP", "CREATE", &self.stream, group, "0", "MKSTREAM"]).await;
-    }
-
     /// Adds entries as a foreign publisher.
     pub(crate) async fn add_foreign(&self, count: usize) {
         for _ in 0..count {
@@ -152,56 +139,13 @@ impl Rig {
 
     /// The positions of the store's events in the stream.
     pub(crate) async fn positions(&self) -> Vec<u64> {
-        let store = self.publisher.store.to_string();
+        let store = self.store.to_string();
         let entries = self.entries().await;
         entries.iter().filter_map(|(_, fields)| position_of(fields, &store)).collect()
     }
 
-    /// Reads as a consumer of a group; returns ids and positions, 0 for foreign entries.
-    pub(crate) async fn read(&self, group: &str, count: usize) -> Vec<(String, u64)> {
-        let read = self.read_from(group, count, ">").await;
-        read.into_iter().map(|(id, position)| (id, position.unwrap_or(0))).collect()
-    }
-
-    /// Reads the pending entries of the consumer; acknowledges the removed ones.
-    pub(crate) async fn read_again(&self, group: &str) -> Vec<(String, u64)> {
-        let mut left = Vec::new();
-        for (id, position) in self.read_from(group, 100_000, "0").await {
-            match position {
-                Some(position) => left.push((id, position)),
-                None => self.acknowledge(group, &[(id, 0)]).await,
-            }
-        }
-        left
-    }
-
-    async fn read_from(&self, group: &str, count: usize, from: &str) -> Vec<(String, Option<u64>)> {
-        type Read = Option<Vec<(String, Vec<(String, Option<Vec<String>>)>)>>;
-        let count = count.to_string();
-        let words = ["XREADGROUP", "GROUP", group, "reader", "COUNT", &count, "STREAMS", &self.stream, from];
-        // the group may be missing
-        let read = self.try_command::<Read>(&words).await.ok().flatten();
-        let store = self.publisher.store.to_string();
-        let entries = read.into_iter().flatten().flat_map(|(_, entries)| entries);
-        let position = |fields: Vec<String>| position_of(&pairs(&fields), &store).unwrap_or(0);
-        entries.map(|(id, fields)| (id, fields.map(position))).collect()
-    }
-
-    pub(crate) async fn acknowledge(&self, group: &str, read: &[(String, u64)]) {
-        for (id, _) in read {
-            self.run(&["XACK", &self.stream, group, id]).await;
-        }
-    }
-
-    /// Reads and acknowledges; returns the positions.
-    pub(crate) async fn handle(&self, group: &str, count: usize) -> Vec<u64> {
-        let read = self.read(group, count).await;
-        self.acknowledge(group, &read).await;
-        read.into_iter().map(|(_, position)| position).filter(|position| *position > 0).collect()
-    }
-
     pub(crate) async fn record(&self) -> Option<String> {
-        self.command(&["HGET", &self.key("relay"), &self.publisher.store.to_string()]).await
+        self.command(&["HGET", &self.key("relay"), &self.store.to_string()]).await
     }
 }
 

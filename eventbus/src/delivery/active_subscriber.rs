@@ -35,11 +35,13 @@ pub type SpanFn = dyn Fn(&Delivery, &Name) -> Span + Send + Sync;
 #[must_use]
 pub fn handler_span(delivery: &Delivery, handler: &Name) -> Span {
     let metadata = delivery.metadata();
+    // a handler is often a group of its own
+    let group = Some(delivery.group()).filter(|group| *group != handler).map(tracing::field::display);
     #[cfg(not(feature = "opentelemetry"))]
     let span = tracing::error_span!(
         target: LOG_TARGET,
         "handle",
-        group = %delivery.group(),
+        group,
         %handler,
         event = %metadata.event_type(),
         aggregate = %metadata.stream(),
@@ -49,7 +51,7 @@ pub fn handler_span(delivery: &Delivery, handler: &Name) -> Span {
     let span = tracing::error_span!(
         target: LOG_TARGET,
         "handle",
-        group = %delivery.group(),
+        group,
         %handler,
         event = %metadata.event_type(),
         aggregate = %metadata.stream(),
@@ -132,8 +134,17 @@ impl ActiveSubscriber {
         self.activity.without_slot()
     }
 
+    /// Returns the most deliveries that may run at once now: a long run of a handler without a limit of its own does not
+    /// count any more.
+    pub(crate) fn runs_max(&self, limits: &Limits) -> usize {
+        match self.subscriber.options().concurrency {
+            Some(at_once) => at_once as usize,
+            None => limits.concurrency.saturating_add(self.without_slot()),
+        }
+    }
+
     /// Waits for a permit, then handles the delivery in a span of its own.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         &self,
         delivery: &Delivery,
         limits: &Limits,

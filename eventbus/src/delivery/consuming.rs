@@ -99,11 +99,6 @@ impl StopSignal {
     pub async fn run_until_stopped<F: Future>(&self, future: F) -> Option<F::Output> {
         self.stop.run_until_cancelled(future).await
     }
-
-    /// Awaits `last`, but only for one more second once the consumer must stop; then returns `None`.
-    pub(crate) async fn within_grace_period<F: Future>(&self, last: F) -> Option<F::Output> {
-        within_grace_period(&self.stop, last).await
-    }
 }
 
 /// The time for which a request to a store goes on after a stop: the store may be unreachable. Real time, as the caller

@@ -37,6 +37,11 @@ pub enum Outcome {
     },
 }
 
+/// Logs that a group skips a type from now on.
+pub fn log_skipped_type(group: &Name, event_type: &str) {
+    tracing::info!(%group, event_type, "the group has no handler for this event type: it skips the events");
+}
+
 impl Outcome {
     /// Counts the outcome of a delivery. The bus itself counts an event that no handler here wants: a different
     /// consumer of the group may want it.

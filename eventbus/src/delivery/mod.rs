@@ -7,7 +7,6 @@ mod active_subscriber;
 pub(crate) mod activity;
 mod consuming;
 mod dispatch;
-mod group_types;
 mod in_flight;
 mod run;
 mod subscribers;
@@ -16,14 +15,14 @@ mod watchdog;
 pub use active_subscriber::{ActiveSubscriber, Limits, SpanFn, handler_span};
 pub(crate) use consuming::within_grace_period;
 pub use consuming::{Consuming, StopSignal};
-pub use dispatch::{Outcome, dispatch};
-pub use group_types::{DELIVER_SKIPPED_WITHIN, DueRange, GroupTypes, Unhandled, UnhandledRange, log_skipped_type};
+pub use dispatch::{Outcome, dispatch, log_skipped_type};
 pub(crate) use in_flight::memory_of;
 pub use in_flight::{
     DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DisposedEntry, Disposition, DueEntry, GroupContext, InFlight,
     InFlightEntry, RunLock, WorkerSlots, run_workers,
 };
 pub use subscribers::{ConsumerReport, Subscribers};
+pub(crate) use watchdog::slots_freed;
 
 pub use crate::port::{
     attempts::{DeliveryAttempts, Failure, HandlerFailure},

@@ -17,7 +17,7 @@ use super::ActiveSubscriber;
 use crate::{
     domain::{name::Name, shown::rfc3339},
     port::{
-        Announced, Subscriber, SubscriberStatus, Subscription,
+        Subscriber, SubscriberStatus, Subscription,
         health::{CrowdedGroup, Health, OldestUnfinished, RunningHandler},
         stats::InFlightCounts,
         subscriber::HandlerStart,
@@ -115,13 +115,6 @@ impl Subscribers {
         self.entries.read().iter().map(|(_, subscriber)| Arc::clone(subscriber) as _).collect()
     }
 
-    /// Returns the types that the subscribers of a group handle, each type and version once; if their starts differ,
-    /// the one that skips fewer events counts.
-    #[must_use]
-    pub fn announced(&self, group: &Name) -> Vec<Announced> {
-        Announced::by_subscribers(group, &self.list())
-    }
-
     /// Returns the versions of an event type that the subscribers of a group were made for.
     #[must_use]
     pub fn versions(&self, group: &Name, event_type: &Name) -> Vec<u32> {
@@ -174,7 +167,7 @@ impl Subscribers {
     }
 
     /// Includes in reports from now on the unfinished entries of a consumer, and whether too many of them wait.
-    pub(super) fn add_in_flight(&self, group: &Name, in_flight: Weak<dyn ConsumerReport>) {
+    pub(crate) fn add_in_flight(&self, group: &Name, in_flight: Weak<dyn ConsumerReport>) {
         let mut all_in_flight = self.in_flight.write();
         all_in_flight.retain(|(_, weak)| weak.strong_count() > 0);
         all_in_flight.push((group.clone(), in_flight));

@@ -56,6 +56,11 @@ pub(super) fn freed_slots() -> &'static watch::Sender<u64> {
     FREED_SLOTS.get_or_init(watch::Sender::default)
 }
 
+/// Returns a receiver that changes whenever a run releases its slot.
+pub(crate) fn slots_freed() -> watch::Receiver<u64> {
+    freed_slots().subscribe()
+}
+
 pub(super) fn notify_slot_freed() {
     freed_slots().send_modify(|number| *number += 1);
 }

@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
 /// The longest name or id, in bytes of UTF-8: what every backend can index.
 pub const MAX_NAME_BYTES: usize = 255;
 
@@ -32,6 +34,19 @@ pub struct Name(Text);
 enum Text {
     Static(&'static str),
     Shared(Arc<str>),
+}
+
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = String::deserialize(deserializer)?;
+        Self::new("name", value).map_err(D::Error::custom)
+    }
 }
 
 impl Name {

@@ -271,7 +271,7 @@ impl NewEvent {
             .with_causation_id(context.causation_id)
             .with_actor_id(context.actor_id)
             .with_attributes(context.attributes);
-        RecordedEvent(Arc::new(Recorded { metadata, payload: self.payload, is_checked: self.is_checked }))
+        RecordedEvent(Arc::new(Recorded { metadata, payload: self.payload, is_checked: self.is_checked, slot: None }))
     }
 }
 
@@ -295,6 +295,9 @@ struct Recorded {
     /// Set if the payload has been checked in this process: when it was encoded, or read by a bus.
     #[serde(skip)]
     is_checked: bool,
+    /// The slot of the stream, if the store chooses it; else it is that of [`StreamId::slot`].
+    #[serde(skip)]
+    slot: Option<u8>,
 }
 
 impl Cause for Recorded {
@@ -312,7 +315,7 @@ impl RecordedEvent {
     /// Makes the record of an event that a backend read; `payload` is the JSON object of the event's own fields.
     #[must_use]
     pub fn new(metadata: Metadata, payload: impl Into<Arc<str>>) -> Self {
-        Self(Arc::new(Recorded { metadata, payload: payload.into(), is_checked: false }))
+        Self(Arc::new(Recorded { metadata, payload: payload.into(), is_checked: false, slot: None }))
     }
 
     /// Makes the record of an event that a bus read, and [checks](Self::check) it. The caller knows that `payload` is
@@ -322,9 +325,33 @@ impl RecordedEvent {
     /// As [`check`](Self::check).
     #[doc(hidden)]
     pub fn from_parsed(metadata: Metadata, payload: impl Into<Arc<str>>) -> Result<Self, InvalidEvent> {
-        let event = Self(Arc::new(Recorded { metadata, payload: payload.into(), is_checked: true }));
+        let event = Self(Arc::new(Recorded { metadata, payload: payload.into(), is_checked: true, slot: None }));
         event.check_with(|payload| check_texts(payload, BackendKind::Bus).map_err(EventFault::Payload))?;
         Ok(event)
+    }
+
+    /// Returns the slot of its stream, from 0 to 255, by which the shards of handlers share the streams of a store: that of
+    /// [`StreamId::slot`], unless the store has [set](Self::with_slot) another one.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{Name, NewEvent, StreamId, Version};
+    /// let order = StreamId::parse("Order", "1")?;
+    /// let event = NewEvent::new(Name::from_static("OrderCreated"), 1, "{}").recorded_as(order.clone(), Version::FIRST, None);
+    /// assert_eq!(event.slot(), order.slot());
+    /// # Ok::<(), eventbus::event::InvalidName>(())
+    /// ```
+    #[must_use]
+    pub fn slot(&self) -> u8 {
+        self.0.slot.unwrap_or_else(|| self.metadata().stream().slot())
+    }
+
+    /// Sets the slot of the stream, for a store that derives it from its own number of the stream.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_slot(mut self, slot: u8) -> Self {
+        Arc::make_mut(&mut self.0).slot = Some(slot); // copies nothing where the record was just made
+        self
     }
 
     /// Sets the position that the store gave the event, where it is known only after [`NewEvent::recorded_as`].

@@ -6,6 +6,7 @@ use derive_more::{AsRef, Debug, Display, From};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::{
     clock::SharedClock,
@@ -156,6 +157,29 @@ impl StreamId {
     #[must_use]
     pub fn tenant_or_nil(&self) -> Uuid {
         self.tenant_id.unwrap_or_default()
+    }
+
+    /// Returns a hash of the stream, the same in every release: the XXH3 of the aggregate type is the seed for that of
+    /// the id, and that, for a stream of a tenant, the seed for that of the tenant's 16 bytes.
+    pub(crate) fn hash(&self) -> u64 {
+        let of_type = xxh3_64(self.aggregate_type.as_bytes());
+        let of_id = xxh3_64_with_seed(self.aggregate_id.as_str().as_bytes(), of_type);
+        self.tenant_id.map_or(of_id, |tenant| xxh3_64_with_seed(tenant.as_bytes(), of_id))
+    }
+
+    /// Returns the slot of the stream, the same in every release: the lowest 8 bits of its hash.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{StreamId, Uuid};
+    /// let order = StreamId::parse("Order", "1")?;
+    /// assert_eq!(order.slot(), 115);
+    /// assert_eq!(order.with_tenant_id(Some(Uuid::from_u128(7))).slot(), 52);
+    /// # Ok::<(), eventbus::event::InvalidName>(())
+    /// ```
+    #[must_use]
+    pub fn slot(&self) -> u8 {
+        self.hash().to_le_bytes()[0]
     }
 }
 

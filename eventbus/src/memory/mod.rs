@@ -1,6 +1,8 @@
 //! Event store and event bus in memory: the readable reference.
 
 mod bus;
+mod handler_progress;
+mod handler_table;
 mod leases;
 mod store;
 mod store_listings;

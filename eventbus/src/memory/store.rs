@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{leases::LeaseTable, tag_table::TagTable, unique_table::UniqueTable};
+use super::{handler_table::HandlerTable, leases::LeaseTable, tag_table::TagTable, unique_table::UniqueTable};
 use crate::{
     domain::{
         clock::SharedClock,
@@ -30,11 +30,10 @@ use crate::{
         unique::UniqueChange,
     },
     port::{
-        Append, AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction,
-        EventStore, EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, MissingEvent, MultiStreamAppends,
-        Notes, ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError, SnapshotRead, Snapshots,
-        StoredEventType, StoredSnapshot, UnfinishedDeliveries, UnfinishedDelivery,
-        attempts::DeliveryAttempts,
+        Append, AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore,
+        EventTypes, FeedFilter, HandlerProgress, Lease, LeaseError, Leases, MissingEvent, MultiStreamAppends, Notes,
+        ReadError, ReadFeed, ReadStream, RecordStream, SnapshotError, SnapshotRead, Snapshots, StoredEventType,
+        StoredSnapshot,
         boundaries::{Boundaries, Boundary, BoundaryCondition, BoundaryRead},
         listings::{Listings, StoredCheckpoint, StoredLease, StoredStream},
         multi_stream_append::{Handled, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
@@ -74,15 +73,13 @@ struct StoreInner {
     id: Uuid,
     /// An append checks the version and adds its events under one write lock.
     log: RwLock<StoreLog>,
-    /// Locked alone, or after `unfinished`.
+    /// Locked alone.
     checkpoints: RwLock<HashMap<Name, Position>>,
     /// Locked alone.
     notes: RwLock<HashMap<Name, String>>,
     leases: LeaseTable,
-    /// By destination and group. Locked alone: all floors of a call are written together.
-    floors: RwLock<BTreeMap<(Name, Name), Position>>,
-    /// By group and position. Locked before `checkpoints`: rows and checkpoint are saved together.
-    unfinished: RwLock<BTreeMap<(Name, Position), UnfinishedDelivery>>,
+    /// Locked alone, or before `log`.
+    handlers: HandlerTable,
     /// By fold and stream. Locked alone: versions of streams only grow, so a snapshot that was saved is one of its
     /// stream.
     snapshots: RwLock<HashMap<Name, HashMap<StreamId, StoredSnapshot>>>,
@@ -91,7 +88,7 @@ struct StoreInner {
 
 impl StoreInner {
     fn with_clock(clock: SharedClock) -> Self {
-        let (checkpoints, notes, floors, unfinished, snapshots, appended) = Default::default();
+        let (checkpoints, notes, snapshots, appended) = Default::default();
         let log = RwLock::new(StoreLog { clock: clock.clone(), ..StoreLog::default() });
         Self {
             id: clock.new_id(),
@@ -99,8 +96,7 @@ impl StoreInner {
             checkpoints,
             notes,
             leases: LeaseTable::new(clock),
-            floors,
-            unfinished,
+            handlers: HandlerTable::default(),
             snapshots,
             appended,
         }
@@ -151,18 +147,16 @@ impl InMemoryEventStore {
         self.0.leases.list()
     }
 
-    /// Returns the wanted dead letters, oldest first.
-    fn list_dead_letters(&self, is_wanted: impl Fn(&Name, Position) -> bool) -> Vec<DeadDelivery> {
-        let rows = self.0.unfinished.read();
-        let dead = rows.iter().filter(|((group, position), _)| is_wanted(group, *position)).filter_map(
-            |((group, position), row)| {
-                let (group, attempts) = (group.clone(), row.attempts.clone());
-                Some(DeadDelivery { group, position: *position, attempts, dead_since: row.dead_since? })
-            },
-        );
-        let mut dead: Vec<_> = dead.collect();
-        dead.sort_by(|one, two| dead_order(one).cmp(&dead_order(two)));
-        dead
+    /// Returns the progress of handlers.
+    pub(super) fn handlers(&self) -> &HandlerTable {
+        &self.0.handlers
+    }
+
+    /// Returns `true` if this event is at that position.
+    pub(super) fn has_event(&self, position: Position, event_id: EventId) -> bool {
+        let before = Position::new(position.get().saturating_sub(1));
+        let log = self.0.log.read();
+        log.between(before, position).first().is_some_and(|event| event.metadata().event_id() == event_id)
     }
 }
 
@@ -525,101 +519,6 @@ impl Leases for InMemoryEventStore {
 }
 
 #[async_trait]
-impl Floors for InMemoryEventStore {
-    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        let floors = self.0.floors.read();
-        let of_destination = floors.iter().filter(|((of, _), _)| of == destination);
-        Ok(of_destination.map(|((_, group), &position)| Floor { group: group.clone(), position }).collect())
-    }
-
-    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
-        let entry = |floor: &Floor| ((destination.clone(), floor.group.clone()), floor.position);
-        self.0.floors.write().extend(floors.iter().map(entry));
-        Ok(())
-    }
-
-    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        self.0.floors.write().remove(&(destination.clone(), group.clone()));
-        Ok(())
-    }
-}
-
-fn dead_order(dead: &DeadDelivery) -> (OffsetDateTime, Position, &Name) {
-    (dead.dead_since, dead.position, &dead.group)
-}
-
-#[async_trait]
-impl UnfinishedDeliveries for InMemoryEventStore {
-    async fn save_progress(&self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
-        let mut rows = self.0.unfinished.write();
-        for row in &update.unfinished {
-            rows.insert((group.clone(), row.position), row.clone());
-        }
-        for position in &update.finished {
-            rows.remove(&(group.clone(), *position));
-        }
-        if let Some((name, position)) = &update.checkpoint {
-            self.0.checkpoints.write().insert(name.clone(), *position);
-        }
-        Ok(())
-    }
-
-    async fn waiting_deliveries(&self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
-        let rows = self.0.unfinished.read();
-        let waiting = rows.iter().filter(|((of, _), row)| of == group && row.dead_since.is_none());
-        Ok(waiting.map(|(_, row)| row.clone()).collect())
-    }
-
-    async fn dead_positions(&self, group: &Name, after: Position) -> Result<Vec<Position>, CheckpointError> {
-        let mut dead: Vec<_> = self
-            .list_dead_letters(|of, position| of == group && position > after)
-            .iter()
-            .map(|dead| dead.position)
-            .collect();
-        dead.sort_unstable();
-        Ok(dead)
-    }
-
-    async fn dead_deliveries(
-        &self,
-        after: Option<&DeadDelivery>,
-        limit: usize,
-    ) -> Result<Vec<DeadDelivery>, CheckpointError> {
-        let mut dead = self.list_dead_letters(|_, _| true);
-        dead.retain(|dead| after.is_none_or(|after| dead_order(dead) > dead_order(after)));
-        dead.truncate(limit);
-        Ok(dead)
-    }
-
-    async fn dead_delivery(&self, group: &Name, position: Position) -> Result<Option<DeadDelivery>, CheckpointError> {
-        Ok(self.list_dead_letters(|of, at| of == group && at == position).pop())
-    }
-
-    async fn count_dead_deliveries(&self, at_most: u64) -> Result<u64, CheckpointError> {
-        Ok((self.list_dead_letters(|_, _| true).len() as u64).min(at_most))
-    }
-
-    async fn end_dead_delivery(
-        &self,
-        group: &Name,
-        position: Position,
-        attempts: Option<&DeliveryAttempts>,
-    ) -> Result<bool, CheckpointError> {
-        let (mut rows, key) = (self.0.unfinished.write(), (group.clone(), position));
-        let Some(row) = rows.get_mut(&key).filter(|row| row.dead_since.is_some()) else {
-            return Ok(false);
-        };
-        match attempts {
-            Some(delivery_attempts) => {
-                *row = UnfinishedDelivery { position, attempts: delivery_attempts.clone(), dead_since: None }
-            }
-            None => drop(rows.remove(&key)),
-        }
-        Ok(true)
-    }
-}
-
-#[async_trait]
 impl Notes for InMemoryEventStore {
     async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
         Ok(self.0.notes.read().get(name).cloned())
@@ -703,6 +602,10 @@ impl Snapshots for InMemoryEventStore {
 }
 
 impl EventStore for InMemoryEventStore {
+    fn handler_progress(&self) -> Option<&dyn HandlerProgress> {
+        Some(self)
+    }
+
     fn notes(&self) -> Option<&dyn Notes> {
         Some(self)
     }

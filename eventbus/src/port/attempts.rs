@@ -130,6 +130,9 @@ const fn is_zero(number: &u32) -> bool {
 /// The retry delays after a fault of the database, which may last for hours.
 const SERVER_FAULT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(300));
 
+/// After this many deaths of processes while it ran, an event of a store's handler runs alone.
+const PROCESS_ENDS_BEFORE_ALONE: u32 = 3;
+
 /// The number of consecutive process ends, while this event alone was handled, after which it becomes a dead letter.
 const MAX_PROCESS_ENDS_ALONE: u32 = 5;
 
@@ -321,6 +324,45 @@ impl DeliveryAttempts {
         true
     }
 
+    /// Records that a process died while the event ran. Returns `false` if that has happened too often while the event ran
+    /// alone: it is given up.
+    pub(crate) fn note_death(&mut self, now: u64) -> bool {
+        if self.ended_alone >= MAX_PROCESS_ENDS_ALONE {
+            self.give_up_at(now);
+            return false;
+        }
+        self.process_ends = self.process_ends.saturating_add(1);
+        if self.runs_alone() {
+            self.wait_until(now, SUSPECT_BACKOFF.delay(self.process_ends - PROCESS_ENDS_BEFORE_ALONE + 1));
+        }
+        true
+    }
+
+    /// Returns `true` if so many processes died while the event ran that it runs alone.
+    pub(crate) const fn runs_alone(&self) -> bool {
+        self.process_ends >= PROCESS_ENDS_BEFORE_ALONE
+    }
+
+    /// Returns for how long the event waits at most for others to end, before it runs beside them.
+    pub(crate) fn wait_to_run_alone(&self) -> Duration {
+        SUSPECT_BACKOFF.delay(self.process_ends.saturating_sub(PROCESS_ENDS_BEFORE_ALONE) + 1)
+    }
+
+    /// Records that the program does not know the version of the event: it waits, which uses up no attempt.
+    pub(crate) fn wait_for_newer_program(&mut self, error: &HandlerError, clock: &SharedClock) {
+        let now = clock.unix_millis();
+        self.reset_process_ends();
+        self.first_failed_at = self.first_failed_at.or(Some(now));
+        self.last_failed_at = Some(now);
+        let error = truncate_error(error.to_string());
+        self.failed.insert(String::new(), HandlerFailure { error, ..HandlerFailure::default() });
+    }
+
+    /// Returns when the next attempt is due, in milliseconds of the Unix clock.
+    pub(crate) const fn due_at(&self) -> Option<u64> {
+        self.next_at
+    }
+
     /// Returns the delay before a suspect runs. The suspect then waits as long again, at most, for other deliveries to
     /// end.
     pub(crate) fn suspect_delay(&self) -> Duration {
@@ -356,7 +398,11 @@ impl DeliveryAttempts {
 
     /// Gives up an entry whose process ends whenever its handlers run.
     pub(crate) fn give_up_after_process_ends(&mut self, clock: &SharedClock) {
-        let (now, times) = (Some(clock.unix_millis()), self.ended_alone);
+        self.give_up_at(clock.unix_millis());
+    }
+
+    fn give_up_at(&mut self, now: u64) {
+        let (now, times) = (Some(now), self.ended_alone);
         let error = format!("the process ended {times} times while this event alone was handled");
         self.failed.insert(
             String::new(),

@@ -12,13 +12,13 @@ use auto_impl::auto_impl;
 use serde::Serialize;
 
 use super::{
-    Announced, Backlogs, CheckpointError, ConnectError, ConsumeError, DeadLetters, EventStore, MessageId, PublishError,
-    RelayTarget, ShutdownError, SkippedBefore, Subscriber, SubscriberStatus, Subscription,
+    ConnectError, ConsumeError, DeadLetters, MessageId, PublishError, RelayTarget, ShutdownError, Subscriber,
+    SubscriberStatus, Subscription,
     feed_claim::{FeedClaim, FeedInUse},
     health::Health,
     stats::{BusStats, InFlightCounts, StreamInfo},
 };
-use crate::domain::{name::Name, record::RecordedEvent, shown::type_name, stream::Position};
+use crate::domain::{name::Name, record::RecordedEvent, shown::type_name};
 
 /// The progress of a consumer group, in entries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -29,6 +29,9 @@ pub struct GroupProgress {
     pub pending: u64,
     /// Pending entries that have used up their attempts and are no dead letters, because the bus keeps none.
     pub exhausted: u64,
+    /// Set if an operator has paused the group.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_paused: bool,
 }
 
 impl GroupProgress {
@@ -91,59 +94,23 @@ pub trait EventBus: Send + Sync + 'static {
         None
     }
 
-    /// Returns the backlogs, if the bus can deliver events to one group that it no longer holds for that group.
-    fn backlogs(&self) -> Option<&dyn Backlogs> {
-        None
-    }
-
     /// Returns the dead letters, if the bus keeps any; also if its configuration now disables them, since it may hold
     /// older ones.
     fn dead_letters(&self) -> Option<&dyn DeadLetters>;
-
-    /// Records for good which event types groups handle. From now on the groups skip none of these types, and the bus
-    /// delivers the events of these types that they skipped recently. If a group began to skip a type long ago, and the
-    /// handler's [start](Announced::start) does not say whether the bus delivers these events, the type is returned, and
-    /// the bus records nothing: no type of any group is announced, and no skipped event is delivered or given up. A bus
-    /// that keeps no progress of its own records the types in `store`. A bus may leave the record to its consumers, which
-    /// announce the types of their handlers when they begin.
-    ///
-    /// # Errors
-    /// [`ConsumeError`] if the bus, or that store, cannot be reached.
-    async fn announce(
-        &self,
-        announced: &[Announced],
-        store: Option<&dyn EventStore>,
-    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        let _ = (announced, store);
-        Ok(Vec::new())
-    }
 
     /// Returns `true` if the bus itself keeps the published events and the progress of each group.
     fn is_durable(&self) -> bool {
         true
     }
 
-    /// Claims a bus that keeps no progress of its own for one relay, until the claim is dropped: positions of the feed
-    /// are compared with the checkpoints of the groups, so that events of a second relay would be taken for handled
-    /// ones. An app claims the bus before it [resumes](Self::resume_from) there. The provided body claims nothing.
+    /// Claims a bus that is not durable for one relay, until the claim is dropped: a second relay of the same store would
+    /// publish its events again. The provided body claims nothing.
     ///
     /// # Errors
     /// [`FeedInUse`] while a different app of this process feeds the bus; if that app has ended, only if its relay does
     /// not end within five seconds.
     async fn claim_feed(&self) -> Result<FeedClaim, FeedInUse> {
         Ok(FeedClaim::default())
-    }
-
-    /// Gives a bus that keeps no progress of its own the store whose feed it transports: there the bus keeps the
-    /// checkpoints and [unfinished deliveries](super::UnfinishedDeliveries) of its groups. Returns the position after
-    /// which the bus needs the feed again; `None` if it is durable or has no subscribers.
-    ///
-    /// # Errors
-    /// [`CheckpointError`] if the progress cannot be read, or if an app feeds the bus under a
-    /// [claim](Self::claim_feed) already.
-    async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
-        drop(store);
-        Ok(None)
     }
 
     /// Connects a bus that was created without connecting; has no effect if the bus is, or once was, connected. An app
@@ -201,7 +168,11 @@ pub trait EventBus: Send + Sync + 'static {
 
     /// Reports, for a health endpoint, whether the bus is connected and consumes, and how much is pending. Never fails.
     async fn health(&self) -> Health {
-        health_of(self, self.stream_info().await)
+        let (consuming, info) = (self.is_consuming(), self.stream_info().await);
+        self.report(match info.connected {
+            true => Health::connected(consuming, info.pending_messages, info.dlq_messages),
+            false => Health::disconnected(consuming, "the bus is not connected"),
+        })
     }
 
     /// Returns the progress of a consumer group.
@@ -209,17 +180,4 @@ pub trait EventBus: Send + Sync + 'static {
     /// # Errors
     /// [`ConsumeError::Unavailable`] if the bus cannot be reached.
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError>;
-}
-
-/// Returns the health of a bus with this description of its stream.
-pub(crate) fn health_of(bus: &(impl EventBus + ?Sized), info: StreamInfo) -> Health {
-    let consuming = bus.is_consuming();
-    bus.report(match info.connected {
-        true => {
-            let mut health = Health::connected(consuming, info.pending_messages, info.dlq_messages);
-            health.unreadable = info.consumer_groups.into_iter().filter_map(|group| group.unreadable).collect();
-            health
-        }
-        false => Health::disconnected(consuming, "the bus is not connected"),
-    })
 }

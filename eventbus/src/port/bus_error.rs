@@ -16,8 +16,8 @@ pub enum ConnectError {
         /// The error of the transport.
         source: BoxError,
     },
-    /// The bus refuses the connection until its configuration changes: a password, a certificate, a number of
-    /// partitions.
+    /// The bus refuses the connection until its configuration changes: a password, a certificate, a newer
+    /// format.
     #[error("event bus `{destination}` refuses the connection")]
     Refused {
         /// The bus.

@@ -3,14 +3,12 @@
 //! Invariant: a dead letter can be listed, shown and replayed whichever program wrote it. Fields that the writer left
 //! out are `None`.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use auto_impl::auto_impl;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::{EventStore, MessageId};
+use super::MessageId;
 use crate::domain::{error::BoxError, name::Name, record::RecordedEvent, shown};
 
 /// A delivery that a group gave up.
@@ -227,14 +225,6 @@ pub trait DeadLetters: Send + Sync {
     /// # Errors
     /// [`DeadLetterError`]; those deleted until then stay deleted.
     async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError>;
-
-    /// Copies the dead letters to the store that holds their events, and restores those that the bus has lost. On a bus
-    /// that makes such copies it never completes: an app runs it, and drops it when the app stops.
-    ///
-    /// A bus that keeps its dead letters only in the store, or in files, makes no copies.
-    async fn copy_dead_letters(&self, store: Arc<dyn EventStore>) {
-        drop(store);
-    }
 }
 
 /// The error of listing, replaying or discarding dead letters.

@@ -3,9 +3,8 @@
 //! | state | event | next state |
 //! |---|---|---|
 //! | free | an app claims the feed for its relay | claimed |
-//! | claimed | the bus resumes from the store of that app | fed |
-//! | claimed, fed | the app ends, and its relay may still run | leaving |
-//! | claimed, fed, leaving | the claim is dropped: the relay has ended | free |
+//! | claimed | the app ends, and its relay may still run | leaving |
+//! | claimed, leaving | the claim is dropped: the relay has ended | free |
 //!
 //! Invariant: the relay owns its claim, so that nothing is published under a claim that was dropped.
 
@@ -21,7 +20,6 @@ enum FeedState {
     #[default]
     Free,
     Claimed,
-    Fed,
     Leaving,
 }
 
@@ -65,7 +63,7 @@ impl Feed {
                 });
                 match former {
                     FeedState::Free => return Ok(FeedClaim(Some(self.clone()))),
-                    FeedState::Claimed | FeedState::Fed => return Err(FeedInUse),
+                    FeedState::Claimed => return Err(FeedInUse),
                     // it does not fail: this value holds the sender
                     FeedState::Leaving => drop(changes.changed().await),
                 }
@@ -74,21 +72,10 @@ impl Feed {
         tokio::time::timeout(LEAVING_TIMEOUT, claiming).await.unwrap_or(Err(FeedInUse))
     }
 
-    /// Begins to feed the bus from a store: once for each claim; without a claim as often as the caller likes.
-    ///
-    /// # Errors
-    /// [`FeedInUse`] if the bus is fed under a claim already.
-    pub fn begin(&self) -> Result<(), FeedInUse> {
-        let mut result = Ok(());
-        self.0.send_if_modified(|state| {
-            match state {
-                FeedState::Free => {}
-                FeedState::Claimed => *state = FeedState::Fed,
-                FeedState::Fed | FeedState::Leaving => result = Err(FeedInUse),
-            }
-            false
-        });
-        result
+    /// Returns `true` while a claim lives.
+    #[must_use]
+    pub fn is_claimed(&self) -> bool {
+        *self.0.borrow() != FeedState::Free
     }
 }
 
@@ -148,18 +135,5 @@ mod tests {
         let claim = feed.claim().await.unwrap();
         claim.leave();
         assert_eq!(feed.claim().await.unwrap_err(), FeedInUse);
-    }
-
-    #[tokio::test]
-    async fn under_a_claim_a_feed_begins_once() {
-        let feed = Feed::default();
-        assert!(feed.begin().is_ok() && feed.begin().is_ok(), "without a claim");
-        let claim = feed.claim().await.unwrap();
-        feed.begin().unwrap();
-        assert_eq!(feed.begin().unwrap_err(), FeedInUse);
-        claim.leave();
-        assert_eq!(feed.begin().unwrap_err(), FeedInUse);
-        drop(claim);
-        feed.begin().unwrap();
     }
 }

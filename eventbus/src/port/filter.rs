@@ -34,6 +34,7 @@ pub struct FeedFilter {
     tenant: Option<Uuid>,
     /// An event has all tags of one of these sets.
     tags: Option<BTreeSet<BTreeSet<Tag>>>,
+    slots: Option<BTreeSet<u8>>,
 }
 
 impl FeedFilter {
@@ -77,6 +78,26 @@ impl FeedFilter {
         Self { tags: Some(sets.into_iter().collect()), ..self }
     }
 
+    /// Matches only events of streams in these [slots](RecordedEvent::slot); no event if `slots` is empty. So several
+    /// readers share a feed: each reads the slots that are its own.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::store::FeedFilter;
+    /// let [even, odd] = [0, 1].map(|rest| FeedFilter::all().slots((0..=u8::MAX).filter(|slot| slot % 2 == rest)));
+    /// assert_eq!(even.wanted_slots().map(|slots| slots.len()), Some(128));
+    /// assert!(odd.wanted_slots().is_some_and(|slots| slots.contains(&7)));
+    /// ```
+    pub fn slots(self, slots: impl IntoIterator<Item = u8>) -> Self {
+        Self { slots: Some(slots.into_iter().collect()), ..self }
+    }
+
+    /// Returns the wanted slots; all if `None`.
+    #[must_use]
+    pub const fn wanted_slots(&self) -> Option<&BTreeSet<u8>> {
+        self.slots.as_ref()
+    }
+
     /// Returns the wanted sets of tags; all events if `None`.
     #[must_use]
     pub const fn wanted_tags(&self) -> Option<&BTreeSet<BTreeSet<Tag>>> {
@@ -111,8 +132,8 @@ impl FeedFilter {
     /// Returns `true` if it matches every event.
     #[must_use]
     pub const fn is_all(&self) -> bool {
-        let Self { aggregate_types, event_types, tenant, tags } = self;
-        aggregate_types.is_none() && event_types.is_none() && tenant.is_none() && tags.is_none()
+        let Self { aggregate_types, event_types, tenant, tags, slots } = self;
+        aggregate_types.is_none() && event_types.is_none() && tenant.is_none() && tags.is_none() && slots.is_none()
     }
 
     /// Returns `true` if `event` matches, whatever its tags, which a recorded event does not carry:
@@ -124,6 +145,7 @@ impl FeedFilter {
         is_among(&self.aggregate_types, event.metadata().aggregate_type())
             && is_among(&self.event_types, event.event_type())
             && self.tenant.is_none_or(|tenant| event.metadata().stream().tenant_or_nil() == tenant)
+            && self.slots.as_ref().is_none_or(|slots| slots.contains(&event.slot()))
     }
 }
 

@@ -51,6 +51,9 @@ pub struct Health {
     /// The projections of this process that stopped at an event, each with the event and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub projections: Vec<String>,
+    /// What keeps handlers of this process from their events, as far as it concerns no single event.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub handlers: Vec<String>,
     /// Handlers and projections that have been busy with one event for long: the longest run of each. Of other
     /// processes the longest run of each group, if the bus knows it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -59,12 +62,9 @@ pub struct Health {
     /// knows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub silent: Vec<SilentConsumer>,
-    /// The events that groups wait for and the store cannot read, if the bus reads them from there.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub unreadable: Vec<UnreadableEvents>,
-    /// Groups that miss events which only the store holds, and which this process cannot bring to them.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub unfilled: Vec<UnfilledGroup>,
+    /// The bus has lost its data, and holds no event up to this position of the store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost_through: Option<Position>,
     /// Handlers and projections of this process that wait for a database with a fault of its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitingForServer>,
@@ -139,45 +139,6 @@ pub struct SilentConsumer {
     pub entry_id: String,
     /// The time without a heartbeat, in seconds.
     pub seconds: u64,
-}
-
-/// Events that a group waits for and the store cannot read: their rows are damaged or gone. The bus retries them every
-/// minute; the group handles all other events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, derive_more::Display)]
-#[display(
-    "`{group}` waits for {count} event{} that the store cannot read since {since}, the first at position {first}: mend its \
-     row, or skip it with `app.skip_published_event`",
-    if *count == 1 { "" } else { "s" }
-)]
-pub struct UnreadableEvents {
-    /// The group.
-    pub group: String,
-    /// The number of such events.
-    pub count: u64,
-    /// The position of the first one in the store.
-    pub first: Position,
-    /// Since when this process knows of one, in RFC 3339.
-    pub since: String,
-}
-
-/// A group that misses events which only the store holds, and cannot receive one of them: the store cannot read it, or
-/// the bus refuses it. The process retries twice a second. The group receives no event behind that one; other groups go
-/// on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, derive_more::Display)]
-#[display(
-    "`{group}` does not receive the events that it misses after position {after} since {since}: {error}; see the log. Mend \
-     an event that cannot be read or published, or skip it with `app.skip_published_event`"
-)]
-#[non_exhaustive]
-pub struct UnfilledGroup {
-    /// The group.
-    pub group: String,
-    /// The position up to which the group has received all events that it missed.
-    pub after: Position,
-    /// The error at the next event, without the texts of store and bus: the log has these.
-    pub error: String,
-    /// Since when, in RFC 3339.
-    pub since: String,
 }
 
 /// A handler or projection that waits because the database it writes to has a fault of its own.
@@ -377,9 +338,13 @@ impl Health {
         alerts.extend(self.store.iter().map(|why| format!("the store cannot be read: {why}")));
         alerts.extend(self.relay.iter().map(|why| format!("the relay does not publish: {why}")));
         alerts.extend(self.catching_up.iter().map(ToString::to_string));
-        alerts.extend(self.projections.iter().cloned());
-        alerts.extend(self.unreadable.iter().map(ToString::to_string));
-        alerts.extend(self.unfilled.iter().map(ToString::to_string));
+        alerts.extend(self.projections.iter().chain(&self.handlers).cloned());
+        alerts.extend(self.lost_through.map(|position| {
+            format!(
+                "the bus has lost its data: it holds no event up to position {position}; to publish earlier events again, run \
+                 `eventbus relay republish --after <position>`"
+            )
+        }));
         alerts.extend(self.waiting.iter().map(ToString::to_string));
         alerts.extend(self.crowded.iter().map(ToString::to_string));
         let is_old = |seconds: u64| Duration::from_secs(seconds) > thresholds.in_flight_age;

@@ -7,7 +7,6 @@
 pub(crate) mod app_number;
 pub(crate) mod append_batches;
 pub(crate) mod attempts;
-mod backlog;
 pub(crate) mod backoff;
 pub(crate) mod boundaries;
 mod bus;
@@ -18,8 +17,9 @@ pub(crate) mod delivery;
 mod event_types;
 pub mod feed_claim;
 pub mod feed_end;
+pub mod feed_page;
 mod filter;
-mod floor;
+pub mod handler_progress;
 pub(crate) mod handler_saves;
 pub(crate) mod health;
 pub(crate) mod histogram;
@@ -45,19 +45,16 @@ mod store;
 mod store_error;
 pub(crate) mod subscriber;
 pub(crate) mod transaction;
-mod unfinished;
 pub(crate) mod unique_values;
 pub(crate) mod visited_event;
 
-pub use backlog::{Announced, BacklogFill, Backlogs, FillOutcome, SkippedBefore};
-pub(crate) use bus::health_of;
 pub use bus::{EventBus, GroupProgress};
 pub use bus_error::{ConnectError, ConsumeError, PublishError, ShutdownError};
 pub use checkpoint::{CheckpointError, Checkpoints};
 pub use dead_letter::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters};
 pub use event_types::{EventTypes, StoredEventType};
 pub use filter::FeedFilter;
-pub use floor::{Floor, Floors};
+pub use handler_progress::HandlerProgress;
 pub use lease::{Lease, LeaseError, Leases};
 pub use message::MessageId;
 pub use missing_event::MissingEvent;
@@ -73,7 +70,6 @@ pub use store::{AppendEvents, Direction, EventStore, ReadFeed, ReadStream};
 pub use store_error::{AppendError, ReadError};
 pub use subscriber::{Subscriber, SubscriberStatus, Subscription};
 pub use transaction::{FromTransaction, Shadow, Transaction, Transactions};
-pub use unfinished::{DeadDelivery, ProgressUpdate, UnfinishedDeliveries, UnfinishedDelivery};
 
 /// A boxed future that can move between threads.
 pub type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;

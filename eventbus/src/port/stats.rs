@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::health::{OldestUnfinished, RunningHandler, SilentConsumer, UnreadableEvents};
+use super::health::{OldestUnfinished, RunningHandler, SilentConsumer};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident),+ $(,)?) => {
@@ -121,15 +121,13 @@ pub struct GroupInfo {
     pub name: String,
     /// The number of consumers that the bus knows by name; on Redis also those that are gone.
     pub consumers: u64,
-    /// The number of pending entries: delivered and not acknowledged. Like `lag` and the ages, it includes the group's
-    /// backlog; the age of a backlog entry counts from when it was added there.
+    /// The number of pending entries: delivered and not acknowledged.
     pub pending: u64,
     /// The consumers that send heartbeats.
     pub active_consumers: u64,
     /// The id of the newest delivered entry, if the bus knows it.
     pub last_delivered_id: Option<String>,
-    /// Entries not delivered yet, if the bus knows: it does not while it fills the group's backlog. A file queue counts gaps
-    /// between its ids, too.
+    /// Entries not delivered yet, if the bus knows. A file queue counts gaps between its ids, too.
     pub lag: Option<u64>,
     /// The time since the oldest of them was published, in milliseconds, if the bus knows; 0 if there is none.
     pub oldest_unread_age_ms: Option<u64>,
@@ -145,9 +143,6 @@ pub struct GroupInfo {
     /// flight, if the bus knows of other processes; a process reports its own in its [health](super::health::Health).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_unfinished: Option<OldestUnfinished>,
-    /// The events that the group waits for and their store cannot read, if the bus reads them from there.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub unreadable: Option<UnreadableEvents>,
 }
 
 impl GroupInfo {

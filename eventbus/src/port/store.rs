@@ -15,10 +15,11 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, MissingEvent,
-    MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions, UnfinishedDeliveries,
+    Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, HandlerProgress, Leases, MissingEvent,
+    MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions,
     append_batches::AppendBatches,
     feed_end::FeedEnd,
+    feed_page::{FeedPage, PageLimits},
     listings::Listings,
     visited_event::{VisitEvent, VisitFeedEvent, visit_feed_records, visit_records},
 };
@@ -223,6 +224,20 @@ pub trait ReadFeed: Send + Sync {
         Ok(FeedEnd { head: self.head().await?, has_open_appends: true })
     }
 
+    /// Reads the end of the feed, and then the events after `after`, up to the head, that match `filter`: at most as many as
+    /// `limits` allow. A store on a server answers in one round trip where it can; the provided body makes two requests.
+    ///
+    /// Invariant: the events are read after the head, in a newer snapshot. In one snapshot with the head, the page may miss
+    /// an append that commits between the two.
+    ///
+    /// # Errors
+    /// As [`feed_end`](Self::feed_end), and as [`read_feed`](Self::read_feed) at the first event of the page. A later event
+    /// that cannot be read ends the page before it.
+    async fn read_page(&self, after: Position, filter: &FeedFilter, limits: PageLimits) -> Result<FeedPage, ReadError> {
+        let end = self.feed_end().await?;
+        FeedPage::take(self.read_feed(after, end.head, filter), end, after, limits).await
+    }
+
     /// Returns for how long the oldest open append has kept readers from events after the [head](Self::head); `None` if
     /// none does. The provided body is for stores whose appends never do.
     ///
@@ -289,9 +304,7 @@ pub trait ReadFeed: Send + Sync {
     label = "not an event store",
     note = "stores are `InMemoryEventStore`, `SqliteEventStore`, `PgEventStore`, `RedisEventStore`, or an `Arc` of one; did you forget to `.await?` its constructor?"
 )]
-pub trait EventStore:
-    AppendEvents + ReadStream + ReadFeed + Checkpoints + Leases + Floors + UnfinishedDeliveries + 'static
-{
+pub trait EventStore: AppendEvents + ReadStream + ReadFeed + Checkpoints + Leases + 'static {
     /// Returns the store's own transactions, if handlers and projections can take part in them.
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         None
@@ -300,6 +313,11 @@ pub trait EventStore:
     /// Describes the store for the log, without credentials: its type, and the address of its server.
     fn describe(&self) -> String {
         type_name::<Self>()
+    }
+
+    /// Returns the progress of handlers. An app refuses handlers on a store without it.
+    fn handler_progress(&self) -> Option<&dyn HandlerProgress> {
+        None
     }
 
     /// Returns the notes beside the checkpoints. On a store without notes, a projection does not detect that an earlier

@@ -25,24 +25,62 @@ pub struct HandlerOptions {
     /// The number of deliveries that run at once, each of a different aggregate, however long they take. If `None`, the
     /// bus decides, and once a run has awaited for 10 s, the next one begins beside it.
     pub concurrency: Option<u32>,
-    /// Where the handler begins if its group is new, or skipped its events long ago; the bus decides if `None`.
+    /// Where the handler begins in the store if it is new: at the oldest event if `None`.
     pub start: Option<HandlerStart>,
+    /// The number of parts into which the store divides the handler's aggregates when it notes the handler; 1 if `None`.
+    /// The processes of a service share the parts.
+    pub shards: Option<u16>,
+    /// The most events that wait behind failed ones before the handler reads no more; 100,000 if `None`.
+    pub max_waiting: Option<u32>,
+    /// Set if the later events of an aggregate wait for the replay or the end of its dead letter.
+    pub holds_dead: bool,
+    /// The foreign stream that the handler consumes; it reads its app's own store if `None`.
+    pub stream: Option<&'static str>,
 }
 
+#[doc(hidden)]
 impl HandlerOptions {
-    #[doc(hidden)]
-    pub const fn new(retries: Option<u32>, timeout_ms: Option<u64>, concurrency: Option<u32>) -> Self {
-        let timeout = match timeout_ms {
-            Some(ms) => Some(Duration::from_millis(ms)),
-            None => None,
-        };
-        Self { retries, timeout, concurrency, start: None }
+    pub const NONE: Self = Self {
+        retries: None,
+        timeout: None,
+        concurrency: None,
+        start: None,
+        shards: None,
+        max_waiting: None,
+        holds_dead: false,
+        stream: None,
+    };
+
+    pub const fn retries(self, retries: u32) -> Self {
+        Self { retries: Some(retries), ..self }
     }
 
-    /// Sets where the handler begins.
-    pub const fn starting(mut self, start: HandlerStart) -> Self {
-        self.start = Some(start);
-        self
+    pub const fn timeout_ms(self, millis: u64) -> Self {
+        Self { timeout: Some(Duration::from_millis(millis)), ..self }
+    }
+
+    pub const fn concurrency(self, concurrency: u32) -> Self {
+        Self { concurrency: Some(concurrency), ..self }
+    }
+
+    pub const fn starting(self, start: HandlerStart) -> Self {
+        Self { start: Some(start), ..self }
+    }
+
+    pub const fn shards(self, shards: u16) -> Self {
+        Self { shards: Some(shards), ..self }
+    }
+
+    pub const fn max_waiting(self, max_waiting: u32) -> Self {
+        Self { max_waiting: Some(max_waiting), ..self }
+    }
+
+    pub const fn holding_dead(self) -> Self {
+        Self { holds_dead: true, ..self }
+    }
+
+    pub const fn of_stream(self, stream: &'static str) -> Self {
+        Self { stream: Some(stream), ..self }
     }
 }
 
@@ -54,17 +92,6 @@ pub enum HandlerStart {
     Oldest,
     /// With the next event from now on.
     Now,
-}
-
-impl HandlerStart {
-    /// Returns the one of two starts that skips less; `None` leaves the choice to the bus.
-    pub(super) fn more_of(one: Option<Self>, other: Option<Self>) -> Option<Self> {
-        match (one, other) {
-            (Some(Self::Oldest), _) | (_, Some(Self::Oldest)) => Some(Self::Oldest),
-            (None, _) | (_, None) => None,
-            _ => Some(Self::Now),
-        }
-    }
 }
 
 /// A named function that handles events: of a handler, a projection, or a closure.
@@ -79,6 +106,8 @@ pub struct Subscriber {
     meter: Arc<RunMeter>,
     /// The app whose handler it runs; `None` if the program subscribed it without an app.
     app: Option<AppNumber>,
+    /// The crate that defines the handler; empty if it is none of a crate.
+    crate_name: &'static str,
 }
 
 impl Subscriber {
@@ -87,8 +116,8 @@ impl Subscriber {
     where
         F: for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync + 'static,
     {
-        let (options, meter) = Default::default();
-        Self { name, events, options, handle: Arc::new(handle), meter, app: None }
+        let (options, meter, crate_name) = Default::default();
+        Self { name, events, options, handle: Arc::new(handle), meter, app: None, crate_name }
     }
 
     /// Sets the options from the handler's attribute.
@@ -100,6 +129,16 @@ impl Subscriber {
     /// Sets the app whose handler it runs.
     pub(crate) fn of_app(self, app: Option<AppNumber>) -> Self {
         Self { app, ..self }
+    }
+
+    /// Sets the crate that defines the handler.
+    pub(crate) fn of_crate(self, crate_name: &'static str) -> Self {
+        Self { crate_name, ..self }
+    }
+
+    /// Returns the crate that defines the handler.
+    pub(crate) const fn crate_name(&self) -> &'static str {
+        self.crate_name
     }
 
     /// Returns the app whose handler it runs, if there is one.

@@ -43,7 +43,7 @@ pub trait Handler: 'static {
 pub struct HandlerDefinition {
     /// Its durable name.
     pub name: &'static str,
-    /// Its consumer group; the bus's own when `None`.
+    /// Its group. If `None`: a group of its own on the store of an app, the default group of a bus.
     pub group: Option<&'static str>,
     /// Its options.
     pub options: HandlerOptions,
@@ -64,7 +64,7 @@ impl HandlerDefinition {
         requires: fn(&mut Requirements),
         call: HandlerCall,
     ) -> Self {
-        Self { name, group: None, options: HandlerOptions::new(None, None, None), events, source, requires, call }
+        Self { name, group: None, options: HandlerOptions::NONE, events, source, requires, call }
     }
 
     /// Returns its name and source, by which a second registration of it is found.

@@ -265,7 +265,7 @@ pub(crate) mod tests {
         }
     }
 
-    delegate!(FailedOver, self => self.promoted; AppendEvents, ReadStream, Checkpoints, Leases, Floors, UnfinishedDeliveries, EventStore);
+    delegate!(FailedOver, self => self.promoted; AppendEvents, ReadStream, Checkpoints, Leases, EventStore);
 
     #[async_trait]
     impl ReadFeed for FailedOver {

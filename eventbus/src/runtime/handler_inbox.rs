@@ -54,7 +54,7 @@ pub(crate) struct HandlerInbox {
     commit: Commit,
     /// Set if the handler takes repositories.
     takes_repository: bool,
-    /// The key of the handler's notes in the store: group and handler name.
+    /// The key of the handler's notes in the store: its name.
     name: Name,
     /// Cancelled when the app stops: no transaction begins after the grace period.
     stop: CancellationToken,
@@ -89,7 +89,7 @@ enum Commit {
 impl HandlerInbox {
     /// Creates the inbox of a handler; `None` if it takes neither a transaction nor a repository, or if no store of the
     /// context offers them.
-    pub(crate) fn for_handler(handler: &HandlerDefinition, group: &Name, context: &HandlerContext) -> Option<Self> {
+    pub(crate) fn for_handler(handler: &HandlerDefinition, context: &HandlerContext) -> Option<Self> {
         let requirements = handler.requirements();
         let (transactions, repositories) = (requirements.transactions(), requirements.aggregates());
         let commit = match (&context.transactions, context.state.get::<RepositorySource>()) {
@@ -100,7 +100,7 @@ impl HandlerInbox {
         Some(Self {
             commit,
             takes_repository: !repositories.is_empty(),
-            name: Self::key(handler, group)?,
+            name: Self::key(handler)?,
             stop: context.stop.clone(),
             clock: context.clock.clone(),
             begin_within: context.begin_within,
@@ -110,10 +110,10 @@ impl HandlerInbox {
     }
 
     /// Returns the key of the handler's notes in the store; `None` if it takes neither a transaction nor a repository.
-    pub(crate) fn key(handler: &HandlerDefinition, group: &Name) -> Option<Name> {
+    pub(crate) fn key(handler: &HandlerDefinition) -> Option<Name> {
         let requirements = handler.requirements();
         let has_inbox = !requirements.transactions().is_empty() || !requirements.aggregates().is_empty();
-        has_inbox.then(|| group.joined("/", handler.name))
+        has_inbox.then_some(Name::from_static(handler.name))
     }
 
     /// Runs the handler, and commits its effects, unless an earlier delivery of the event has committed. If another

@@ -5,6 +5,7 @@ pub(crate) mod app;
 #[cfg(feature = "catalog")]
 pub(crate) mod catalog;
 pub(crate) mod definition;
+pub(crate) mod engine;
 pub(crate) mod extract;
 mod feed_head;
 mod feed_poller;

@@ -8,7 +8,7 @@ use crate::{
         event::{EventDescriptor, Source},
         name::Name,
     },
-    port::{ConnectError, SkippedBefore},
+    port::ConnectError,
     runtime::relay::RelayError,
 };
 
@@ -140,29 +140,38 @@ pub enum StartMistake {
         /// Where the other stands.
         second: Source,
     },
-    /// Two handlers that take the store's connection or a repository have one key in its inbox: an event that one has
-    /// handled would be skipped for the other. The key is the group, `/` and the name, cut at the front to 255 bytes.
+    /// A handler consumes a stream that the app was not given.
     #[error(
-        "handler `{first_name}` ({first}) of group `{first_group}` and handler `{second_name}` ({second}) of group \
-         `{second_group}` have one inbox key, `{key}`, and would skip each other's events; set \
-         `#[handler(name = \"..\")]` on the newer one"
+        "handler `{name}` ({source_place}) consumes the stream `{stream}`: give the builder \
+         `.consume(\"{stream}\", bus)` (it has: {})", if known.is_empty() { "none".into() } else { known.join(", ") }
     )]
-    SharedInboxKey {
-        /// The key.
-        key: Name,
-        /// The name of one handler.
-        first_name: &'static str,
-        /// Its group.
-        first_group: Name,
+    UnknownStream {
+        /// The handler.
+        name: &'static str,
         /// Where it stands.
-        first: Source,
-        /// The name of the other.
-        second_name: &'static str,
-        /// Its group.
-        second_group: Name,
-        /// Where it stands.
-        second: Source,
+        source_place: Source,
+        /// The stream.
+        stream: &'static str,
+        /// The streams that the app consumes.
+        known: Vec<String>,
     },
+    /// The store keeps no progress of handlers.
+    #[error(
+        "handler `{name}` ({source_place}) reads the app's store, which keeps no progress of handlers: its \
+         `EventStore::handler_progress` returns `None`"
+    )]
+    ProgressUnsupported {
+        /// The handler.
+        name: &'static str,
+        /// Where it stands.
+        source_place: Source,
+    },
+    /// An app with a store was given a bus that it neither publishes on nor consumes.
+    #[error(
+        "the app has a store and `.without_relay()`, so it does nothing with the bus of `.bus(..)`: handlers read the \
+         store; leave one of the two out, or consume a stream by `.consume(\"name\", bus)`"
+    )]
+    BusWithoutUse,
     /// Two projections have one name.
     #[error("two projections named `{name}`: {first} and {second}; set another `name` on one")]
     DuplicateProjection {
@@ -250,21 +259,6 @@ pub enum StartMistake {
         name: &'static str,
         /// Where it stands.
         source_place: Source,
-    },
-    /// A group skipped events of a type long before it had a handler for them, and the handler has no `start` option to
-    /// say whether the bus delivers them.
-    #[error(
-        "group `{}` skipped {} event(s) of type `{}` before `{name}` ({source_place}) was there to handle them, the first \
-         {}s ago: `#[handler(start = \"oldest\")]` handles them now, `#[handler(start = \"now\")]` leaves them unhandled",
-        skipped.group, skipped.count, skipped.event_type, skipped.age.as_secs()
-    )]
-    SkippedBefore {
-        /// The handler.
-        name: &'static str,
-        /// Where it stands.
-        source_place: Source,
-        /// The skipped events.
-        skipped: SkippedBefore,
     },
     /// The bus refuses its configuration.
     #[error("the event bus cannot be used")]

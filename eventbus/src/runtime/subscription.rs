@@ -1,6 +1,6 @@
 //! Typed subscriptions to a bus: closures, handler values, annotated handlers, projections.
 
-use std::{future::Future, sync::Arc};
+use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use super::{
     definition::{Handler, HandlerDefinition, HandlerRegistration, Projection},
@@ -185,9 +185,29 @@ pub(crate) fn discovered_handlers() -> Vec<HandlerDefinition> {
     found
 }
 
-/// Returns the group a handler belongs to.
-pub(crate) fn group_of(definition: &HandlerDefinition, default_group: &Name) -> Name {
-    definition.group.map_or_else(|| default_group.clone(), Name::from_static)
+/// The groups of handlers that name none.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupNames {
+    /// The default group of the bus; `None` if handlers read the store, where each is a group of its own.
+    pub(crate) own: Option<Name>,
+    /// The default groups of foreign streams.
+    pub(crate) consumed: BTreeMap<Name, Name>,
+}
+
+impl GroupNames {
+    /// Returns the groups of a bus without an app.
+    pub(crate) fn of_bus<B: EventBus + ?Sized>(bus: &B) -> Self {
+        Self { own: Some(bus.default_group().clone()), consumed: BTreeMap::new() }
+    }
+
+    /// Returns the group that a handler belongs to.
+    pub(crate) fn of(&self, handler: &HandlerDefinition) -> Name {
+        let default = match handler.options.stream {
+            Some(stream) => self.consumed.get(stream),
+            None => self.own.as_ref(),
+        };
+        handler.group.map(Name::from_static).or_else(|| default.cloned()).unwrap_or(Name::from_static(handler.name))
+    }
 }
 
 fn subscribe_handlers<B: EventBus + ?Sized>(
@@ -198,27 +218,27 @@ fn subscribe_handlers<B: EventBus + ?Sized>(
     if handlers.is_empty() {
         return Err(StartMistake::NothingDiscovered.into());
     }
-    check_handlers(handlers, bus.default_group(), context)?;
-    Ok(add_handlers(bus, handlers, context))
+    check_handlers(handlers, context)?;
+    Ok(add_handlers(bus, handlers, &GroupNames::of_bus(bus), context))
 }
 
 /// Subscribes handlers, each in its group.
 pub(crate) fn add_handlers<B: EventBus + ?Sized>(
     bus: &B,
     handlers: &[HandlerDefinition],
+    groups: &GroupNames,
     context: &HandlerContext,
 ) -> Vec<Subscription> {
     let subscribe = |definition: &HandlerDefinition| {
-        let group = group_of(definition, bus.default_group());
-        bus.add_subscriber(group.clone(), handler_subscriber(*definition, &group, context))
+        bus.add_subscriber(groups.of(definition), handler_subscriber(*definition, context))
     };
     handlers.iter().map(subscribe).collect()
 }
 
 /// Returns the subscriber that runs a handler in `context`.
-fn handler_subscriber(definition: HandlerDefinition, group: &Name, context: &HandlerContext) -> Subscriber {
+fn handler_subscriber(definition: HandlerDefinition, context: &HandlerContext) -> Subscriber {
     let call = definition.call;
-    let inbox = HandlerInbox::for_handler(&definition, group, context).map(Arc::new);
+    let inbox = HandlerInbox::for_handler(&definition, context).map(Arc::new);
     let (state, name) = (context.state.clone(), definition.name);
     Subscriber::new(Name::from_static(definition.name), definition.events, move |delivery| {
         let delivery = delivery.clone().with_state(state.clone()).with_handler(name);
@@ -232,26 +252,21 @@ fn handler_subscriber(definition: HandlerDefinition, group: &Name, context: &Han
     })
     .with_options(definition.options)
     .of_app(context.app)
+    .of_crate(definition.source.crate_name())
 }
 
 /// Returns the subscriber of one handler, once the context is checked to hold what it takes.
 pub(crate) fn checked_subscriber(
     definition: HandlerDefinition,
-    group: &Name,
     context: &HandlerContext,
 ) -> Result<Subscriber, StartError> {
-    check_handlers(&[definition], group, context)?;
-    Ok(handler_subscriber(definition, group, context))
+    check_handlers(&[definition], context)?;
+    Ok(handler_subscriber(definition, context))
 }
 
 /// Reports every mistake of handlers without an app.
-fn check_handlers(
-    handlers: &[HandlerDefinition],
-    default_group: &Name,
-    context: &HandlerContext,
-) -> Result<(), StartError> {
+fn check_handlers(handlers: &[HandlerDefinition], context: &HandlerContext) -> Result<(), StartError> {
     let mut mistakes = duplicate_handlers(handlers);
-    mistakes.extend(shared_inbox_keys(handlers, default_group));
     let transaction = context.transactions.as_ref().map(|transactions| transactions.transaction_type());
     for handler in handlers {
         let requirements = handler.requirements();
@@ -269,27 +284,6 @@ pub(crate) fn duplicate_handlers(handlers: &[HandlerDefinition]) -> Vec<StartMis
         second: pair[1].source,
     };
     handlers.windows(2).filter(same).map(mistake).collect()
-}
-
-/// Reports handlers of different names whose notes of handled events have one key in the store.
-pub(crate) fn shared_inbox_keys(handlers: &[HandlerDefinition], default_group: &Name) -> Vec<StartMistake> {
-    let keyed = |handler| {
-        let group = group_of(handler, default_group);
-        Some((HandlerInbox::key(handler, &group)?, handler.name, handler.source, group))
-    };
-    let mut keyed: Vec<_> = handlers.iter().filter_map(keyed).collect();
-    keyed.sort_unstable();
-    let pairs = keyed.windows(2).filter(|pair| pair[0].0 == pair[1].0 && pair[0].1 != pair[1].1);
-    let mistake = |pair: &[(Name, &'static str, Source, Name)]| StartMistake::SharedInboxKey {
-        key: pair[0].0.clone(),
-        first_name: pair[0].1,
-        first_group: pair[0].3.clone(),
-        first: pair[0].2,
-        second_name: pair[1].1,
-        second_group: pair[1].3.clone(),
-        second: pair[1].2,
-    };
-    pairs.map(mistake).collect()
 }
 
 /// Reports states and transactions that a handler or projection takes and the app does not have.

@@ -14,7 +14,7 @@ use crate::{
     port::{
         Append, AppendError, PublishError,
         multi_stream_append::{MULTI_STREAM_APPENDS_MAX, MultiStreamAppend},
-        relay::PublishRange,
+        relay::{PublishRange, PublishedPosition},
     },
 };
 
@@ -99,7 +99,7 @@ pub fn check_range(destination: &Name, range: PublishRange<'_>) -> Result<(), Pu
         let source = BoxError::from(problem);
         Err(PublishError::Refused { destination: destination.clone(), event_id, source })
     };
-    let PublishRange { mut after, through, events } = range;
+    let PublishRange { after: PublishedPosition { position: mut after, .. }, through, events } = range;
     if through < after {
         return refused(None, format!("a range from {after} ends before it, at {through}"));
     }

@@ -23,15 +23,10 @@ pub enum ReaderKind {
     Relay,
     /// A relay that stopped because the store went back, by its destination: a checkpoint at the published position.
     HaltedRelay,
-    /// A group of the in-process bus, by its name: checkpoint.
-    Group,
-    /// A group of the in-process bus while it is consumed, by its name: the checkpoint up to which events may be in flight.
-    GroupReadLimit,
 }
 
 impl ReaderKind {
-    const ALL: [Self; 6] =
-        [Self::Projection, Self::Rebuild, Self::Relay, Self::HaltedRelay, Self::Group, Self::GroupReadLimit];
+    const ALL: [Self; 4] = [Self::Projection, Self::Rebuild, Self::Relay, Self::HaltedRelay];
 
     /// Returns the text that the names of its checkpoints and roles begin with; never changes.
     #[must_use]
@@ -41,8 +36,6 @@ impl ReaderKind {
             Self::Rebuild => "rebuild:",
             Self::Relay => "relay:",
             Self::HaltedRelay => "relay-halted:",
-            Self::Group => "group:",
-            Self::GroupReadLimit => "reading:",
         }
     }
 

@@ -7,7 +7,7 @@
 ///
 /// The arguments are the type, the wrapped value, and the ports. For an event bus, write these methods by hand, all of
 /// them and in this order, so that none falls back to the body that the port provides: `publish`, `publish_feed`,
-/// `relay_target`, `backlogs`, `dead_letters`, `announce`, `is_durable`, `resume_from`. The macro passes on the rest.
+/// `relay_target`, `dead_letters`, `is_durable`. The macro passes on the rest.
 ///
 /// # Examples
 /// ```
@@ -18,7 +18,7 @@
 /// /// Counts the checkpoints that are saved.
 /// struct CountingStore { store: Arc<dyn EventStore>, saved: AtomicU64 }
 ///
-/// delegate!(CountingStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, Floors, UnfinishedDeliveries, EventStore);
+/// delegate!(CountingStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, EventStore);
 ///
 /// #[async_trait]
 /// impl Checkpoints for CountingStore {
@@ -128,6 +128,15 @@ macro_rules! __delegate {
                     $inner.feed_end().await
                 }
 
+                async fn read_page(
+                    &$self,
+                    after: Position,
+                    filter: &FeedFilter,
+                    limits: PageLimits,
+                ) -> Result<FeedPage, ReadError> {
+                    $inner.read_page(after, filter, limits).await
+                }
+
                 async fn held_for(&$self) -> Result<Option<Duration>, ReadError> {
                     $inner.held_for().await
                 }
@@ -227,88 +236,127 @@ macro_rules! __delegate {
             }
         };
     };
-    (@Floors $type:ty, $self:ident, $inner:expr, {}) => {
+    (@HandlerProgress $type:ty, $self:ident, $inner:expr, { $($save_shards:tt)+ }) => {
         const _: () = {
             use $crate::__private::ports::*;
             #[deny(clippy::missing_trait_methods)]
             #[async_trait]
-            impl Floors for $type {
-                async fn floors(&$self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-                    $inner.floors(destination).await
+            impl HandlerProgress for $type {
+                fn lease_ends_with_process(&$self) -> bool {
+                    $inner.lease_ends_with_process()
                 }
 
-                async fn save_floors(&$self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
-                    $inner.save_floors(destination, floors).await
-                }
-
-                async fn forget_floor(&$self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-                    $inner.forget_floor(destination, group).await
-                }
-            }
-        };
-    };
-    (@UnfinishedDeliveries $type:ty, $self:ident, $inner:expr, {}) => {
-        $crate::__delegate!(@UnfinishedDeliveries $type, $self, $inner, {
-            async fn save_progress(&$self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
-                $inner.save_progress(group, update).await
-            }
-        });
-    };
-    (@UnfinishedDeliveries $type:ty, $self:ident, $inner:expr, { $($save_progress:tt)+ }) => {
-        const _: () = {
-            use $crate::__private::ports::*;
-            #[deny(clippy::missing_trait_methods)]
-            #[async_trait]
-            impl UnfinishedDeliveries for $type {
-                $($save_progress)+
-
-                async fn waiting_deliveries(&$self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
-                    $inner.waiting_deliveries(group).await
-                }
-
-                async fn dead_positions(&$self, group: &Name, after: Position) -> Result<Vec<Position>, CheckpointError> {
-                    $inner.dead_positions(group, after).await
-                }
-
-                async fn dead_deliveries(
+                async fn declare_handlers(
                     &$self,
-                    after: Option<&DeadDelivery>,
+                    declared: &[DeclaredHandler],
+                    head: Position,
+                ) -> Result<Vec<(NotedHandler, bool)>, HandlerProgressError> {
+                    $inner.declare_handlers(declared, head).await
+                }
+
+                async fn join(&$self, member: &Member) -> Result<MemberGuard, HandlerProgressError> {
+                    $inner.join(member).await
+                }
+
+                async fn leave(&$self, member: &Name) -> Result<(), HandlerProgressError> {
+                    $inner.leave(member).await
+                }
+
+                async fn members(&$self, names: &[Name]) -> Result<Vec<Member>, HandlerProgressError> {
+                    $inner.members(names).await
+                }
+
+                async fn heartbeat(
+                    &$self,
+                    member: &Name,
+                    handlers: &[Name],
+                    owned: &[(ShardId, u64)],
+                    renew_for: Option<Duration>,
+                    live_for: Duration,
+                ) -> Result<Heartbeat, HandlerProgressError> {
+                    $inner.heartbeat(member, handlers, owned, renew_for, live_for).await
+                }
+
+                async fn acquire_shards(
+                    &$self,
+                    member: &Name,
+                    wanted: &[ShardId],
+                    ttl: Duration,
+                ) -> Result<Vec<AcquiredShard>, HandlerProgressError> {
+                    $inner.acquire_shards(member, wanted, ttl).await
+                }
+
+                async fn live_rows(
+                    &$self,
+                    shards: &[ShardId],
+                ) -> Result<BTreeMap<ShardId, Vec<DeliveryRow>>, HandlerProgressError> {
+                    $inner.live_rows(shards).await
+                }
+
+                $($save_shards)+
+
+                async fn list_handlers(&$self) -> Result<Vec<ListedHandler>, HandlerProgressError> {
+                    $inner.list_handlers().await
+                }
+
+                async fn dead_rows(
+                    &$self,
+                    after: Option<&DeadRow>,
                     limit: usize,
-                ) -> Result<Vec<DeadDelivery>, CheckpointError> {
-                    $inner.dead_deliveries(after, limit).await
+                ) -> Result<Vec<DeadRow>, HandlerProgressError> {
+                    $inner.dead_rows(after, limit).await
                 }
 
-                async fn dead_delivery(
+                async fn dead_row(
                     &$self,
-                    group: &Name,
+                    handler: &Name,
                     position: Position,
-                ) -> Result<Option<DeadDelivery>, CheckpointError> {
-                    $inner.dead_delivery(group, position).await
+                ) -> Result<Option<DeadRow>, HandlerProgressError> {
+                    $inner.dead_row(handler, position).await
                 }
 
-                async fn count_dead_deliveries(&$self, at_most: u64) -> Result<u64, CheckpointError> {
-                    $inner.count_dead_deliveries(at_most).await
+                async fn count_dead_rows(&$self, at_most: u64) -> Result<u64, HandlerProgressError> {
+                    $inner.count_dead_rows(at_most).await
                 }
 
-                async fn end_dead_delivery(
+                async fn replay_dead(&$self, handler: &Name, position: Position) -> Result<bool, HandlerProgressError> {
+                    $inner.replay_dead(handler, position).await
+                }
+
+                async fn discard_dead(
                     &$self,
-                    group: &Name,
+                    handler: &Name,
                     position: Position,
-                    attempts: Option<&DeliveryAttempts>,
-                ) -> Result<bool, CheckpointError> {
-                    $inner.end_dead_delivery(group, position, attempts).await
+                ) -> Result<bool, HandlerProgressError> {
+                    $inner.discard_dead(handler, position).await
+                }
+
+                async fn set_paused(&$self, group: &Name, is_paused: bool) -> Result<(), HandlerProgressError> {
+                    $inner.set_paused(group, is_paused).await
+                }
+
+                async fn create_handler(&$self, name: &Name, after: Position) -> Result<bool, HandlerProgressError> {
+                    $inner.create_handler(name, after).await
+                }
+
+                async fn retire_handler(&$self, name: &Name) -> Result<Option<u64>, HandlerProgressError> {
+                    $inner.retire_handler(name).await
                 }
             }
         };
     };
     (@EventStore $type:ty, $self:ident, $inner:expr, {}) => {
         $crate::__delegate!(@EventStore $type, $self, $inner, {
+            fn handler_progress(&$self) -> Option<&dyn HandlerProgress> {
+                $inner.handler_progress()
+            }
+
             fn multi_stream_appends(&$self) -> Option<&dyn MultiStreamAppends> {
                 $inner.multi_stream_appends()
             }
         });
     };
-    (@EventStore $type:ty, $self:ident, $inner:expr, { $($multi_stream_appends:tt)+ }) => {
+    (@EventStore $type:ty, $self:ident, $inner:expr, { $($own:tt)+ }) => {
         const _: () = {
             use $crate::__private::ports::*;
             #[deny(clippy::missing_trait_methods)]
@@ -337,7 +385,7 @@ macro_rules! __delegate {
                     $inner.snapshots()
                 }
 
-                $($multi_stream_appends)+
+                $($own)+
 
                 fn append_batches(&$self) -> Option<&AppendBatches> {
                     $inner.append_batches()
@@ -357,11 +405,8 @@ macro_rules! __delegate {
         async fn publish($($publish:tt)*) -> $published:ty $do_publish:block
         async fn publish_feed($($publish_feed:tt)*) -> $published_feed:ty $do_publish_feed:block
         fn relay_target($($relay_target:tt)*) -> $target:ty $do_relay_target:block
-        fn backlogs($($backlogs:tt)*) -> $backlog:ty $do_backlogs:block
         fn dead_letters($($dead_letters:tt)*) -> $dead_letter:ty $do_dead_letters:block
-        async fn announce($($announce:tt)*) -> $announced:ty $do_announce:block
         fn is_durable($($is_durable:tt)*) -> $durable:ty $do_is_durable:block
-        async fn resume_from($($resume_from:tt)*) -> $resumed:ty $do_resume_from:block
     }) => {
         const _: () = {
             use $crate::__private::ports::*;
@@ -374,15 +419,9 @@ macro_rules! __delegate {
 
                 fn relay_target($($relay_target)*) -> $target $do_relay_target
 
-                fn backlogs($($backlogs)*) -> $backlog $do_backlogs
-
                 fn dead_letters($($dead_letters)*) -> $dead_letter $do_dead_letters
 
-                async fn announce($($announce)*) -> $announced $do_announce
-
                 fn is_durable($($is_durable)*) -> $durable $do_is_durable
-
-                async fn resume_from($($resume_from)*) -> $resumed $do_resume_from
 
                 fn destination(&$self) -> &Name {
                     $inner.destination()
@@ -461,7 +500,7 @@ macro_rules! __delegate {
     (@EventBus $($other:tt)*) => {
         compile_error!(
             "write what a bus offers, and what it does for publishers, by hand, in this order: `publish`, \
-             `publish_feed`, `relay_target`, `backlogs`, `dead_letters`, `announce`, `is_durable`, `resume_from`"
+             `publish_feed`, `relay_target`, `dead_letters`, `is_durable`"
         );
     };
 }

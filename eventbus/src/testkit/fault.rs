@@ -17,8 +17,8 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId},
     },
     port::{
-        AppendError, AppendEvents, CheckpointError, Checkpoints, EventBus, EventStore, MultiStreamAppends,
-        PublishError, ReadError,
+        AppendError, AppendEvents, CheckpointError, Checkpoints, EventBus, EventStore, HandlerProgress,
+        MultiStreamAppends, PublishError, ReadError,
         multi_stream_append::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
     },
 };
@@ -95,7 +95,7 @@ pub struct FaultyStore {
     /// Failures of the next appends, to one stream or to several: those of saves, commands with a key, decisions and
     /// handlers.
     pub appends: Faults,
-    /// Failures of the next saves of checkpoints and of unfinished deliveries.
+    /// Failures of the next saves of checkpoints and of the progress of handlers.
     pub checkpoints: Faults,
 }
 
@@ -117,6 +117,10 @@ impl FaultyStore {
                 Err(AppendError::OutcomeUnknown(test_fault()))
             }
         }
+    }
+
+    fn inner_handler_progress(&self) -> &dyn HandlerProgress {
+        self.store.handler_progress().expect("`handler_progress` has looked for it")
     }
 
     fn inner_multi_stream_appends(&self) -> Result<&dyn MultiStreamAppends, BoxError> {
@@ -174,18 +178,30 @@ impl MultiStreamAppends for FaultyStore {
     }
 }
 
-delegate!(FaultyStore, self => self.store; ReadStream, ReadFeed, Leases, Floors, EventStore {
+delegate!(FaultyStore, self => self.inner_handler_progress(); HandlerProgress {
+    async fn save_shards(
+        &self,
+        member: &Name,
+        last_read: Option<(Position, EventId)>,
+        saves: &[ShardSave],
+    ) -> Result<Saved, HandlerProgressError> {
+        let (fault, inner) = (self.checkpoints.take(), self.inner_handler_progress());
+        let saved = match fault {
+            Some(Fault::Unavailable) => None,
+            _ => Some(inner.save_shards(member, last_read, saves).await?),
+        };
+        saved.filter(|_| fault.is_none()).ok_or_else(|| HandlerProgressError::new(test_fault()))
+    }
+});
+
+delegate!(FaultyStore, self => self.store; ReadStream, ReadFeed, Leases, EventStore {
+    fn handler_progress(&self) -> Option<&dyn HandlerProgress> {
+        self.store.handler_progress().map(|_| -> &dyn HandlerProgress { self })
+    }
+
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
         let inner = self.store.multi_stream_appends();
         inner.map(|_| -> &dyn MultiStreamAppends { self })
-    }
-}, UnfinishedDeliveries {
-    async fn save_progress(&self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
-        let fault = self.checkpoints.take();
-        if fault != Some(Fault::Unavailable) {
-            self.store.save_progress(group, update).await?;
-        }
-        fault.map_or(Ok(()), |_| Err(CheckpointError::new(group, "fault made by the test")))
     }
 });
 
@@ -269,27 +285,11 @@ delegate!(FaultyBus, self => self.bus; EventBus {
         None
     }
 
-    fn backlogs(&self) -> Option<&dyn Backlogs> {
-        self.bus.backlogs()
-    }
-
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         self.bus.dead_letters()
     }
 
-    async fn announce(
-        &self,
-        announced: &[Announced],
-        store: Option<&dyn EventStore>,
-    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        self.bus.announce(announced, store.filter(|_| !self.durable)).await
-    }
-
     fn is_durable(&self) -> bool {
         self.durable
-    }
-
-    async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
-        if self.durable { Ok(None) } else { self.bus.resume_from(store).await }
     }
 });

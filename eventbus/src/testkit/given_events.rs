@@ -145,7 +145,7 @@ impl GivenEvents {
             let (definition, store) = (H::definition(), InMemoryEventStore::new());
             let group = definition.group.map_or(Name::from_static("default"), Name::from_static);
             let context = HandlerContext::from((&self.state, &store));
-            let subscriber = match checked_subscriber(definition, &group, &context) {
+            let subscriber = match checked_subscriber(definition, &context) {
                 Ok(subscriber) => Arc::new(ActiveSubscriber::new(group.clone(), subscriber)),
                 Err(error) => panic!("{caller}: {error}"),
             };

@@ -16,21 +16,18 @@ use crate::{
     memory::InMemoryEventBus,
     port::{
         EventBus, PublishError, RelayTarget,
-        relay::{
-            GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome,
-            ResyncRequest,
-        },
+        relay::{PublishRange, PublishedPosition, RangeOutcome},
     },
 };
 
-/// A [`RelayTarget`] in memory whose data a test can lose, roll back, trim and consume.
+/// A [`RelayTarget`] in memory whose data a test can lose, roll back and consume.
 ///
 /// Clones share data, faults and pauses; a [`connection`](Self::connection) shares the data only.
 #[derive(Clone)]
 pub struct LossyBus {
     data: Arc<Mutex<LossyBusData>>,
     bus: InMemoryEventBus,
-    /// Failures of the next ranges published over this connection.
+    /// Failures of the next ranges published over this connection, and of requests for the position.
     pub ranges: Faults,
     /// The event that this connection refuses.
     pub refused: Refusal,
@@ -83,40 +80,21 @@ impl LossyBus {
         self.data.lock().losable = copy.0.clone();
     }
 
-    /// Removes the oldest entries, also those that groups have not finished.
-    pub fn trim(&self, entries: usize) {
-        let data = &mut *self.data.lock();
-        let gone = data.losable.entries.drain(..entries.min(data.losable.entries.len())).next_back();
-        for group in data.losable.groups.values_mut() {
-            group.has_gap |= gone.as_ref().is_some_and(|gone| group.finished < gone.id);
-        }
-    }
-
-    /// Creates a group at the oldest entry, if it is missing.
-    pub fn create_group(&self, group: &Name) {
-        self.data.lock().losable.groups.entry(group.clone()).or_default();
-    }
-
-    /// Removes a group.
-    pub fn destroy_group(&self, group: &Name) {
-        self.data.lock().losable.groups.remove(group);
-    }
-
     /// Reads and finishes the next events of a group; creates the group if it is missing.
     pub fn take(&self, group: &Name, max: usize) -> Vec<RecordedEvent> {
         let data = &mut *self.data.lock();
-        let group = data.losable.groups.entry(group.clone()).or_default();
-        let next = data.losable.entries.iter().filter(|entry| entry.id > group.finished).take(max);
+        let finished = data.losable.groups.entry(group.clone()).or_default();
+        let next = data.losable.entries.iter().filter(|(id, _)| *id > *finished).take(max);
         let entries: Vec<_> = next.cloned().collect();
-        group.finished = entries.last().map_or(group.finished, |entry| entry.id);
-        entries.into_iter().map(|entry| entry.event).collect()
+        *finished = entries.last().map_or(*finished, |(id, _)| *id);
+        entries.into_iter().map(|(_, event)| event).collect()
     }
 
     /// Returns the positions of the events that the bus holds, in order.
     #[must_use]
     pub fn positions(&self) -> Vec<u64> {
         let data = self.data.lock();
-        data.losable.entries.iter().filter_map(|entry| entry.event.position()).map(Position::get).collect()
+        data.losable.entries.iter().filter_map(|(_, event)| event.position()).map(Position::get).collect()
     }
 
     /// Returns the positions of all events ever published, in order.
@@ -131,12 +109,8 @@ impl LossyBus {
         Some(self.data.lock().losable.records.get(&store)?.position)
     }
 
-    /// Reports `floor` for every group from now on, instead of the true one; `None` reports the true floors again.
-    pub fn report_floors(&self, floor: Option<GroupFloor>) {
-        self.data.lock().reported_floor = floor;
-    }
-
-    /// Blocks ranges published over this connection before they take effect, or unblocks them.
+    /// Blocks ranges published over this connection before they take effect, and requests for the position; or unblocks
+    /// them.
     pub fn pause(&self, is_paused: bool) {
         self.paused.send_replace(is_paused);
     }
@@ -158,7 +132,7 @@ impl LossyBus {
 
 #[async_trait]
 impl RelayTarget for LossyBus {
-    async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
+    async fn publish_range(&self, store: Uuid, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
         // the sender lives as long as this connection
         let _ = self.paused.subscribe().wait_for(|is_paused| !is_paused).await;
         let fault = self.ranges.take();
@@ -166,24 +140,31 @@ impl RelayTarget for LossyBus {
             return Err(self.error(false));
         }
         self.refused.check(self.destination(), range.events)?;
-        let outcome = self.data.lock().publish(publisher, range);
+        let outcome = self.data.lock().publish(store, range);
         if fault.is_some() { Err(self.error(true)) } else { Ok(outcome) }
     }
 
-    async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
-        Ok(self.data.lock().resync(publisher, request))
+    async fn published_position(&self, store: Uuid) -> Result<Option<PublishedPosition>, PublishError> {
+        while *self.paused.borrow() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await; // receivers count as paused ranges
+        }
+        if self.ranges.take().is_some() {
+            return Err(self.error(false));
+        }
+        Ok(self.data.lock().losable.records.get(&store).copied())
     }
 
-    async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
-        Ok(self.data.lock().published_position(publisher.store).into_iter().collect())
+    async fn set_position(
+        &self,
+        store: Uuid,
+        from: Option<PublishedPosition>,
+        to: PublishedPosition,
+    ) -> Result<PublishedPosition, PublishError> {
+        Ok(self.data.lock().set_position(store, from, to))
     }
 
-    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
-        Ok(self.data.lock().floors(publisher.store, known))
-    }
-
-    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
-        Ok(self.data.lock().rewind(publisher, to))
+    async fn other_store(&self, own: Uuid) -> Result<Option<Uuid>, PublishError> {
+        Ok(self.data.lock().other_store(own))
     }
 }
 
@@ -200,27 +181,11 @@ delegate!(LossyBus, self => self.bus; EventBus {
         Some(self)
     }
 
-    fn backlogs(&self) -> Option<&dyn Backlogs> {
-        None
-    }
-
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         None
     }
 
-    async fn announce(
-        &self,
-        announced: &[Announced],
-        _store: Option<&dyn EventStore>,
-    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        self.bus.announce(announced, None).await
-    }
-
     fn is_durable(&self) -> bool {
         true
-    }
-
-    async fn resume_from(&self, _store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
-        Ok(None)
     }
 });

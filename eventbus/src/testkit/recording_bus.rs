@@ -1,6 +1,6 @@
-//! The bus of a [`TestApp`](super::TestApp): the bus in memory, which records the runs of its handlers.
+//! The bus of a [`TestApp`](super::TestApp): the handlers on the store, which records the runs of its handlers.
 //!
-//! Invariant: it changes no run. Deliveries, retries and progress are those of the bus in memory.
+//! Invariant: it changes no run. Deliveries, retries and progress are those of the handlers on the store.
 
 use std::{
     ops::Deref,
@@ -15,11 +15,11 @@ use parking_lot::Mutex;
 use super::{clock::in_run, delegate};
 use crate::{
     domain::name::Name,
-    memory::InMemoryEventBus,
     port::{
         Subscriber, Subscription,
         delivery::{Delivery, HandlerError},
     },
+    runtime::engine::StoreBus,
 };
 
 /// The error of a run that ended without a result.
@@ -69,6 +69,7 @@ impl RecordedRuns {
     /// Returns a subscriber that runs `subscriber` and records it.
     fn record(&self, subscriber: Subscriber) -> Subscriber {
         let (runs, options, app) = (self.clone(), subscriber.options(), subscriber.app());
+        let crate_name = subscriber.crate_name();
         let (name, events) = (subscriber.name().clone(), subscriber.events());
         let recording = Subscriber::new(name.clone(), events, move |delivery| {
             let (runs, subscriber, name) = (runs.clone(), subscriber.clone(), name.clone());
@@ -81,7 +82,7 @@ impl RecordedRuns {
                 outcome
             }))
         });
-        recording.with_options(options).of_app(app)
+        recording.with_options(options).of_app(app).of_crate(crate_name)
     }
 }
 
@@ -105,14 +106,14 @@ impl Drop for RunGuard<'_> {
 pub(super) struct RecordingBus(Recorder);
 
 impl RecordingBus {
-    pub(super) const fn new(bus: InMemoryEventBus, runs: RecordedRuns) -> Self {
+    pub(super) const fn new(bus: StoreBus, runs: RecordedRuns) -> Self {
         Self(Recorder { bus, runs })
     }
 }
 
 /// The wrapped bus, with an `add_subscriber` that precedes the bus's own.
 struct Recorder {
-    bus: InMemoryEventBus,
+    bus: StoreBus,
     runs: RecordedRuns,
 }
 
@@ -124,9 +125,9 @@ impl Recorder {
 }
 
 impl Deref for Recorder {
-    type Target = InMemoryEventBus;
+    type Target = StoreBus;
 
-    fn deref(&self) -> &InMemoryEventBus {
+    fn deref(&self) -> &StoreBus {
         &self.bus
     }
 }
@@ -144,27 +145,11 @@ delegate!(RecordingBus, self => self.0; EventBus {
         self.0.relay_target()
     }
 
-    fn backlogs(&self) -> Option<&dyn Backlogs> {
-        self.0.backlogs()
-    }
-
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         self.0.dead_letters()
     }
 
-    async fn announce(
-        &self,
-        announced: &[Announced],
-        store: Option<&dyn EventStore>,
-    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        self.0.announce(announced, store).await
-    }
-
     fn is_durable(&self) -> bool {
         self.0.is_durable()
-    }
-
-    async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
-        self.0.resume_from(store).await
     }
 });

@@ -26,8 +26,9 @@ use crate::{
     },
     memory::InMemoryEventStore,
     port::{
-        Append, AppendError, Checkpoints, EventStore, EventTypes, FromTransaction, Lease, LeaseError, Leases,
-        MultiStreamAppends, Notes, ReadError, ServerFault, Shadow, Snapshots, Transaction, Transactions, TypeKey,
+        Append, AppendError, Checkpoints, EventStore, EventTypes, FromTransaction, HandlerProgress, Lease, LeaseError,
+        Leases, MultiStreamAppends, Notes, ReadError, ServerFault, Shadow, Snapshots, Transaction, Transactions,
+        TypeKey,
         multi_stream_append::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
         unique_values::{UniqueKey, UniqueValues as _},
     },
@@ -297,7 +298,7 @@ impl Transaction for TableTransaction {
     }
 }
 
-delegate!(TableStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Floors, UnfinishedDeliveries);
+delegate!(TableStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints);
 
 #[async_trait]
 impl MultiStreamAppends for TableStore {
@@ -365,6 +366,10 @@ impl Leases for TableStore {
 }
 
 impl EventStore for TableStore {
+    fn handler_progress(&self) -> Option<&dyn HandlerProgress> {
+        self.store.handler_progress()
+    }
+
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         Some(Arc::new(self.clone()))
     }

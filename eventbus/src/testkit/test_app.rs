@@ -30,11 +30,12 @@ use super::{
 use crate::{
     delivery::{ActiveSubscriber, DeliveryAttempts, Limits, Outcome, dispatch, handler_span},
     domain::{clock::SharedClock, record::RecordedEvent, stream::Position},
-    memory::{InMemoryEventBus, InMemoryEventStore},
+    memory::InMemoryEventStore,
     port::{DeadLetter, DeadLetterFilter, stats::BusStats},
     runtime::{
         app::{App, AppBuilder},
         definition::Handler,
+        engine::StoreBus,
     },
 };
 
@@ -106,7 +107,7 @@ pub struct TestApp {
     build: Box<dyn Fn() -> AppBuilder + Send + Sync>,
     clock: ManualClock,
     store: InMemoryEventStore,
-    bus: InMemoryEventBus,
+    bus: StoreBus,
     /// Set if the builder has a store, whose work other threads may do.
     has_own_store: bool,
     /// The effects when the last wait ended with a projection or the relay behind.
@@ -158,9 +159,11 @@ impl TestApp {
                 "{caller}: a `TestApp` needs a runtime with one thread, as `#[tokio::test]` makes it without `flavor`"
             );
             let (runs, store) = (RecordedRuns::default(), InMemoryEventStore::with_clock(clock.clone()));
-            let (builder, bus) = (build(), InMemoryEventBus::builder().clock(clock.clone()).build());
+            let (builder, bus) = (build(), StoreBus::new());
             let has_own_store = builder.has_store();
-            let app = start_app(builder, &store, &clock, RecordingBus::new(bus.clone(), runs.clone()), caller).await;
+            let app =
+                start_app(builder, &store, &clock, (bus.clone(), RecordingBus::new(bus.clone(), runs.clone())), caller)
+                    .await;
             Self {
                 app,
                 is_crashed: false,
@@ -359,8 +362,8 @@ impl TestApp {
             {
                 panic!("{caller}: {error}");
             }
-            self.bus = InMemoryEventBus::builder().clock(self.clock.clone()).build();
-            let bus = RecordingBus::new(self.bus.clone(), self.runs.clone());
+            self.bus = StoreBus::new();
+            let bus = (self.bus.clone(), RecordingBus::new(self.bus.clone(), self.runs.clone()));
             self.app = start_app((self.build)(), &self.store, &self.clock, bus, caller).await;
             self.is_crashed = false;
         }
@@ -401,6 +404,9 @@ impl TestApp {
             loop {
                 for _ in 0..QUIET_TURNS {
                     tokio::task::yield_now().await;
+                }
+                if !self.is_crashed {
+                    self.bus.flush().await;
                 }
                 let now = (self.effects(caller).await, self.clock.sleeps_begun());
                 let waits = self.clock.woken() == 0 && now.0.running <= self.clock.sleeping_runs();
@@ -500,7 +506,7 @@ async fn start_app(
     builder: AppBuilder,
     store: &InMemoryEventStore,
     clock: &ManualClock,
-    bus: RecordingBus,
+    bus: (StoreBus, RecordingBus),
     caller: &Location<'_>,
 ) -> App {
     let save_clock = SharedClock::new(SaveClock::new(clock.clone()));

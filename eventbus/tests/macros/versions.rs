@@ -1,7 +1,6 @@
 use eventbus::{
     DomainEvent, EventSet, Name, NewEvent, StreamId, Version,
     event::{DecodeError, EventRegistry, FieldError, Fields},
-    port::Announced,
     prelude::*,
 };
 
@@ -140,9 +139,4 @@ fn former_names_are_known_to_filters_and_the_registry() {
     }
     assert_eq!(registry.iter().filter(|event| event.event_type == "Measured").count(), 1);
     assert!(registry.iter().all(|event| event.event_type != "Read"));
-    let group = Name::from_static("mail");
-    let announced = Announced::all([(&group, OfSensor::EVENTS, None)]);
-    let announced: Vec<_> =
-        announced.iter().map(|one| (one.event_type.as_ref().unwrap().as_str(), one.schema_version)).collect();
-    assert_eq!(announced, [("Measured", 5), ("TemperatureRead", 5), ("Read", 5), ("Calibrated", 2)]);
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
-    App, ExpectedVersion, InMemoryEventStore, Never, NewEvent, RecordedEvent, StreamId,
+    App, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Never, NewEvent, RecordedEvent, StreamId,
     metrics::{MetricKind, SampleValue},
     store::{AppendBatches, AppendError, AppendEvents, EventStore},
     testkit::{TestApp, delegate},
@@ -169,7 +169,7 @@ struct CommittingStore {
     batches: Arc<AppendBatches>,
 }
 
-delegate!(CommittingStore, self => self.store; ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+delegate!(CommittingStore, self => self.store; ReadStream, ReadFeed, Checkpoints, Leases);
 
 #[async_trait]
 impl AppendEvents for CommittingStore {
@@ -228,8 +228,8 @@ async fn counters_of_a_meter_go_on_when_the_app_is_started_again() {
     let mut seen = Vec::new();
     // the first app is dropped, the second one shut down
     for saves in [20, 1, 1] {
-        let app = App::builder().store(InMemoryEventStore::new()).export_metrics(provider.meter("eventbus"));
-        let app = app.start().await.unwrap();
+        let app = App::builder().store(InMemoryEventStore::new()).bus(InMemoryEventBus::new());
+        let app = app.export_metrics(provider.meter("eventbus")).start().await.unwrap();
         let collect = || {
             exporters.each_ref().map(|exporter| {
                 exporter.reset();

@@ -18,8 +18,16 @@ use crate::{
     shop::{self, Booked, Paid, SharedCounts},
 };
 
-/// Metrics without samples in memory: the store joins no appends.
-const OF_SERVERS: [&str; 1] = ["eventbus_commit_appends"];
+/// Metrics without samples in memory and without a bus: the store joins no appends, and nothing relays.
+const OF_SERVERS: [&str; 7] = [
+    "eventbus_commit_appends",
+    "eventbus_relay_failing",
+    "eventbus_relay_lag_events",
+    "eventbus_relay_lag_seconds",
+    "eventbus_relay_leader",
+    "eventbus_relay_published_total",
+    "eventbus_relay_stopped",
+];
 
 /// The metrics that the documentation lists, with their labels.
 pub(crate) fn documented() -> BTreeMap<String, BTreeSet<String>> {

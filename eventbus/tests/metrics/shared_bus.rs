@@ -8,10 +8,10 @@ use tokio::time::timeout;
 
 use crate::shop::{Order, Paid};
 
-#[handler(group = "invoices")]
+#[handler(group = "invoices", stream = "orders", manual)]
 async fn invoice(_: &Paid) {}
 
-#[handler(group = "parcels")]
+#[handler(group = "parcels", manual)]
 async fn pack(_: &Paid) -> Result<(), HandlerError> {
     Err(HandlerError::permanent("there is no parcel"))
 }
@@ -37,7 +37,8 @@ async fn pay(app: &App, id: &str) {
 #[tokio::test]
 async fn the_sum_over_two_apps_counts_each_delivery_of_their_bus_once() {
     let bus = InMemoryEventBus::new();
-    let shop = App::builder().store(InMemoryEventStore::new()).bus(bus.clone()).handler::<invoice>().start().await;
+    let shop = App::builder().store(InMemoryEventStore::new()).bus(bus.clone()).consume("orders", bus.clone());
+    let shop = shop.handler::<invoice>().start().await;
     let warehouse = App::builder().bus(bus.clone()).handler::<pack>().start().await;
     let (shop, warehouse) = (shop.unwrap(), warehouse.unwrap());
     let pages = async || [shop.metrics().await, warehouse.metrics().await];
@@ -69,7 +70,7 @@ async fn the_next_app_on_a_bus_counts_from_0_and_takes_over_when_the_first_one_s
     pay(&publisher, "o-1").await;
     let published = publisher.follow().start().next().await.unwrap().unwrap();
     let bus = InMemoryEventBus::new();
-    let start = async || App::builder().bus(bus.clone()).handler::<invoice>().start().await.unwrap();
+    let start = async || App::builder().consume("orders", bus.clone()).handler::<invoice>().start().await.unwrap();
     let counts_one = async |app: &App| {
         bus.publish(std::slice::from_ref(&published)).await.unwrap();
         while sums(&[app.metrics().await]) != [1, 0, 0] {

@@ -96,7 +96,7 @@ impl CountingStore {
     }
 }
 
-delegate!(CountingStore, self => self.store; ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries, EventStore);
+delegate!(CountingStore, self => self.store; ReadFeed, Checkpoints, Leases, EventStore);
 
 #[async_trait]
 impl AppendEvents for CountingStore {

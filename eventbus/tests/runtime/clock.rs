@@ -5,13 +5,7 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
-use eventbus::{
-    HandlerError, InMemoryEventBus,
-    clock::Clock,
-    prelude::*,
-    testkit::{ManualClock, delegate},
-};
+use eventbus::{HandlerError, clock::Clock, prelude::*, testkit::ManualClock};
 use time::{OffsetDateTime, macros::datetime};
 
 use crate::{
@@ -95,54 +89,4 @@ async fn ids_and_times_of_events_are_those_of_the_clock_of_the_app() {
     assert_eq!(metadata.occurred_at(), BEGIN + HOUR);
     let (seconds, _) = metadata.event_id().as_uuid().get_timestamp().unwrap().to_unix();
     assert_eq!(i64::try_from(seconds).unwrap(), (BEGIN + HOUR).unix_timestamp());
-}
-
-/// A bus that never answers an announcement of a group's types.
-struct Mute(InMemoryEventBus);
-
-delegate!(Mute, self => self.0; EventBus {
-    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        self.0.publish(events).await
-    }
-
-    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        self.0.publish_feed(events).await
-    }
-
-    fn relay_target(&self) -> Option<&dyn RelayTarget> {
-        self.0.relay_target()
-    }
-
-    fn backlogs(&self) -> Option<&dyn Backlogs> {
-        self.0.backlogs()
-    }
-
-    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
-        self.0.dead_letters()
-    }
-
-    async fn announce(
-        &self,
-        _announced: &[Announced],
-        _store: Option<&dyn EventStore>,
-    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        std::future::pending().await
-    }
-
-    fn is_durable(&self) -> bool {
-        self.0.is_durable()
-    }
-
-    async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
-        self.0.resume_from(store).await
-    }
-});
-
-#[tokio::test]
-async fn an_app_whose_time_stands_still_starts_beside_a_bus_that_does_not_answer() {
-    let clock = ManualClock::at(BEGIN);
-    let ran = Ran(clock.clone(), Arc::default());
-    let builder = App::builder().clock(clock).bus(Mute(InMemoryEventBus::new())).state(ran).handler::<later>();
-    let started = tokio::time::timeout(Duration::from_secs(60), builder.start()).await;
-    drop(started.expect("it starts").unwrap());
 }

@@ -51,6 +51,7 @@ fn app_options() -> Vec<(&'static str, AppBuilder, bool)> {
         options.push(("relay_lease", App::builder().relay_lease(time), true));
         options.push(("relay_gather", App::builder().relay_gather(time), true));
         options.push(("projection_lease", App::builder().projection_lease(time), true));
+        options.push(("handler_lease", App::builder().handler_lease(time), true));
         options.push(("inbox_retention", App::builder().inbox_retention(time), true));
         options.push(("command_retention", App::builder().command_retention(time), true));
         options.push(("wait_timeout", App::builder().wait_timeout(time), time == MOST));
@@ -72,7 +73,6 @@ fn bus_options() -> Vec<(&'static str, InMemoryEventBus)> {
     }
     for time in [NONE, LEAST, MOST] {
         options.push(("slow_after", builder().slow_after(time).build()));
-        options.push(("deliver_skipped_within", builder().deliver_skipped_within(time).build()));
         let most = Some(u32::MAX);
         let retry = RetryPolicy { retry_for: MOST, max_retries: most, first_delay: time.min(LEAST), max_delay: time };
         options.push(("retry", builder().retry(retry).build()));
@@ -158,9 +158,10 @@ fn methods(source: &str) -> BTreeSet<String> {
 #[test]
 fn every_option_is_tried() {
     /// These have no range.
-    const OTHERS: [&str; 19] = [
+    const OTHERS: [&str; 20] = [
         "store",
         "bus",
+        "consume",
         "state",
         "discover",
         "discover_groups",

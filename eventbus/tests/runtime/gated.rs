@@ -168,7 +168,7 @@ impl Drop for Searching {
     }
 }
 
-delegate!(GatedStore, self => self.store; AppendEvents, ReadStream, Leases, Floors, UnfinishedDeliveries, EventStore);
+delegate!(GatedStore, self => self.store; AppendEvents, ReadStream, Leases, EventStore);
 
 #[async_trait]
 impl ReadFeed for GatedStore {

@@ -1,4 +1,4 @@
-//! What an app at rest asks its store for, beside the head of the feed: its leases, and the floors of the groups.
+//! What an app at rest asks its store for, beside the head of the feed: its leases.
 //!
 //! The clock of tokio is paused: it moves on when all tasks wait.
 
@@ -14,9 +14,9 @@ use async_trait::async_trait;
 use eventbus::{
     InMemoryEventStore, Name, Position,
     app::AppBuilder,
-    port::{CheckpointError, Checkpoints, Floor, Floors, Lease, LeaseError, Leases},
+    port::{CheckpointError, Checkpoints, Lease, LeaseError, Leases},
     prelude::*,
-    testkit::{LossyBus, delegate},
+    testkit::delegate,
 };
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -47,7 +47,6 @@ struct CountingStore {
     panics_alone: Arc<AtomicUsize>,
     joint_renewals: Arc<AtomicUsize>,
     renewals_alone: Arc<AtomicUsize>,
-    loads_of_floors: Arc<AtomicUsize>,
     /// Number of requests for the leases and checkpoints of several roles.
     joint_polls: Arc<AtomicUsize>,
     /// Number of requests for the lease or checkpoint of one role, other than renewals.
@@ -63,7 +62,6 @@ impl CountingStore {
             panics_alone: Arc::default(),
             joint_renewals: Arc::default(),
             renewals_alone: Arc::default(),
-            loads_of_floors: Arc::default(),
             joint_polls: Arc::default(),
             polls_alone: Arc::default(),
         }
@@ -94,7 +92,7 @@ impl CountingStore {
 }
 
 delegate!(CountingStore, self => self.store;
-    AppendEvents, ReadStream, ReadFeed, UnfinishedDeliveries, EventStore);
+    AppendEvents, ReadStream, ReadFeed, EventStore);
 
 #[async_trait]
 impl Checkpoints for CountingStore {
@@ -175,22 +173,6 @@ impl Leases for CountingStore {
             Joint::Fails => Err(LeaseError::new(&roles[0], "away")),
             Joint::Hangs => std::future::pending().await,
         }
-    }
-}
-
-#[async_trait]
-impl Floors for CountingStore {
-    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        self.loads_of_floors.fetch_add(1, Ordering::SeqCst);
-        self.store.floors(destination).await
-    }
-
-    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
-        self.store.save_floors(destination, floors).await
-    }
-
-    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        self.store.forget_floor(destination, group).await
     }
 }
 
@@ -334,15 +316,4 @@ async fn a_standby_that_gets_no_joint_answer_asks_for_its_lease_alone() {
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(store.epochs().await, [Some(2); 3]);
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_relay_loads_the_floors_of_the_groups_seldom() {
-    let store = CountingStore::new(Joint::Renews);
-    let _app = App::builder().store(store.clone()).bus(LossyBus::new()).start().await.unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let before = store.loads_of_floors.load(Ordering::SeqCst);
-    tokio::time::sleep(MINUTES).await;
-    let loads = store.loads_of_floors.load(Ordering::SeqCst) - before;
-    assert!((9..=11).contains(&loads), "{loads} loads");
 }

@@ -67,7 +67,8 @@ async fn tasks_that_panic_begin_anew() {
     let lines = Lines::default();
     let _here = lines.capture("eventbus=error");
     let store = GatedStore::open().silent();
-    let app = App::builder().store(store.clone()).projection(OrderStatistics::default()).start().await.unwrap();
+    let app = App::builder().store(store.clone()).bus(InMemoryEventBus::new()).projection(OrderStatistics::default());
+    let app = app.start().await.unwrap();
     store.panics.store(4, Ordering::SeqCst);
     let position = save(&app).await.position.unwrap();
     app.published(position).await.unwrap();
@@ -151,7 +152,7 @@ async fn settling_in_vain_names_the_handler_that_does_not_end() {
     assert_eq!(
         app.settled().await.unwrap_err().to_string(),
         format!(
-            "still waiting for group `default` (1 pending) (busy: `never_end` with `OrderCreated` of `{stream}`) \
+            "still waiting for group `never_end` (1 pending) (busy: `never_end` with `OrderCreated` of `{stream}`) \
              after 200ms"
         )
     );
@@ -171,7 +172,7 @@ async fn settling_waits_for_retries_and_says_what_failed() {
     assert_eq!(
         app.settled().await.unwrap_err().to_string(),
         format!(
-            "still waiting for group `default` (1 pending) (failed: `come_back_later` with `OrderCreated` of `{stream}`: \
+            "still waiting for group `come_back_later` (1 pending) (failed: `come_back_later` with `OrderCreated` of `{stream}`: \
              closed) after 200ms"
         )
     );
@@ -229,7 +230,7 @@ async fn settled_waits_for_each_group_and_projection() {
     let app = || App::builder().wait_timeout(Duration::from_millis(200));
     let groups = app().handler::<end_in_first_group>().handler::<never_end>().handler::<end_in_last_group>();
     let projections = app().projection(Before).projection(Endless);
-    for (builder, name) in [(groups, "group `default`"), (projections, "projection `endless`")] {
+    for (builder, name) in [(groups, "group `never_end`"), (projections, "projection `endless`")] {
         let app = builder.start().await.unwrap();
         save(&app).await;
         let error = app.settled().await.unwrap_err().to_string();
@@ -269,7 +270,7 @@ async fn a_shutdown_may_take_for_ever() {
 
 #[tokio::test]
 async fn after_a_shutdown_nothing_waits_for_the_relay() {
-    let app = App::builder().start().await.unwrap();
+    let app = App::builder().store(InMemoryEventStore::new()).bus(InMemoryEventBus::new()).start().await.unwrap();
     let first = save(&app).await.position;
     app.published(first).await.unwrap();
     app.shutdown(Duration::from_secs(5)).await.unwrap();

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, Name, Never, Position,
-    port::{Checkpoints, DeadLetterFilter, EventBus, Floors, RelayTarget},
+    InMemoryEventBus, InMemoryEventStore, Never,
+    port::{DeadLetterFilter, RelayTarget},
     prelude::*,
-    relay::{Publisher, ResyncRequest},
+    relay::PublishedPosition,
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
 };
 
@@ -21,34 +21,6 @@ async fn patient(_event: &OrderCreated) {}
 
 #[handler(manual, group = "audit")]
 async fn audit(_event: &RecordedEvent) {}
-
-/// Returns the log of two saves, with `rival` moving the checkpoint of that name before each.
-async fn log_of_saves(rival: Option<&'static str>) -> String {
-    let (lines, store) = (Lines::default(), InMemoryEventStore::new());
-    let _here = lines.capture("eventbus=warn");
-    let app = App::builder().store(store.clone()).handler::<audit>().start().await.unwrap();
-    for position in 1..=2 {
-        if let Some(checkpoint) = rival {
-            store.save_checkpoint(&Name::from_static(checkpoint), position.into()).await.unwrap();
-        }
-        let orders = app.repository::<Order>();
-        let mut order = orders.create_new(AggregateId::new());
-        order.record(created("ada", 1.0));
-        orders.save(&mut order).await.unwrap();
-        app.settled().await.unwrap();
-    }
-    app.shutdown(Duration::from_secs(5)).await.unwrap();
-    let text = lines.text();
-    // this binary links handlers of further tests
-    text.lines().filter(|line| !line.contains("this app does not run")).collect()
-}
-
-#[tokio::test]
-async fn an_app_that_is_not_alone_on_its_store_is_warned_once() {
-    assert_eq!(log_of_saves(None).await, "", "it is alone");
-    let log = log_of_saves(Some("group:audit")).await;
-    assert_eq!(log.matches("a second app consumes this store's events").count(), 1, "{log}");
-}
 
 #[tokio::test]
 async fn an_own_checkpoint_whose_reply_was_lost_is_no_rival() {
@@ -115,20 +87,25 @@ async fn a_handler_that_takes_long_is_logged_while_it_runs() {
     }
 }
 
+#[handler(manual, stream = "orders")]
+async fn audit_stream(_event: &OrderCreated) {}
+
 #[tokio::test]
 async fn a_slow_handler_is_named() {
     for (slow_after, count) in [(Duration::ZERO, 1), (Duration::from_secs(3_600), 0)] {
         let lines = Lines::default();
         let _here = lines.capture("eventbus=warn");
         let bus = InMemoryEventBus::builder().slow_after(slow_after).build();
-        let app = App::builder().bus(bus).store(InMemoryEventStore::new()).handler::<audit>().start().await.unwrap();
+        let app = App::builder().bus(bus.clone()).store(InMemoryEventStore::new()).consume("orders", bus);
+        let app = app.handler::<audit_stream>().start().await.unwrap();
         let orders = app.repository::<Order>();
         let mut order = orders.create_new(AggregateId::new());
         order.record(created("ada", 1.0));
         orders.save(&mut order).await.unwrap();
         app.settled().await.unwrap();
         let text = lines.text();
-        let slow = text.lines().filter(|line| line.contains("handler is slow") && line.contains("handler=audit"));
+        let slow =
+            text.lines().filter(|line| line.contains("handler is slow") && line.contains("handler=audit_stream"));
         assert_eq!(slow.count(), count, "{text}");
     }
 }
@@ -156,7 +133,7 @@ async fn a_line_of_a_handler_says_early_what_it_says() {
     let kind = if cfg!(feature = "opentelemetry") { r#" otel.kind="consumer""# } else { "" };
     let begin = 150 + kind.len();
     for (message, of, whole) in [("stock is reserved", "4711", begin + 20), ("handler failed", "4712", begin + 150)] {
-        let of_handler = "group=default handler=reserve_stock event=OrderCreated";
+        let of_handler = "handler=reserve_stock event=OrderCreated";
         let span = format!("handle{{{of_handler} aggregate=Order/{of}{kind}}}: ");
         let line = text.lines().find(|line| line.contains(message) && line.contains(&span)).unwrap_or(&text);
         let begins = line.find(message).unwrap();
@@ -201,36 +178,11 @@ async fn start_shows_the_routes() {
         let matching = text.lines().filter(|line| parts.iter().all(|part| line.contains(part)));
         assert_eq!(matching.count(), 1, "{parts:?} in\n{text}");
     };
-    line(&["DEBUG", "route", "\"patient\"", "group=default", "events=OrderCreated", "tests/runtime/logs.rs:"]);
+    line(&["DEBUG", "route", "\"patient\"", "group=patient", "events=OrderCreated", "tests/runtime/logs.rs:"]);
     line(&["DEBUG", "route", "\"audit\"", "group=audit", "events=all"]);
     line(&["DEBUG", "route", "\"order-statistics\"", "kind=InMemory", "events=OrderCreated, OrderShipped"]);
     let warnings = text.lines().filter(|line| line.contains("WARN") && !line.contains("this app does not run"));
     assert_eq!(warnings.count(), 0, "{text}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_group_that_finishes_nothing_any_more_is_named_once_with_its_age() {
-    let lines = Lines::default();
-    let _here = lines.capture("eventbus=warn");
-    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
-    let app = App::builder().store(store).bus(bus.clone()).start().await.unwrap();
-    let (dead, alive) = (Name::from_static("dead"), Name::from_static("alive"));
-    let save = async || {
-        let orders = app.repository::<Order>();
-        let mut order = orders.create_new(AggregateId::new());
-        order.record(created("ada", 1.0));
-        let saved = orders.save(&mut order).await.unwrap();
-        app.published(saved.position).await.unwrap();
-    };
-    bus.create_group(&dead);
-    for _ in 0..30 {
-        save().await;
-        bus.take(&alive, 10);
-        tokio::time::sleep(Duration::from_secs(300)).await;
-    }
-    let text = lines.text();
-    assert_eq!(text.matches("a group has not advanced for long").count(), 1, "{text}");
-    assert!(text.contains("group=dead floor=0 minutes=60"), "{text}");
 }
 
 #[handler(manual)]
@@ -264,22 +216,12 @@ async fn what_an_operator_has_to_know_is_said_once() {
     let _here = lines.capture("eventbus=warn");
     let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
     let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
-    let group = Name::from_static("audit");
-    bus.create_group(&group);
-    until("the group is known", async || !store.floors(bus.destination()).await.unwrap().is_empty()).await;
-    bus.destroy_group(&group);
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(lines.text().matches("a group is gone from the bus").count(), 1, "{}", lines.text());
-
     bus.ranges.fail_next(Fault::Unavailable, 5);
     until("the outage is over", async || bus.ranges.remaining() == 0).await;
     assert_eq!(lines.text().matches("relay cannot publish, trying again").count(), 1, "{}", lines.text());
 
     bus.flush();
-    let other = Publisher { store: eventbus::Uuid::now_v7(), epoch: 0 };
-    bus.resync(other, ResyncRequest { floor: Position::START, groups: &[], new_groups: &[], is_shared: true })
-        .await
-        .unwrap();
+    bus.set_position(eventbus::Uuid::now_v7(), None, PublishedPosition::default()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(lines.text().matches("relay stopped").count(), 1, "{}", lines.text());
     assert!(!app.health().await.is_healthy());

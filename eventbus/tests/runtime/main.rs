@@ -17,6 +17,7 @@ mod life;
 #[path = "../lines/mod.rs"]
 mod lines;
 mod logs;
+mod on_store;
 mod once;
 mod orders;
 mod outages;

@@ -222,7 +222,7 @@ async fn of_32_callers_one_decides_and_all_have_its_answer() {
     }
 }
 
-/// A store in which the same command takes effect by another process between the look for its answer and the decision.
+/// A store in which the same command takes effect by a second process between the look for its answer and the decision.
 #[derive(Debug, Clone, Default)]
 struct WithTwin {
     store: InMemoryEventStore,
@@ -238,7 +238,7 @@ struct WithTwin {
     looks_left: Arc<Mutex<Option<u32>>>,
 }
 
-delegate!(WithTwin, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+delegate!(WithTwin, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases);
 
 impl EventStore for WithTwin {
     fn multi_stream_appends(&self) -> Option<&dyn MultiStreamAppends> {
@@ -511,7 +511,7 @@ async fn an_effect_has_one_key_for_all_deliveries_and_none_has_that_of_another()
 #[derive(Debug, Clone)]
 struct WithoutCommands(InMemoryEventStore);
 
-delegate!(WithoutCommands, self => self.0; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+delegate!(WithoutCommands, self => self.0; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases);
 
 impl EventStore for WithoutCommands {}
 

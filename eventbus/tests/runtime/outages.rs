@@ -142,7 +142,7 @@ async fn what_cannot_be_read_stops_the_relay_and_is_told_once_until_it_is_skippe
 async fn a_relay_in_the_process_reads_damage_every_minute_and_goes_on_at_once_after_a_skip() {
     let store = GatedStore::open().silent();
     store.damaged_at.store(2, Ordering::SeqCst);
-    let app = App::builder().store(store.clone()).handler::<handled>().start().await.unwrap();
+    let app = App::builder().store(store.clone()).bus(InMemoryEventBus::new()).start().await.unwrap();
     for _ in 0..3 {
         save(&app).await;
     }
@@ -178,7 +178,8 @@ async fn an_outage_does_not_begin_with_an_earlier_stop_of_the_relay() {
     let orders = AggregateRepository::<Order>::new(store.clone());
     orders.create(&AggregateId::new(), |_| Ok::<_, Never>(created("ada", 1.0))).await.unwrap();
     store.damaged_at.store(1, Ordering::SeqCst);
-    let app = App::builder().clock(clock.clone()).store(store.clone()).handler::<handled>().start().await.unwrap();
+    let bus = FaultyBus::new(InMemoryEventBus::new()).durable();
+    let app = App::builder().clock(clock.clone()).store(store.clone()).bus(bus).start().await.unwrap();
     until("the relay stopped", async || app.relay_status().await.unwrap().stopped.is_some()).await;
     store.is_away.store(true, Ordering::SeqCst);
     clock.advance(Duration::from_secs(7_200));
@@ -214,10 +215,10 @@ async fn one_line_at_the_start_says_what_runs_here() {
     for part in [
         "INFO",
         "store=InMemoryEventStore",
-        "bus=InMemoryEventBus",
-        "groups=default (1 handler)",
+        "bus=none, handlers read the store",
+        "groups=handled (1 handler)",
         "projections=order-statistics",
-        "relay=on",
+        "relay=off",
     ] {
         assert!(line[0].contains(part), "{part} in {}", line[0]);
     }

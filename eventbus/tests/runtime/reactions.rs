@@ -375,7 +375,7 @@ async fn fine_twice(event: &ReturnedLate, members: Repository<Member>) -> eventb
 #[derive(Debug, Clone)]
 struct ArchivedStore(InMemoryEventStore);
 
-delegate!(ArchivedStore, self => self.0; AppendEvents, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries, EventStore);
+delegate!(ArchivedStore, self => self.0; AppendEvents, ReadFeed, Checkpoints, Leases, EventStore);
 
 #[async_trait]
 impl ReadStream for ArchivedStore {

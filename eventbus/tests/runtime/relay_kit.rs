@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use eventbus::{
     InMemoryEventStore, Name, Position,
-    port::{Floor, Floors, ReadFeed, RelayTarget},
+    port::{ReadFeed, RelayTarget},
     prelude::*,
-    relay::{PublishRange, Publisher, ResyncRequest},
+    relay::{PublishRange, PublishedPosition},
     testkit::LossyBus,
 };
 use futures_util::TryStreamExt;
@@ -17,7 +17,6 @@ use crate::{
 };
 
 pub const LEASE: Duration = Duration::from_secs(2);
-pub static DESTINATION: Name = Name::from_static("memory");
 pub static ROLE: Name = Name::from_static("relay:memory");
 pub static AUDIT: Name = Name::from_static("audit");
 pub static MAILS: Name = Name::from_static("mails");
@@ -40,21 +39,27 @@ pub async fn app(store: &InMemoryEventStore, bus: &LossyBus) -> App {
     builder(store, bus).start().await.unwrap()
 }
 
-/// Publishes the events of a store after one position through a second one, as a relay with this epoch would.
-pub async fn publish(store: &InMemoryEventStore, bus: &LossyBus, epoch: u64, after: u64, through: u64) {
-    let publisher = Publisher { store: store.store_id().await.unwrap(), epoch };
-    let events: Vec<_> = store.read_all(after.into()).try_collect().await.unwrap();
-    let events = &events[..usize::try_from(through - after).unwrap()];
-    let range = PublishRange { after: after.into(), through: through.into(), events };
-    let outcome = bus.publish_range(publisher, range).await.unwrap();
+/// Publishes the events of a store behind its record through a position, as a different relay would.
+pub async fn publish(store: &InMemoryEventStore, bus: &LossyBus, through: u64) {
+    let own = store.store_id().await.unwrap();
+    let after = bus.published_position(own).await.unwrap().unwrap();
+    let events: Vec<_> = store.read_all(after.position).try_collect().await.unwrap();
+    let events = &events[..usize::try_from(through - after.position.get()).unwrap()];
+    let range = PublishRange { after, through: through.into(), events };
+    let outcome = bus.publish_range(own, range).await.unwrap();
     assert!(matches!(outcome, eventbus::relay::RangeOutcome::Published(_)), "{outcome:?}");
 }
 
-pub async fn adopt(store: &InMemoryEventStore, bus: &LossyBus, epoch: u64) {
-    let publisher = Publisher { store: store.store_id().await.unwrap(), epoch };
-    bus.resync(publisher, ResyncRequest { floor: Position::START, groups: &[], new_groups: &[], is_shared: true })
-        .await
-        .unwrap();
+/// Gives the bus a record of a store, at the start, as a first relay would.
+pub async fn begin(store: &InMemoryEventStore, bus: &LossyBus) {
+    set_record(store, bus, PublishedPosition::default()).await;
+}
+
+/// Sets the record of a store.
+pub async fn set_record(store: &InMemoryEventStore, bus: &LossyBus, to: PublishedPosition) {
+    let own = store.store_id().await.unwrap();
+    let from = bus.published_position(own).await.unwrap();
+    assert_eq!(bus.set_position(own, from, to).await.unwrap(), to);
 }
 
 pub async fn position(store: &InMemoryEventStore, bus: &LossyBus) -> u64 {
@@ -65,20 +70,6 @@ pub async fn until_at(store: &InMemoryEventStore, bus: &LossyBus, wanted: u64) {
     until("the bus is at the position", async || position(store, bus).await == wanted).await;
 }
 
-pub async fn floor(store: &InMemoryEventStore, group: &Name) -> Option<u64> {
-    let floors = store.floors(&DESTINATION).await.unwrap();
-    floors.iter().find(|floor| floor.group == *group).map(|floor| floor.position.get())
-}
-
-pub async fn save_floor(store: &InMemoryEventStore, group: &Name, position: u64) {
-    let floor = Floor { group: group.clone(), position: position.into() };
-    store.save_floors(&DESTINATION, &[floor]).await.unwrap();
-}
-
 pub fn all(through: u64) -> Vec<u64> {
     (1..=through).collect()
-}
-
-pub fn positions(events: &[RecordedEvent]) -> Vec<u64> {
-    events.iter().map(|event| event.position().unwrap().get()).collect()
 }

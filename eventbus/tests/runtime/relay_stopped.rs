@@ -7,12 +7,12 @@ use std::{
 
 use eventbus::{
     EventId, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, Position, StreamId,
-    app::PublishedError,
+    app::{PublishedError, StartMistake},
     event::EventFilter,
     health::HealthThresholds,
     port::{AppendEvents as _, Checkpoints, EventBus, Leases, ReadFeed, RelayTarget, Subscriber},
     prelude::*,
-    relay::{PublishRange, Publisher, RelayError, RepublishError},
+    relay::{PublishRange, PublishedPosition, RelayError},
     testkit::{Fault, FaultyBus, LossyBus},
 };
 use futures_util::TryStreamExt;
@@ -29,11 +29,9 @@ use crate::{
 async fn restored() -> (InMemoryEventStore, LossyBus) {
     let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
     append(&store, 3).await;
-    adopt(&store, &bus, 0).await;
-    publish(&store, &bus, 0, 0, 3).await;
-    let publisher = Publisher { store: store.store_id().await.unwrap(), epoch: 0 };
-    let range = PublishRange { after: 3.into(), through: 10.into(), events: &[] };
-    bus.publish_range(publisher, range).await.unwrap();
+    begin(&store, &bus).await;
+    publish(&store, &bus, 3).await;
+    set_record(&store, &bus, PublishedPosition { position: 10.into(), event_id: None }).await;
     (store, bus)
 }
 
@@ -90,9 +88,7 @@ async fn a_store_that_goes_back_while_the_relay_runs_stops_it() {
     append(&store, 3).await;
     let app = app(&store, &bus).await;
     until_at(&store, &bus, 3).await;
-    let publisher = Publisher { store: store.store_id().await.unwrap(), epoch: 1 };
-    let range = PublishRange { after: 3.into(), through: 10.into(), events: &[] };
-    bus.publish_range(publisher, range).await.unwrap();
+    set_record(&store, &bus, PublishedPosition { position: 10.into(), event_id: None }).await;
     let error = app.published(Position::new(11)).await.unwrap_err();
     assert!(matches!(error, PublishedError::Relay(RelayError::StoreBehindBus { .. })), "{error}");
 }
@@ -102,11 +98,11 @@ async fn a_store_that_went_back_is_known_by_its_events_however_far_it_has_come_s
     let (newer, store, bus) = (InMemoryEventStore::new(), InMemoryEventStore::new(), LossyBus::new());
     append(&newer, 10).await;
     append(&store, 20).await;
-    adopt(&store, &bus, 0).await;
-    let publisher = Publisher { store: store.store_id().await.unwrap(), epoch: 0 };
+    begin(&store, &bus).await;
+    let own = store.store_id().await.unwrap();
     let events: Vec<_> = newer.read_all(Position::START).try_collect().await.unwrap();
-    let range = PublishRange { after: 0.into(), through: 10.into(), events: &events };
-    bus.publish_range(publisher, range).await.unwrap();
+    let range = PublishRange { after: PublishedPosition::default(), through: 10.into(), events: &events };
+    bus.publish_range(own, range).await.unwrap();
 
     let app = app(&store, &bus).await;
     let error = app.published(Position::new(20)).await.unwrap_err();
@@ -191,7 +187,6 @@ async fn add(store: &impl eventbus::port::AppendEvents, events: Vec<NewEvent>) {
 /// read; and an app that relays them.
 async fn replaced_at(position: u64, events: Vec<NewEvent>, copy: &InMemoryEventStore) -> (GatedStore, LossyBus, App) {
     let (store, bus) = (GatedStore::open().silent(), LossyBus::new());
-    bus.create_group(&AUDIT);
     *store.restored_at.lock().unwrap() = Some((position.into(), copy.clone()));
     add(&store, events).await;
     let app = App::builder().store(store.clone()).bus(bus.clone()).relay_lease(LEASE).start().await.unwrap();
@@ -282,18 +277,15 @@ async fn what_was_read_ahead_before_the_store_went_back_is_not_published() {
 async fn a_stream_of_another_store_is_refused_unless_it_is_shared() {
     let (former, store, bus) = (InMemoryEventStore::new(), InMemoryEventStore::new(), LossyBus::new());
     append(&former, 2).await;
-    adopt(&former, &bus, 0).await;
-    publish(&former, &bus, 0, 0, 2).await;
+    begin(&former, &bus).await;
+    publish(&former, &bus, 2).await;
     let last = append(&store, 3).await;
-    let refused = app(&store, &bus).await;
-    let error = refused.published(last).await.unwrap_err();
-    let PublishedError::Relay(RelayError::OtherStore { own, other, .. }) = &error else { panic!("{error}") };
+    let error = builder(&store, &bus).start().await.unwrap_err();
+    let [StartMistake::OtherStore(RelayError::OtherStore { own, other, .. })] = error.mistakes() else {
+        panic!("{error}")
+    };
     assert_eq!((*own, *other), (store.store_id().await.unwrap(), former.store_id().await.unwrap()));
     assert!(error.to_string().contains("`.share_stream()`"), "{error}");
-    assert!(!refused.health().await.is_healthy());
-    let error = refused.republish(Position::START).await.unwrap_err();
-    assert!(matches!(error, RepublishError::Relay(RelayError::OtherStore { .. })), "{error}");
-    refused.shutdown(LEASE).await.unwrap();
 
     let sharing = builder(&store, &bus).share_stream().start().await.unwrap();
     sharing.published(last).await.unwrap();
@@ -315,7 +307,7 @@ async fn republishing_begins_where_it_is_told_and_never_ahead() {
 
     let in_process = App::builder().start().await.unwrap();
     let error = in_process.republish(Position::START).await.unwrap_err();
-    assert_eq!(error.to_string(), "`memory` keeps no position that could be set back");
+    assert_eq!(error.to_string(), "`store` keeps no position that could be set back");
 }
 
 #[tokio::test(start_paused = true)]
@@ -367,10 +359,11 @@ async fn an_outage_that_is_over_is_not_shown_beside_the_event_that_stops_the_rel
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bus_that_takes_nothing_stops_the_relay_also_while_there_is_nothing_to_publish() {
+async fn a_bus_that_takes_nothing_stops_the_relay() {
     let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
     bus.refused.set(Some(Position::START));
     let app = app(&store, &bus).await;
+    append(&store, 1).await;
     let stopped = async || app.relay_status().await.unwrap().stopped;
     until("it is told", async || stopped().await.is_some()).await;
     assert_eq!(stopped().await.unwrap().to_string(), "`memory` refuses all events: fault made by the test");

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use eventbus::{
-    InMemoryEventStore, Name,
+    InMemoryEventStore,
     health::HealthThresholds,
-    port::{Checkpoints, EventBus, Floors},
-    relay::GroupFloor,
+    port::Checkpoints,
     testkit::{Fault, LossyBus},
 };
 
@@ -64,8 +63,8 @@ async fn an_event_stored_while_a_full_range_is_published_is_published_next() {
 async fn a_relay_goes_on_from_where_the_bus_is() {
     let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
     append(&store, 10).await;
-    adopt(&store, &bus, 0).await;
-    publish(&store, &bus, 0, 0, 4).await;
+    begin(&store, &bus).await;
+    publish(&store, &bus, 4).await;
     let _app = app(&store, &bus).await;
     until_at(&store, &bus, 10).await;
     let copy = bus.snapshot();
@@ -78,133 +77,39 @@ async fn a_relay_goes_on_from_where_the_bus_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loss_at_rest_is_noticed_and_filled_from_the_lowest_floor() {
+async fn after_a_loss_at_rest_the_relay_goes_on_behind_its_checkpoint_and_an_operator_may_fill_the_bus() {
     let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
     append(&store, 10).await;
-    let _app = app(&store, &bus).await;
-    until_at(&store, &bus, 10).await;
-    assert_eq!(bus.take(&AUDIT, 7).len(), 7);
-    assert_eq!(bus.take(&MAILS, 4).len(), 4);
-    until("the floors are saved", async || {
-        (floor(&store, &AUDIT).await, floor(&store, &MAILS).await) == (Some(7), Some(4))
-    })
-    .await;
-    bus.flush();
-    until_at(&store, &bus, 10).await;
-    assert_eq!(bus.positions(), [5, 6, 7, 8, 9, 10]);
-    assert_eq!(bus.take(&AUDIT, 100).len(), 6, "the group is there, and gets all that it had not finished");
-    assert_eq!(bus.take(&MAILS, 100).len(), 6);
-}
-
-#[tokio::test(start_paused = true)]
-async fn floors_follow_the_bus_down_too_and_stay_where_it_cannot_tell() {
-    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
-    append(&store, 10).await;
-    let _app = app(&store, &bus).await;
-    until_at(&store, &bus, 10).await;
-    bus.take(&AUDIT, 3);
-    let copy = bus.snapshot();
-    let is = async |wanted: u64| {
-        until("the floor is saved", async || floor(&store, &AUDIT).await == Some(wanted)).await;
-    };
-    is(3).await;
-    bus.take(&AUDIT, 100);
-    is(10).await;
-    bus.restore(&copy);
-    is(3).await;
-
-    bus.take(&AUDIT, 3);
-    is(6).await;
-    bus.report_floors(Some(GroupFloor::Unknown));
-    bus.take(&AUDIT, 1);
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(floor(&store, &AUDIT).await, Some(6));
-    bus.report_floors(None);
-    is(7).await;
-    bus.destroy_group(&AUDIT);
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(floor(&store, &AUDIT).await, Some(7), "whoever consumes makes it again");
-    assert_eq!(position(&store, &bus).await, 10);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_somebody_removed_before_a_group_had_it_is_published_again() {
-    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
-    append(&store, 10).await;
-    let _app = app(&store, &bus).await;
-    until_at(&store, &bus, 10).await;
-    bus.take(&AUDIT, 3);
-    bus.take(&MAILS, 10);
-    until("the floors are saved", async || {
-        (floor(&store, &AUDIT).await, floor(&store, &MAILS).await) == (Some(3), Some(10))
-    })
-    .await;
-    bus.trim(8);
-    until("it is filled", async || bus.history().len() > 10).await;
-    until_at(&store, &bus, 10).await;
-    let taken = positions(&bus.take(&AUDIT, 100));
-    assert_eq!(taken, [9, 10, 4, 5, 6, 7, 8, 9, 10]);
-    assert_eq!(bus.history().len(), 17, "once");
-
-    let fresh = Name::from_static("fresh");
-    bus.create_group(&fresh);
-    bus.trim(1);
-    append(&store, 1).await;
-    until_at(&store, &bus, 11).await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(bus.history().len(), 18, "a group that was never known is promised nothing");
-    assert!(floor(&store, &fresh).await.is_some(), "but is known from now on");
-}
-
-#[tokio::test(start_paused = true)]
-async fn groups_of_an_app_are_known_before_they_consume() {
-    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
-    append(&store, 5).await;
-    let publisher = app(&store, &bus).await;
-    until_at(&store, &bus, 5).await;
-    publisher.shutdown(LEASE).await.unwrap();
-    bus.take(&MAILS, 2);
-    bus.connection().create_group(&AUDIT);
-    bus.take(&AUDIT, 1);
-    let mut consumer = builder(&store, &bus).without_relay().handler::<audit>().start().await.unwrap();
-    assert_eq!(floor(&store, &AUDIT).await, Some(1), "as the bus says");
-    bus.destroy_group(&AUDIT);
-    store.forget_floor(&DESTINATION, &AUDIT).await.unwrap();
-    consumer.shutdown(LEASE).await.unwrap();
-    consumer = builder(&store, &bus.connection()).without_relay().handler::<audit>().start().await.unwrap();
-    assert_eq!(floor(&store, &AUDIT).await, Some(0), "a group that begins at the beginning");
-    drop(consumer);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_a_release_without_floors_published_is_not_published_again() {
-    for (checkpoint, groups_begin_at, first) in [(3, 3, 4), (9, 5, 6)] {
-        let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
-        append(&store, 5).await;
-        store.save_checkpoint(&ROLE, checkpoint.into()).await.unwrap();
-        let app = builder(&store, &bus).handler::<audit>().start().await.unwrap();
-        assert_eq!(floor(&store, &AUDIT).await, Some(groups_begin_at));
-        let last = append(&store, 1).await;
-        app.published(last).await.unwrap();
-        until_at(&store, &bus, 6).await;
-        assert_eq!(bus.history(), (first..=6).collect::<Vec<_>>(), "a checkpoint may stand in a gap at the end");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_group_that_is_forgotten_holds_nothing_any_more() {
-    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
-    append(&store, 5).await;
-    save_floor(&store, &AUDIT, 0).await;
     let app = app(&store, &bus).await;
-    until_at(&store, &bus, 5).await;
-    bus.take(&MAILS, 4);
-    until("the other is known", async || floor(&store, &MAILS).await == Some(4)).await;
-    bus.destroy_group(&AUDIT);
-    app.forget_group(&AUDIT).await.unwrap();
+    until("it is noted", async || store.load_checkpoint(&ROLE).await.unwrap() == Some(10.into())).await;
+    let lost_through = async || app.relay_status().await.unwrap().lost_through;
+    let alerts = async || app.health().await.alerts(&HealthThresholds::default()).join("; ");
+    assert_eq!(lost_through().await, None);
     bus.flush();
-    until_at(&store, &bus, 5).await;
-    assert_eq!(bus.positions(), [5]);
+    until("it is noticed", async || lost_through().await == Some(10.into())).await;
+    until_at(&store, &bus, 10).await;
+    assert!(alerts().await.contains("10"), "{}", alerts().await);
+    let last = append(&store, 2).await;
+    app.published(last).await.unwrap();
+    assert_eq!(bus.positions(), [11, 12]);
+    assert_eq!(lost_through().await, Some(10.into()), "until an operator decides");
+
+    app.republish(4.into()).await.unwrap();
+    until("it is filled", async || bus.positions().len() == 2 + 8).await;
+    assert_eq!(bus.positions()[2..], [5, 6, 7, 8, 9, 10, 11, 12]);
+    until("the alert ends", async || lost_through().await.is_none()).await;
+    assert_eq!(alerts().await, "");
+}
+
+/// The checkpoint is saved at most a second later.
+#[tokio::test(start_paused = true)]
+async fn a_loss_just_after_events_were_published_publishes_them_again() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    append(&store, 10).await;
+    store.save_checkpoint(&ROLE, 6.into()).await.unwrap();
+    let _app = app(&store, &bus).await;
+    until_at(&store, &bus, 10).await;
+    assert_eq!(bus.history(), [7, 8, 9, 10]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,5 +127,4 @@ async fn an_outage_of_the_bus_is_told_while_it_lasts() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     until("it is over", async || trouble().await.is_none()).await;
-    assert!(app.bus().relay_target().is_some());
 }

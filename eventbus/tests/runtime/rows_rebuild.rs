@@ -560,7 +560,7 @@ struct Witness {
     owners: Arc<Mutex<Vec<Option<Name>>>>,
 }
 
-delegate!(Witness, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+delegate!(Witness, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases);
 
 impl EventStore for Witness {
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {

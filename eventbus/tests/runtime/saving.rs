@@ -101,7 +101,7 @@ struct Scripted {
     errors: Mutex<VecDeque<AppendError>>,
 }
 
-delegate!(Scripted, self => self.store; ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries, EventStore);
+delegate!(Scripted, self => self.store; ReadStream, ReadFeed, Checkpoints, Leases, EventStore);
 
 #[async_trait::async_trait]
 impl AppendEvents for Scripted {

@@ -196,7 +196,7 @@ async fn a_transaction_gives_values_back_before_it_takes_any() {
 #[derive(Debug, Clone)]
 struct WithoutValues(InMemoryEventStore);
 
-delegate!(WithoutValues, self => self.0; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+delegate!(WithoutValues, self => self.0; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases);
 
 impl EventStore for WithoutValues {}
 

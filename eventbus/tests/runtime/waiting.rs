@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use eventbus::{InMemoryEventStore, Position, port::EventStore, prelude::*};
+use eventbus::{InMemoryEventBus, InMemoryEventStore, Position, port::EventStore, prelude::*};
 
 use crate::{
     gated::GatedStore,
@@ -106,6 +106,7 @@ async fn trouble_that_is_over_is_not_named() {
     let store = GatedStore::open();
     let app = App::builder()
         .store(store.clone())
+        .bus(InMemoryEventBus::new())
         .projection_with(OrderStatistics::default)
         .wait_timeout(Duration::from_millis(20))
         .start()

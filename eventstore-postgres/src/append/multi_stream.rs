@@ -38,6 +38,9 @@ const FAILED_CHECK: i32 = 2;
 const MOVED_BOUNDARY: i32 = 3;
 const TAKEN_VALUE: i32 = 4;
 
+/// The column of a result that has the number of the stream of a stored event.
+const NUMBER_COLUMN: usize = 5;
+
 /// A multi-stream append, which `check_multi_stream` has passed, on its way to its outcome.
 pub(crate) struct MultiStreamStatement<'a> {
     store: &'a StoreInner,
@@ -213,7 +216,7 @@ impl<'a> MultiStreamStatement<'a> {
         for row in rows {
             match row.try_get::<i32, _>("result")? {
                 TOOK_EFFECT => took_effect = true,
-                STORED_EVENT => stored.push(StoredAt::decode(row)?),
+                STORED_EVENT => stored.push(StoredAt::decode_with(row, NUMBER_COLUMN)?),
                 FAILED_CHECK => {
                     let number = usize::try_from(row.try_get::<i64, _>("number")?)?.saturating_sub(1);
                     let actual = u64::try_from(row.try_get::<i64, _>("version")?)?;

@@ -27,4 +27,4 @@ SELECT
     e.event_id, e.correlation_id, e.schema_version, e.event_type, e.payload::json, e.causation_id, e.actor_id,
     e.attributes::json, e.original_recorded_at
 FROM bound, {events}
-RETURNING event_id, version, position, recorded_at{listed}
+RETURNING event_id, version, position, recorded_at, stream_no{listed}

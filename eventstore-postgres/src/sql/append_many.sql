@@ -39,4 +39,4 @@ FROM bound, unnest(
         actor_id, attributes, original_recorded_at, ordinal)
 JOIN claimed c ON c.number = e.stream
 ORDER BY e.ordinal
-RETURNING event_id, version, position, recorded_at{listed}
+RETURNING event_id, version, position, recorded_at, stream_no{listed}

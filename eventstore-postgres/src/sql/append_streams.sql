@@ -360,9 +360,9 @@ stored AS (
             ordinal)
     JOIN claimed c ON c.number = e.stream
     ORDER BY e.ordinal
-    RETURNING event_id, version, position, recorded_at, event_type, schema_version
+    RETURNING event_id, version, position, recorded_at, stream_no, event_type, schema_version
 -- if tags
-        , stream_no, tags
+        , tags
 -- end
 ),
 -- if tags
@@ -390,7 +390,7 @@ result AS (
         0 AS result, NULL::bigint AS number
     FROM go
     UNION ALL
-    SELECT s.event_id, s.version, s.position, s.recorded_at, 1, NULL FROM stored s
+    SELECT s.event_id, s.version, s.position, s.recorded_at, 1, s.stream_no FROM stored s
     UNION ALL
     SELECT NULL, f.actual, NULL, NULL, 2, f.number FROM failed f
 -- if tags

@@ -1,5 +1,5 @@
--- Columns of a page of the feed: the number of the stream, and for the first event whether it has the former one.
-, e.stream_no, CASE WHEN e.position = (
+-- Column of a page of the feed: for the first event, whether it has the former one of its stream.
+, CASE WHEN e.position = (
     SELECT min(n.position)
     FROM {schema}.events n
     WHERE n.position > $1::bigint

@@ -6,7 +6,7 @@
 listed AS (
     {insert_types}
 )
-SELECT s.event_id, s.version, s.position, s.recorded_at,
+SELECT s.event_id, s.version, s.position, s.recorded_at, s.stream_no,
     EXISTS (
         SELECT FROM {schema}.event_types t
         WHERE t.event_type = s.event_type AND t.schema_version >= s.schema_version AND age(t.xmin) > 0) AS is_listed

@@ -6,10 +6,10 @@ FROM (
     CROSS JOIN LATERAL (
         {matching_positions}
         ORDER BY l.position
-        LIMIT $10::bigint
+        LIMIT $11::bigint
     ) f
     ORDER BY f.position
-    LIMIT $10::bigint
+    LIMIT $11::bigint
 ) t
 CROSS JOIN LATERAL (
     SELECT *

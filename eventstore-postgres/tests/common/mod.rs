@@ -58,6 +58,13 @@ impl TestSchema {
         PgEventStore::on_with(pool.unwrap(), config).await.unwrap()
     }
 
+    /// A store whose transactions are all stricter than it asks for.
+    pub(crate) async fn store_of_repeatable_reads(&self) -> PgEventStore {
+        // its task ends with the runtime of the test
+        let database_url = proxy::Proxy::start_repeatable_read().await.url();
+        open(PgEventStoreConfig { database_url, ..self.config() }).await
+    }
+
     /// A connection that finds the tables without naming the schema.
     pub(crate) async fn connection(&self) -> PgConnection {
         let mut connection = connect(eventbus_test::postgres_url()).await;

@@ -35,6 +35,9 @@ const LATE: Duration = Duration::from_millis(100);
 
 const BEGIN: &[u8] = b"BEGIN";
 
+/// A text in the requests of clients, and the text of the same length that the server gets in its place.
+type Replacement = (&'static str, &'static str);
+
 /// Forwards connections to a server.
 pub(crate) struct Proxy {
     port: u16,
@@ -49,10 +52,22 @@ impl Proxy {
     }
 
     pub(crate) async fn start_for(server_url: &str) -> Self {
+        Self::start_with(server_url, None).await
+    }
+
+    /// Starts one in front of the test server that makes transactions stricter than a store asks for, as a pooler that
+    /// drops the settings of its clients.
+    pub(crate) async fn start_repeatable_read() -> Self {
+        let asked = r"-c default_transaction_isolation=read\ committed";
+        let sent = r"-cdefault_transaction_isolation=repeatable\ read";
+        Self::start_with(eventbus_test::postgres_url(), Some((asked, sent))).await
+    }
+
+    async fn start_with(server_url: &str, replacement: Option<Replacement>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let answers = Arc::new(watch::Sender::new(Answers::Pass));
-        let accepting = tokio::spawn(accept(listener, address(server_url), Arc::clone(&answers)));
+        let accepting = tokio::spawn(accept(listener, address(server_url), Arc::clone(&answers), replacement));
         Self { port, answers, accepting }
     }
 
@@ -92,22 +107,38 @@ fn address(url: &str) -> String {
     host.into()
 }
 
-async fn accept(listener: TcpListener, server: String, answers: Arc<watch::Sender<Answers>>) {
+async fn accept(
+    listener: TcpListener,
+    server: String,
+    answers: Arc<watch::Sender<Answers>>,
+    replacement: Option<Replacement>,
+) {
     while let Ok((client, _)) = listener.accept().await {
         let Ok(server) = TcpStream::connect(&server).await else {
             continue;
         };
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        tokio::spawn(forward(from_client, to_server, Arc::clone(&answers)));
+        tokio::spawn(forward(from_client, to_server, Arc::clone(&answers), replacement));
         tokio::spawn(answer(from_server, to_client, Arc::clone(&answers)));
     }
 }
 
-async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, answers: Arc<watch::Sender<Answers>>) {
+async fn forward(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    answers: Arc<watch::Sender<Answers>>,
+    replacement: Option<Replacement>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        let sent = &buffer[..length];
+        let sent = &mut buffer[..length];
+        if let Some((asked, replaced)) = replacement {
+            assert_eq!(asked.len(), replaced.len());
+            if let Some(at) = sent.windows(asked.len()).position(|part| part == asked.as_bytes()) {
+                sent[at..at + asked.len()].copy_from_slice(replaced.as_bytes());
+            }
+        }
         let begins = sent.windows(BEGIN.len()).any(|part| part == BEGIN);
         if begins && *answers.borrow() == Answers::SwallowBegin {
             answers.send_replace(Answers::SwallowOne);

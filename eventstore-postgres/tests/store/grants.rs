@@ -1,21 +1,23 @@
 //! The rights that the security page names: enough to use the store, and not enough to change an event.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::common::{TestSchema, add, event, events, feed, open, read, run, stream, within};
 use eventbus::{
     ExpectedVersion, Name, Position, Uuid,
     delivery::DeliveryAttempts,
     event::{Tag, UniqueChange},
+    handler::HandlerStart,
     port::{
-        Append, AppendError, AppendEvents as _, Checkpoints as _, EventTypes as _, Leases as _,
-        MultiStreamAppends as _, ProgressUpdate, Snapshots as _, StoredSnapshot, UnfinishedDeliveries as _,
-        UnfinishedDelivery,
+        Append, AppendError, AppendEvents as _, Checkpoints as _, EventTypes as _, HandlerProgress as _, Leases as _,
+        MultiStreamAppends as _, Snapshots as _, StoredSnapshot,
+        handler_progress::{DeclaredHandler, DeliveryRow, Member, ShardId, ShardSave},
     },
     store::{Boundaries as _, Handled, HandledCommand, MultiStreamAppend},
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use sqlx::{AssertSqlSafe, Executor as _};
+use time::OffsetDateTime;
 
 /// The statements of the page for a schema and a role, unchanged.
 fn statements(schema: &str, role: &str) -> String {
@@ -26,6 +28,65 @@ fn statements(schema: &str, role: &str) -> String {
         .replace("eventbus.", &format!("{schema}."))
         .replace("SCHEMA eventbus", &format!("SCHEMA {schema}"))
         .replace(" app;", &format!(" {role};"))
+}
+
+/// A handler makes each kind of progress, and is retired.
+async fn handlers_make_progress(store: &PgEventStore) {
+    let (mail, process, minute) = (Name::from_static("mail"), Name::from_static("process"), Duration::from_secs(60));
+    let declared = |types: &[&'static str]| DeclaredHandler {
+        name: mail.clone(),
+        group: mail.clone(),
+        types: types.iter().copied().map(Name::from_static).collect(),
+        shards: 1,
+        start: HandlerStart::Oldest,
+    };
+    for declared in [declared(&["Opened"]), declared(&["Closed", "Opened"])] {
+        within(store.declare_handlers(&[declared], Position::START)).await.unwrap();
+    }
+    for _ in 0..2 {
+        let member = Member { name: process.clone(), handlers: BTreeMap::new() };
+        within(store.join(&member)).await.unwrap();
+    }
+    let shard = ShardId { handler: mail.clone(), number: 0 };
+    let acquired =
+        within(store.acquire_shards(&process, std::slice::from_ref(&shard), minute)).await.unwrap().remove(0);
+    let row = |position| DeliveryRow {
+        position: Position::new(position),
+        attempts: DeliveryAttempts::default(),
+        dead_since: Some(OffsetDateTime::UNIX_EPOCH),
+        is_held: false,
+    };
+    let mut save = ShardSave {
+        shard: shard.clone(),
+        epoch: acquired.epoch,
+        checkpoint: Position::new(3),
+        waiting: Vec::new(),
+        started: Vec::new(),
+        has_progressed: true,
+        left: BTreeMap::new(),
+        rows: vec![row(1), row(2)],
+        finished: vec![Position::new(3)],
+        is_release: false,
+    };
+    within(store.save_shards(&process, None, &[save.clone()])).await.unwrap();
+    let beat = within(store.heartbeat(
+        &process,
+        std::slice::from_ref(&mail),
+        &[(shard, acquired.epoch)],
+        Some(minute),
+        minute,
+    ))
+    .await;
+    assert_eq!(beat.unwrap().held.len(), 1);
+    assert!(within(store.replay_dead(&mail, Position::new(1))).await.unwrap());
+    assert!(within(store.discard_dead(&mail, Position::new(2))).await.unwrap());
+    for is_paused in [true, true, false] {
+        within(store.set_paused(&mail, is_paused)).await.unwrap();
+    }
+    save.is_release = true;
+    within(store.save_shards(&process, None, &[save])).await.unwrap();
+    within(store.leave(&process)).await.unwrap();
+    within(store.retire_handler(&mail)).await.unwrap();
 }
 
 /// Fails if the page grants a right too many, or if the store needs one more.
@@ -53,12 +114,7 @@ async fn with_the_grants_of_the_security_page_events_are_added_and_never_changed
     within(store.delete_checkpoint(&reader)).await.unwrap();
     let lease = within(store.acquire_lease(&reader, &owner, Duration::from_secs(60))).await.unwrap().unwrap();
     within(store.release_lease(&lease)).await.unwrap();
-    let waiting =
-        UnfinishedDelivery { position: Position::new(1), attempts: DeliveryAttempts::default(), dead_since: None };
-    for (unfinished, finished) in [(vec![waiting.clone()], vec![]), (vec![waiting.clone()], vec![waiting.position])] {
-        let update = ProgressUpdate { checkpoint: None, unfinished, finished };
-        within(store.save_progress(&reader, &update)).await.unwrap();
-    }
+    handlers_make_progress(&store).await;
     assert!(!within(store.stored_event_types()).await.unwrap().is_empty());
     for version in [1, 2] {
         let snapshot = StoredSnapshot { version: version.into(), data: Vec::new() };

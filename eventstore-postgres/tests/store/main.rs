@@ -10,6 +10,7 @@ mod conformance;
 mod connect;
 mod corrupt;
 mod crash;
+mod feed_pages;
 mod gaps;
 mod grants;
 mod group;

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::common::{TestSchema, event, run, stream, within};
-use eventbus::{App, ExpectedVersion, StreamId, metrics::Metrics, port::AppendEvents as _, store::Append};
+use eventbus::{
+    App, ExpectedVersion, InMemoryEventBus, StreamId, metrics::Metrics, port::AppendEvents as _, store::Append,
+};
 
 fn number(metrics: &Metrics, name: &str) -> f64 {
     metrics.number(name, &[]).unwrap_or_else(|| panic!("no {name}"))
@@ -13,7 +15,7 @@ fn number(metrics: &Metrics, name: &str) -> f64 {
 async fn an_open_append_holds_the_feed_and_the_lag_grows_meanwhile() {
     let schema = TestSchema::new();
     let store = schema.store().await;
-    let app = App::builder().store(store.clone()).start().await.unwrap();
+    let app = App::builder().store(store.clone()).bus(InMemoryEventBus::new()).start().await.unwrap();
     assert_eq!(number(&app.metrics().await, "eventbus_feed_held_seconds"), 0.0);
     let mut connection = schema.connection().await;
     run(&mut connection, "BEGIN").await;

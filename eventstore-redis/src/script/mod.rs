@@ -12,8 +12,16 @@ const EVENTS: &str = include_str!("events.lua");
 const FINGERPRINT: &str = include_str!("fingerprint.lua");
 const NOW: &str = include_str!("now.lua");
 const RIGHTS: &str = include_str!("rights.lua");
+const SHARD_LEASES: &str = include_str!("shard_leases.lua");
 const SNAPSHOT_VERSION: &str = include_str!("snapshot_version.lua");
 
+pub(crate) static ACQUIRE_SHARDS: Lua = lua(&[NOW, LEASE_IS_LIVE, SHARD_LEASES, include_str!("acquire_shards.lua")]);
+pub(crate) static DECLARE_HANDLER: Lua = lua(&[include_str!("declare_handler.lua")]);
+pub(crate) static END_DEAD_ROW: Lua = lua(&[RIGHTS, include_str!("end_dead_row.lua")]);
+pub(crate) static HEARTBEAT: Lua = lua(&[NOW, LEASE_IS_LIVE, SHARD_LEASES, include_str!("heartbeat.lua")]);
+pub(crate) static RETIRE_HANDLER: Lua = lua(&[NOW, LEASE_IS_LIVE, SHARD_LEASES, include_str!("retire_handler.lua")]);
+pub(crate) static SAVE_MEMBER: Lua = lua(&[NOW, include_str!("save_member.lua")]);
+pub(crate) static SAVE_SHARDS: Lua = lua(&[PROGRAM_ARGS, RIGHTS, include_str!("save_shards.lua")]);
 pub(crate) static ADD_TAG: Lua = lua(&[PROGRAM_ARGS, RIGHTS, include_str!("add_tag.lua")]);
 pub(crate) static LOCK_CHECKPOINT: Lua = lua(&[include_str!("lock_checkpoint.lua")]);
 pub(crate) static APPEND: Lua = lua(&[PROGRAM_ARGS, RIGHTS, EVENTS, include_str!("append.lua")]);
@@ -27,7 +35,6 @@ pub(crate) static COMMIT: Lua = lua(&[
     include_str!("commit_steps.lua"),
     PROGRAM_RUN,
 ]);
-pub(crate) static END_DEAD_LETTER: Lua = lua(&[RIGHTS, include_str!("end_dead_letter.lua")]);
 pub(crate) static FORGET_DELIVERIES: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("forget_deliveries.lua")]);
 pub(crate) static FORGET_COMMANDS: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("forget_commands.lua")]);
 pub(crate) static DELETE_CHECKPOINT: Lua = lua(&[include_str!("delete_checkpoint.lua")]);
@@ -36,7 +43,6 @@ pub(crate) static LOCK_DELIVERY: Lua = lua(&[include_str!("lock_delivery.lua")])
 pub(crate) static RENEW_LOCKS: Lua = lua(&[include_str!("renew_locks.lua")]);
 pub(crate) static LOAD_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("load_lease.lua")]);
 pub(crate) static RELEASE_LOCKS: Lua = lua(&[include_str!("release_locks.lua")]);
-pub(crate) static LOAD_DEAD_LETTERS: Lua = lua(&[include_str!("load_dead_letters.lua")]);
 pub(crate) static READ_KEY: Lua = lua(&["#!lua flags=no-writes\n", FINGERPRINT, include_str!("read_key.lua")]);
 pub(crate) static READ_SNAPSHOT: Lua = lua(&[
     "#!lua flags=no-writes\n",
@@ -56,39 +62,8 @@ pub(crate) static RENEW_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("ren
 pub(crate) static SAVE_CHECKPOINT: Lua = lua(&[include_str!("save_checkpoint.lua")]);
 pub(crate) static SAVE_NOTE: Lua = lua(&[include_str!("save_note.lua")]);
 pub(crate) static SAVE_SNAPSHOT: Lua = lua(&[PROGRAM_ARGS, SNAPSHOT_VERSION, include_str!("save_snapshot.lua")]);
-pub(crate) static SAVE_PROGRESS: Lua = lua(&[RIGHTS, include_str!("save_progress.lua")]);
 pub(crate) static ACQUIRE_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("acquire_lease.lua")]);
 pub(crate) static STREAM_ENDS: Lua =
     lua(&["#!lua flags=no-writes\n", PROGRAM_ARGS, EVENTS, include_str!("stream_ends.lua")]);
 pub(crate) static STREAM_VERSION: Lua =
     lua(&["#!lua flags=no-writes\n", PROGRAM_ARGS, EVENTS, include_str!("stream_version.lua")]);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The server takes its locale from its environment, where most tests have none: so this one reads the script, too.
-    #[tokio::test]
-    async fn dead_letters_of_one_time_follow_by_the_bytes_of_their_members_in_any_locale() {
-        assert!(!include_str!("load_dead_letters.lua").contains("member <"), "`<` compares texts by the locale");
-        let server = eventbus_test::private_redis();
-        let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
-        let mut members = ["9:é", "9:a", "9:B", "10:ab", "10:a.c", "10:a"];
-        let mut add = redis::cmd("ZADD");
-        add.arg("dead");
-        for member in members {
-            add.arg(7).arg(member);
-        }
-        let _: u64 = add.query_async(&mut connection).await.unwrap();
-        let mut found: Vec<String> = Vec::new();
-        for _ in members {
-            let mut load = LOAD_DEAD_LETTERS.key("dead");
-            let after = found.last().map_or("", String::as_str);
-            load.key("attempts").arg(if after.is_empty() { "" } else { "7" }).arg(after).arg(1);
-            let page: Vec<String> = load.invoke_async(&mut connection).await.unwrap();
-            found.extend(page.into_iter().next());
-        }
-        members.sort_unstable();
-        assert_eq!(found, members);
-    }
-}

@@ -14,6 +14,7 @@ mod crash;
 mod damage;
 mod durability;
 mod figures;
+mod handlers;
 mod kills;
 mod lease;
 mod least_rights;

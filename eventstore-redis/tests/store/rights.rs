@@ -4,17 +4,15 @@ use eventbus::{
     EventId,
     ExpectedVersion::{Any, NoStream},
     Name, Uuid,
-    delivery::DeliveryAttempts,
     event::{Tag, UniqueChange},
     port::{
-        Append, AppendError, AppendEvents as _, MultiStreamAppends as _, ProgressUpdate, ReadFeed as _,
-        ReadStream as _, Transaction as _, UnfinishedDeliveries as _, UnfinishedDelivery,
+        Append, AppendError, AppendEvents as _, MultiStreamAppends as _, ReadFeed as _, ReadStream as _,
+        Transaction as _,
     },
     store::{Boundaries as _, Handled, HandledCommand, MultiStreamAppend},
 };
 use eventstore_redis::RedisTransactionError as Error;
 use redis::aio::MultiplexedConnection;
-use time::OffsetDateTime;
 
 use crate::{append_in::limited, common::said, event, events, order, tell};
 
@@ -115,35 +113,4 @@ async fn a_tag_whose_user_lacks_a_right_is_not_added() {
         set_right(&mut admin, &format!("+{right}")).await;
     }
     assert!(store.add_tag(event, &tag).await.unwrap());
-}
-
-/// Fails if the row of a delivery is removed from where it was before the server refuses to write the new one.
-#[tokio::test]
-async fn an_unfinished_delivery_whose_user_lacks_a_right_stays() {
-    let (server, store) = limited("+@all").await;
-    let mut admin = crate::client(server.url()).await;
-    let (group, attempts) = (Name::from_static("mail"), DeliveryAttempts::default());
-    let update = |dead_since| {
-        let row = UnfinishedDelivery { position: 1.into(), attempts: attempts.clone(), dead_since };
-        ProgressUpdate { unfinished: vec![row], ..ProgressUpdate::default() }
-    };
-    let rows = async || {
-        let waiting = store.waiting_deliveries(&group).await.unwrap().len();
-        (waiting, store.count_dead_deliveries(9).await.unwrap())
-    };
-    let dead = update(Some(OffsetDateTime::UNIX_EPOCH));
-    store.save_progress(&group, &update(None)).await.unwrap();
-    set_right(&mut admin, "-zadd").await;
-    store.save_progress(&group, &dead).await.unwrap_err();
-    assert_eq!(rows().await, (1, 0));
-    set_right(&mut admin, "+zadd").await;
-    set_right(&mut admin, "-set").await;
-    let checkpoint = Some((Name::from_static("group:mail"), 1.into()));
-    store.save_progress(&group, &ProgressUpdate { checkpoint, ..dead.clone() }).await.unwrap_err();
-    assert_eq!(rows().await, (1, 0));
-    set_right(&mut admin, "+set").await;
-    store.save_progress(&group, &dead).await.unwrap();
-    set_right(&mut admin, "-hset").await;
-    store.end_dead_delivery(&group, 1.into(), Some(&attempts)).await.unwrap_err();
-    assert_eq!(rows().await, (0, 1));
 }

@@ -12,4 +12,6 @@ eventbus::event_store_conformance!(fast_file_with_one_reader, async {
     SqliteEventStore::open_with(fresh_path(), config).await.unwrap()
 });
 eventbus::event_store_transactions_conformance!(transactions, open(fresh_path()));
+eventbus::handler_progress_conformance!(handlers_in_a_file, open(fresh_path()));
+eventbus::handler_progress_conformance!(handlers_in_memory, async { SqliteEventStore::in_memory().await.unwrap() });
 eventbus::event_store_reopen_conformance!(reopened, async { fresh_path() }, async |path: PathBuf| open(path).await);

@@ -11,6 +11,7 @@ mod columns;
 mod conformance;
 mod corrupt;
 mod files;
+mod members;
 mod missing_events;
 mod open;
 mod rolling;

@@ -48,12 +48,8 @@ enum Role {
         #[arg(long)]
         once: bool,
     },
-    /// Prints every event once, also those of other workers, and waits for more
-    Subscribe {
-        /// The group whose events are shared
-        #[arg(long, default_value = "default")]
-        group: String,
-    },
+    /// Prints each event that no other worker has taken, also those that others publish, and waits for more
+    Subscribe,
     /// Claims a task; exits with 1 if it is claimed already
     Claim { task: String, data: String },
     /// Prints the contents of the folder
@@ -64,10 +60,7 @@ enum Role {
 async fn main() -> Result<ExitCode> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let Args { dir, redis, role } = Args::parse();
-    let mut config = FileQueueConfig::at(dir);
-    if let Role::Subscribe { group } = &role {
-        config.default_group = eventbus::Name::new("group", group)?;
-    }
+    let config = FileQueueConfig::at(dir);
     let queue = match redis {
         Some(redis_url) => {
             let redis = RedisCoordination { redis_url, ..Default::default() };
@@ -78,7 +71,7 @@ async fn main() -> Result<ExitCode> {
     match role {
         Role::Publish { payload, count } => publish(&queue, &payload, count).await?,
         Role::Work { once } => work(&queue, once).await?,
-        Role::Subscribe { .. } => subscribe(&queue).await?,
+        Role::Subscribe => subscribe(&queue).await?,
         Role::Claim { task, data } => return claim(&queue, &task, &data).await,
         Role::Show => show(&queue).await?,
     }

@@ -116,7 +116,7 @@ chapters! {
 
 #[test]
 fn operating() {
-    check("operating.md", &Bank::after_a_whole_day());
+    check("operating.md", &Bank::after_a_day());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,11 +26,9 @@ use workspace_tests::fire::{
     kills::{self, Program, process_role::Settings},
     metered, model, network_faults,
     place::StoreKind,
-    race, reactions, role, rolling,
+    race, reactions, role,
     run_summary::RunSummary,
-    sqlite_files, stuck_handlers,
-    unfinished_deliveries::{self, Kills},
-    unique_values,
+    sqlite_files, stuck_handlers, unique_values,
 };
 
 /// Checks the promises of the project while servers, processes and connections fail.
@@ -51,13 +49,6 @@ struct Arguments {
     /// Number of server failures, each kind in turn.
     #[arg(long, default_value_t = 300)]
     server_kills: u64,
-    /// Number of times that releases of a consumer group replace each other, in both orders in turn; a fifth as many
-    /// again while members are killed.
-    #[arg(long, default_value_t = 100)]
-    rollings: u64,
-    /// Seconds for which two releases with versions of one event replace each other.
-    #[arg(long, default_value_t = 60)]
-    version_seconds: u64,
     /// Number of transfers, each of which causes a reaction, on PostgreSQL with consumers over Redis; a tenth as many on
     /// Redis and in SQLite.
     #[arg(long, default_value_t = 100_000)]
@@ -80,12 +71,6 @@ struct Arguments {
     /// Number of events to handle while consumers are killed every second or two.
     #[arg(long, default_value_t = 100_000)]
     handled: u64,
-    /// Number of processes with the in-process bus to kill while events wait for a retry.
-    #[arg(long, default_value_t = 300)]
-    unfinished_kills: u64,
-    /// Number of processes with the in-process bus to kill every second or two.
-    #[arg(long, default_value_t = 100)]
-    in_process_kills: u64,
     /// Seed of every random choice.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -107,18 +92,12 @@ enum Part {
     Files,
     /// Writers, relays, consumers and projectors that are killed.
     Kills,
-    /// As `kills`, with a bus of several streams, each with its own order.
-    Partitions,
     /// Metrics of processes that are killed, against what they count by themselves.
     Metrics,
     /// Processes paused for longer than their leases.
     Pauses,
     /// Servers that crash, lose data and return to older data.
     Servers,
-    /// Releases of a consumer group that replace each other.
-    Rolling,
-    /// Releases that write different versions of an event, and replace each other in both directions.
-    Versions,
     /// Appends to several streams, and handlers that save, in processes that are killed.
     Reactions,
     /// Unique values, taken by writers that are killed; and by writers that look first, which must be caught.
@@ -127,10 +106,6 @@ enum Part {
     Commands,
     /// Decisions about courses and students, by writers that are killed, and by the textbook's statement.
     Decisions,
-    /// Processes with the in-process bus, killed while events wait for a retry.
-    Unfinished,
-    /// Processes with the in-process bus, killed every second or two: no event becomes a dead letter.
-    InProcess,
     /// Consumers killed every second or two: no event becomes a dead letter.
     Random,
     /// An event that ends its process: it becomes a dead letter within ten minutes.
@@ -171,16 +146,12 @@ impl Part {
             kills,
             pauses,
             server_kills,
-            rollings,
-            version_seconds,
             reactions,
             attempts,
             commands,
             decisions,
             file_faults,
             handled,
-            unfinished_kills,
-            in_process_kills,
             seed,
             ..
         } = *arguments;
@@ -189,29 +160,14 @@ impl Part {
             Self::Model => model_on_all(runtime, cases, seed),
             Self::Cuts => runtime.block_on(network_faults::run(cuts, seed)),
             Self::Files => runtime.block_on(sqlite_files::run(file_faults, seed)),
-            Self::Kills => runtime.block_on(kills::kill(&Program::this(&[])?, Settings::Default, kills, 1, seed)),
-            Self::Partitions => {
-                runtime.block_on(kills::kill(&Program::this(&[])?, Settings::Default, kills / 4, 4, seed))
-            }
+            Self::Kills => runtime.block_on(kills::kill(&Program::this(&[])?, Settings::Default, kills, seed)),
             Self::Metrics => runtime.block_on(metered::run(&Program::this(&[])?, kills / 4, seed)),
             Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, Settings::Default, pauses, seed)),
             Self::Servers => runtime.block_on(spawned(server_kills, seed)),
-            Self::Rolling => runtime.block_on(rolling::run_all(&Program::this(&[])?, rollings, seed)),
-            Self::Versions => runtime.block_on(rolling::run_with_versions(Duration::from_secs(version_seconds), seed)),
             Self::Reactions => runtime.block_on(react(reactions, seed)),
             Self::Unique => runtime.block_on(take_addresses(attempts, seed)),
             Self::Commands => runtime.block_on(command(commands, seed)),
             Self::Decisions => runtime.block_on(decide(decisions, seed)),
-            Self::Unfinished => {
-                let kills = unfinished_kills;
-                runtime.block_on(unfinished_deliveries::run(&Program::this(&[])?, Kills::WhileEventsWait, kills, seed))
-            }
-            Self::InProcess => runtime.block_on(unfinished_deliveries::run(
-                &Program::this(&[])?,
-                Kills::AtRandom,
-                in_process_kills,
-                seed,
-            )),
             Self::Random => runtime.block_on(consumer_crashes::run_random_kills(&Program::this(&[])?, handled, seed)),
             Self::Killer => runtime.block_on(consumer_crashes::run_poison_event(&Program::this(&[])?, 200)),
             Self::Stuck => runtime.block_on(stuck_handlers::run(&Program::this(&[])?, true)),

@@ -19,7 +19,6 @@ use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig};
 use redis::aio::MultiplexedConnection;
 use serde_json::Value;
 use workspace_tests::fixtures::{
-    FORMATS, StoredFormat,
     bus::{BusAndStore, fill_bus},
     contents::Contents,
     courses, postgres, progress,
@@ -39,9 +38,6 @@ struct Arguments {
 /// The time of the leases in the data of servers, which a clock of any machine has passed.
 const LEASE_TIMES: &str = "UPDATE eventbus.leases SET renewed_at = '2026-01-15 08:00:00Z',
     expires_at = CASE role WHEN 'role:held é' THEN timestamptz '2126-01-15 08:00:00Z' ELSE '2026-01-15 08:00:01Z' END";
-
-/// What the data of this release holds.
-const FORMAT: StoredFormat = FORMATS[FORMATS.len() - 1];
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
@@ -84,7 +80,7 @@ async fn make_sqlite(folder: &Path) -> Result<Contents, BoxError> {
     let store = OpenStore::Sqlite(SqliteEventStore::open_with(&path, config).await?);
     fill_store(&store, &clock).await?;
     sqlite::run(&path, &users::seal_fields_on_sqlite())?;
-    let contents = Contents::read(&store, FORMAT).await?;
+    let contents = Contents::read(&store).await?;
     sqlite::dump(&path, &folder.join("sqlite.db"))?;
     write_expected(folder, "sqlite.json", &contents.of_store)?;
     drop(store);
@@ -99,7 +95,7 @@ async fn make_postgres(folder: &Path) -> Result<Contents, BoxError> {
     fill_store(&open, &clock).await?;
     postgres::run(&url, LEASE_TIMES).await?;
     postgres::run(&url, &users::seal_fields_on_postgres()).await?;
-    let contents = Contents::read(&open, FORMAT).await?;
+    let contents = Contents::read(&open).await?;
     fs::write(folder.join("postgres.sql"), postgres::dump(&url)?)?;
     write_expected(folder, "postgres.json", &contents.of_store)?;
     store.close().await;
@@ -125,7 +121,7 @@ async fn make_redis(folder: &Path) -> Result<Contents, BoxError> {
     let server = eventbus_test::private_redis();
     let mut connection = eventbus_test::internal::redis_connection(server.url()).await;
     redis_commands::restore(&mut connection, &commands).await?;
-    let contents = Contents::read(&connect(server.url()).await?, FORMAT).await?;
+    let contents = Contents::read(&connect(server.url()).await?).await?;
     fs::write(folder.join("redis.jsonl"), redis_commands::dump(&mut connection).await?)?;
     write_expected(folder, "redis.json", &contents.of_store)?;
     Ok(contents)

@@ -226,7 +226,7 @@ impl Report {
     }
 }
 
-#[handler(manual, group = "work")]
+#[handler(manual, group = "work", stream = "work")]
 async fn work(event: &Entered, attempt: Attempt, State(counters): State<Arc<Counters>>) -> Result<(), HandlerError> {
     let (counter, result) = match event.handling {
         Handling::Fails => (&counters.permanent, Err(HandlerError::permanent("on purpose"))),
@@ -292,7 +292,8 @@ impl Role for Member {
             retry_delay_ms: 20,
             ..RedisEventBusConfig::default()
         });
-        let builder = App::builder().store(store).bus(bus.await?).state(Arc::clone(&counters));
+        let bus = bus.await?;
+        let builder = App::builder().store(store).bus(bus.clone()).consume("work", bus).state(Arc::clone(&counters));
         let builder = builder.relay_lease(LEASE).projection_lease(LEASE);
         let app = builder.handler::<work>().projection(Entries).start().await?;
         let mut saving = Box::pin(save(&app, &self, &counters));

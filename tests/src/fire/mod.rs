@@ -26,12 +26,10 @@ pub mod proxy;
 pub mod race;
 pub mod reactions;
 pub mod role;
-pub mod rolling;
 pub mod run_summary;
 #[cfg(unix)]
 pub mod sqlite_files;
 pub mod stuck_handlers;
-pub mod unfinished_deliveries;
 pub mod unique_values;
 pub mod workload;
 

@@ -5,8 +5,7 @@ use std::env;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    HarnessError, commands, consumer_crashes, decisions, kills, metered, reactions, rolling, stuck_handlers,
-    unfinished_deliveries, unique_values,
+    HarnessError, commands, consumer_crashes, decisions, kills, metered, reactions, stuck_handlers, unique_values,
 };
 
 /// The work of a child process, and what it needs to know for it.
@@ -24,13 +23,11 @@ pub(super) trait Role: Serialize + DeserializeOwned {
 /// If the process itself fails, or a server fails for longer than the faults last.
 pub async fn play() -> Result<bool, HarnessError> {
     Ok(play_if_given::<kills::process_role::ProcessConfig>().await?
-        || play_if_given::<rolling::Member>().await?
         || play_if_given::<reactions::Member>().await?
         || play_if_given::<unique_values::Member>().await?
         || play_if_given::<decisions::Member>().await?
         || play_if_given::<commands::Server>().await?
         || play_if_given::<consumer_crashes::Consumer>().await?
-        || play_if_given::<unfinished_deliveries::Consumer>().await?
         || play_if_given::<stuck_handlers::Consumer>().await?
         || play_if_given::<metered::Member>().await?)
 }

@@ -51,8 +51,6 @@ async fn the_consumer_that_dies() {
     Actor::end_with_parent();
     let number = |name: &str| env::var(name).unwrap().parse().unwrap();
     let config = RedisEventBusConfig {
-        partitions: number("KILL_PARTITIONS"),
-        partition_lease_ms: 1_000,
         clock: SharedClock::new(FastClock::new(number("KILL_FASTER"))),
         ..config(&prefix, env::var("KILL_NAME").ok(), number("KILL_CONCURRENCY") as usize)
     };
@@ -80,15 +78,14 @@ struct Consumer {
 
 impl Consumer {
     fn spawn(prefix: &str, name: Option<&str>, concurrency: usize) -> Self {
-        Self::spawn_with(prefix, name, concurrency, 1, 1)
+        Self::spawn_with(prefix, name, concurrency, 1)
     }
 
-    /// As `spawn`, with partitions, and with a clock that runs `faster` times as fast.
-    fn spawn_with(prefix: &str, name: Option<&str>, concurrency: usize, partitions: u32, faster: u32) -> Self {
-        let [concurrency, partitions, faster] =
-            [concurrency as u32, partitions, faster].map(|number| number.to_string());
-        let mut variables = vec![("KILL_PREFIX", prefix), ("KILL_CONCURRENCY", &concurrency)];
-        variables.extend([("KILL_PARTITIONS", &*partitions), ("KILL_FASTER", &faster)]);
+    /// As `spawn`, with a clock that runs `faster` times as fast.
+    fn spawn_with(prefix: &str, name: Option<&str>, concurrency: usize, faster: u32) -> Self {
+        let [concurrency, faster] = [concurrency as u32, faster].map(|number| number.to_string());
+        let mut variables =
+            vec![("KILL_PREFIX", prefix), ("KILL_CONCURRENCY", &*concurrency), ("KILL_FASTER", &faster)];
         variables.push(("REDIS_URL", eventbus_test::redis_url()));
         variables.extend(name.map(|name| ("KILL_NAME", name)));
         Self { actor: Actor::play("kill::the_consumer_that_dies", &variables), handled: Vec::new() }
@@ -275,18 +272,16 @@ async fn an_event_that_ends_its_process_is_found_out_and_takes_no_other_with_it(
 
 /// As above, up to the dead letter: the delays add up to half a minute, of which the test waits a quarter.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_partitions_an_event_that_ends_its_process_five_times_alone_becomes_a_dead_letter_and_no_other_does() {
-    const PARTITIONS: u32 = 4;
+async fn an_event_that_ends_its_process_five_times_alone_becomes_a_dead_letter_and_no_other_does() {
     let found_out = async |(name, concurrency): (Option<&'static str>, usize)| {
         let prefix = eventbus_test::unique_name("killer");
-        let watcher = config(&prefix, Some("watcher".into()), 1);
-        let bus = RedisEventBus::connect(RedisEventBusConfig { partitions: PARTITIONS, ..watcher }).await.unwrap();
+        let bus = RedisEventBus::connect(config(&prefix, Some("watcher".into()), 1)).await.unwrap();
         let mut ids: Vec<_> = (0..40).map(|number| number.to_string()).collect();
         ids.insert(17, KILLER.into());
         bus.publish(&ids.iter().map(|id| event(id)).collect::<Vec<_>>()).await.unwrap();
         let (what, mut ends, mut handled) = (format!("{name:?}, {concurrency} at once"), 0, BTreeSet::new());
         while !is_finished(&bus).await {
-            let mut consumer = Consumer::spawn_with(&prefix, name, concurrency, PARTITIONS, 4);
+            let mut consumer = Consumer::spawn_with(&prefix, name, concurrency, 4);
             let ended = async || consumer.actor.has_ended() || is_finished(&bus).await;
             until("it has ended, or all is done", ended).await;
             ends += u64::from(consumer.actor.has_ended());

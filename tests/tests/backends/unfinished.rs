@@ -1,4 +1,4 @@
-//! The in-process bus on a durable store: each unfinished event is a row, and a restart delivers only those events.
+//! Handlers on durable stores: what is not finished survives the process, and a restart delivers only that.
 //!
 //! The killed process is a second run of this test binary, with its role in environment variables.
 
@@ -14,9 +14,12 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, HandlerError, InMemoryEventBus, Name, NewEvent, Position, StreamId,
-    delivery::RetryPolicy,
-    port::{Append, DeadLetterFilter, DeadLetters, EventBus, EventStore, UnfinishedDeliveries},
+    ExpectedVersion, HandlerError, Name, NewEvent, Position, StreamId,
+    clock::SharedClock,
+    port::{
+        Append, EventStore, HandlerProgress,
+        handler_progress::{DeliveryRow, ListedShard, ShardId},
+    },
     prelude::*,
     testkit::ManualClock,
 };
@@ -27,8 +30,6 @@ use eventstore_sqlite::SqliteEventStore;
 
 /// The aggregate whose first event fails.
 const BAD: &str = "bad";
-const GROUP: Name = Name::from_static("default");
-const CHECKPOINT: Name = Name::from_static("group:default");
 const QUARTER: Duration = Duration::from_secs(15 * 60);
 
 /// The positions of the deliveries to a handler, in order.
@@ -52,7 +53,7 @@ impl Seen {
 #[event(aggregate_type = "Account")]
 struct Deposited {}
 
-#[handler(manual)]
+#[handler(manual, retries = 1_000)]
 async fn note(_: &Deposited, meta: &Metadata, State(seen): State<Seen>) -> Result<(), HandlerError> {
     let fails = meta.aggregate_id().as_str() == BAD && !seen.is_mended.load(Ordering::SeqCst);
     let position = meta.position().map_or(0, Position::get);
@@ -62,8 +63,23 @@ async fn note(_: &Deposited, meta: &Metadata, State(seen): State<Seen>) -> Resul
 }
 
 /// Starts an app whose handler records its deliveries.
-async fn app(store: Arc<dyn EventStore>, bus: &InMemoryEventBus, seen: &Seen) -> App {
-    App::builder().store(store).bus(bus.clone()).state(seen.clone()).handler::<note>().start().await.unwrap()
+async fn app(store: Arc<dyn EventStore>, clock: impl Into<SharedClock>, seen: &Seen) -> App {
+    App::builder().store(store).clock(clock).state(seen.clone()).handler::<note>().start().await.unwrap()
+}
+
+fn progress(store: &dyn EventStore) -> &dyn HandlerProgress {
+    store.handler_progress().unwrap()
+}
+
+/// Returns the rows of a handler's events that wait, in order.
+async fn rows(store: &dyn EventStore, handler: &'static str) -> Vec<DeliveryRow> {
+    let shard = ShardId { handler: Name::from_static(handler), number: 0 };
+    progress(store).live_rows(&[shard]).await.unwrap().into_values().flatten().collect()
+}
+
+/// Returns the progress of the only shard of the only handler.
+async fn shard(store: &dyn EventStore) -> ListedShard {
+    progress(store).list_handlers().await.unwrap().remove(0).shards.remove(0)
 }
 
 /// Appends the failing event and one more of its aggregate, before and among events of other aggregates.
@@ -95,7 +111,7 @@ async fn bad(store: &dyn EventStore) -> Vec<u64> {
     events.iter().filter_map(|event| event.position()).map(Position::get).collect()
 }
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -109,44 +125,41 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 /// behind it again, and no further one.
 async fn only_what_is_not_finished_runs_again(open: impl AsyncFn() -> Arc<dyn EventStore>) {
     const OTHERS: usize = 10_000;
-    let clock = ManualClock::new();
-    let retry =
-        RetryPolicy { retry_for: Duration::MAX, max_retries: Some(1_000), first_delay: QUARTER, max_delay: QUARTER };
-    let new_bus = || InMemoryEventBus::builder().retry(retry).clock(clock.clone()).build();
-    let (store, bus, seen) = (open().await, new_bus(), Seen::default());
+    let (clock, store, seen) = (ManualClock::new(), open().await, Seen::default());
     fill(&*store, OTHERS).await;
     let bad = bad(&*store).await;
-    let running = app(Arc::clone(&store), &bus, &seen).await;
+    let running = app(Arc::clone(&store), clock.clone(), &seen).await;
     until("the other events are handled", async || seen.count() == OTHERS + 1).await;
-    for quarter in 1..=4 {
+    for failures in 1..=4 {
         until("it waits", async || {
-            let rows = store.waiting_deliveries(&GROUP).await.unwrap();
-            let has_failed = rows.first().is_some_and(|row| row.attempts.attempts as usize == quarter);
-            has_failed && rows[0].attempts.next_at.is_some() && bus.progress(&GROUP).await.unwrap().pending == 2
+            let rows = rows(&*store, "note").await;
+            rows.first().is_some_and(|row| row.attempts.attempts == failures && row.attempts.next_at.is_some())
         })
         .await;
-        clock.advance(QUARTER * 2); // more than the delay with its jitter
-        until("it has failed again", async || seen.count() == OTHERS + 1 + quarter).await;
+        clock.advance(QUARTER); // more than the delay with its jitter
+        until("it has failed again", async || seen.count() == OTHERS + 1 + failures as usize).await;
     }
-    until("all is saved", async || bus.progress(&GROUP).await.unwrap().pending == 2).await;
+    let head = store.head().await.unwrap();
+    until("the checkpoint has passed it", async || {
+        let shard = shard(&*store).await;
+        shard.checkpoint == head && (shard.waiting, shard.started) == (1, 0)
+    })
+    .await;
     let first: BTreeSet<_> = seen.take().into_iter().collect();
     assert_eq!((first.len(), first.contains(&bad[1])), (OTHERS + 1, false), "the second one of its aggregate waits");
-    let head = store.head().await.unwrap();
-    assert_eq!(store.load_checkpoint(&CHECKPOINT).await.unwrap(), Some(head), "the checkpoint has passed it");
     running.shutdown(Duration::from_secs(30)).await.unwrap();
     drop(store);
 
     seen.is_mended.store(true, Ordering::SeqCst);
-    clock.advance(QUARTER * 2);
-    let (store, bus) = (open().await, new_bus());
-    let running = app(Arc::clone(&store), &bus, &seen).await;
+    clock.advance(QUARTER);
+    let store = open().await;
+    let running = app(Arc::clone(&store), clock.clone(), &seen).await;
     running.settled().await.unwrap();
     assert_eq!(seen.take(), bad, "in the order of their aggregate, and none of the {OTHERS} other events");
-    assert_eq!(store.waiting_deliveries(&GROUP).await.unwrap(), []);
+    assert_eq!(rows(&*store, "note").await, []);
     running.shutdown(Duration::from_secs(30)).await.unwrap();
 
-    let (store, bus) = (open().await, new_bus());
-    let running = app(store, &bus, &seen).await;
+    let running = app(open().await, clock, &seen).await;
     running.settled().await.unwrap();
     assert_eq!(seen.take(), Vec::<u64>::new());
     running.shutdown(Duration::from_secs(30)).await.unwrap();
@@ -180,7 +193,7 @@ async fn on_redis_only_what_is_not_finished_runs_again() {
     .await;
 }
 
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     let folder = env::temp_dir().join(eventbus_test::unique_name("unfinished"));
     std::fs::create_dir_all(&folder).unwrap();
     folder
@@ -192,7 +205,7 @@ async fn postgres(schema: &str) -> PgEventStore {
     PgEventStore::connect_with(config).await.unwrap()
 }
 
-async fn opened(place: &str) -> Arc<dyn EventStore> {
+pub(crate) async fn opened(place: &str) -> Arc<dyn EventStore> {
     match place.strip_prefix("schema ") {
         Some(schema) => Arc::new(postgres(schema).await),
         None => Arc::new(SqliteEventStore::open(place).await.unwrap()),
@@ -206,9 +219,8 @@ async fn the_process_that_dies() {
         return;
     };
     Actor::end_with_parent();
-    let retry = RetryPolicy { retry_for: Duration::MAX, ..RetryPolicy::default() };
-    let bus = InMemoryEventBus::builder().retry(retry).build();
-    let _app = app(opened(&place).await, &bus, &Seen::default()).await;
+    let builder = App::builder().store(opened(&place).await).handler_lease(Duration::from_secs(1));
+    let _app = builder.state(Seen::default()).handler::<note>().start().await.unwrap();
     std::future::pending().await
 }
 
@@ -217,14 +229,13 @@ fn positions(printed: &[String], word: &str) -> Vec<u64> {
     printed.iter().filter_map(position).collect()
 }
 
-/// After a kill at any moment the next process delivers exactly the events after the checkpoint and those with a row.
-async fn a_killed_process_leaves_its_rows(place: &str) {
+/// After kills at several moments all events are handled, and those of an aggregate whose first one fails in order.
+async fn a_killed_process_leaves_what_it_has_not_finished(place: &str) {
     const OTHERS: usize = 600;
     let store = opened(place).await;
     fill(&*store, OTHERS).await;
-    let (mut handled, mut open_rows): (BTreeSet<u64>, BTreeSet<u64>) = Default::default();
-    let mut checkpoint = Position::START;
-    let (mut killed, mut with_rows) = (0, 0);
+    let bad = bad(&*store).await;
+    let mut handled: BTreeSet<u64> = BTreeSet::new();
     for part in [1, 120, 240, 480, 600] {
         let mut actor = Actor::play(
             "unfinished::the_process_that_dies",
@@ -239,52 +250,41 @@ async fn a_killed_process_leaves_its_rows(place: &str) {
         })
         .await;
         printed.extend(actor.kill());
-        killed += 1;
-        let attempted = positions(&printed, "handled ").into_iter().chain(positions(&printed, "failed "));
-        for position in attempted {
-            let is_open = position > checkpoint.get() || open_rows.contains(&position);
-            assert!(is_open, "{position} came again; the checkpoint is {checkpoint}, the rows are {open_rows:?}");
-        }
-        handled.extend(positions(&printed, "handled "));
-        checkpoint = store.load_checkpoint(&CHECKPOINT).await.unwrap().unwrap_or_default();
-        let rows = store.waiting_deliveries(&GROUP).await.unwrap();
-        open_rows = rows.iter().map(|row| row.position.get()).collect();
-        with_rows += usize::from(rows.iter().any(|row| row.position <= checkpoint));
+        let by_this = positions(&printed, "handled ");
+        assert!(by_this.iter().all(|position| !bad.contains(position)), "the second one waits behind the first");
+        handled.extend(by_this);
     }
-    assert!(with_rows > 0, "the checkpoint has passed a waiting event in none of {killed} processes");
-    let (bus, seen) = (InMemoryEventBus::new(), Seen::default());
+    let rows = rows(&*store, "note").await;
+    assert_eq!(rows.first().map(|row| row.position.get()), Some(bad[0]), "the failing event has a row");
+    let seen = Seen::default();
     seen.is_mended.store(true, Ordering::SeqCst);
-    let running = app(Arc::clone(&store), &bus, &seen).await;
+    let running = app(Arc::clone(&store), SharedClock::SYSTEM, &seen).await;
     running.settled().await.unwrap();
     let last = seen.take();
-    for position in &last {
-        assert!(*position > checkpoint.get() || open_rows.contains(position), "{position} came again at last");
-    }
-    let bad = bad(&*store).await;
     let of_bad: Vec<_> = last.iter().copied().filter(|position| bad.contains(position)).collect();
     assert_eq!(of_bad, bad, "in the order of their aggregate");
     handled.extend(last);
     assert_eq!(handled.len(), OTHERS + 2, "all are handled");
-    assert_eq!(bus.list_dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.len(), 0);
+    assert_eq!(progress(&*store).count_dead_rows(1).await.unwrap(), 0);
     running.shutdown(Duration::from_secs(30)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_sqlite_a_killed_process_leaves_its_rows() {
+async fn on_sqlite_a_killed_process_leaves_what_it_has_not_finished() {
     let folder = folder();
-    a_killed_process_leaves_its_rows(folder.join("killed.db").to_str().unwrap()).await;
+    a_killed_process_leaves_what_it_has_not_finished(folder.join("killed.db").to_str().unwrap()).await;
     std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_postgres_a_killed_process_leaves_its_rows() {
-    a_killed_process_leaves_its_rows(&format!("schema {}", eventbus_test::unique_name("killed"))).await;
+async fn on_postgres_a_killed_process_leaves_what_it_has_not_finished() {
+    a_killed_process_leaves_what_it_has_not_finished(&format!("schema {}", eventbus_test::unique_name("killed"))).await;
 }
 
 /// The aggregate whose event ends its process.
 const KILLER: &str = "killer";
 
-#[handler(manual, group = "default", concurrency = 4)]
+#[handler(manual, concurrency = 4)]
 async fn work(_: &Deposited, meta: &Metadata) {
     let position = meta.position().map_or(0, Position::get);
     println!("began {position}");
@@ -302,7 +302,7 @@ async fn the_process_that_ends() {
         return;
     };
     Actor::end_with_parent();
-    let app = App::builder().store(opened(&place).await).handler::<work>();
+    let app = App::builder().store(opened(&place).await).handler_lease(Duration::from_secs(1)).handler::<work>();
     if env::var("ENDING_CLOCK").unwrap() == "machine" {
         let _app = app.start().await.unwrap();
         return std::future::pending().await;
@@ -349,7 +349,7 @@ async fn an_event_that_ends_its_process_becomes_a_dead_letter(place: &str) {
             }
         }
     });
-    let dead = async || store.dead_positions(&GROUP, Position::START).await.unwrap();
+    let dead = async || progress(&*store).dead_rows(None, 10).await.unwrap();
     loop {
         let mut actor = ending(place, "fast");
         until("it has ended, or the event is a dead letter", async || actor.has_ended() || !dead().await.is_empty())
@@ -376,7 +376,7 @@ async fn an_event_that_ends_its_process_becomes_a_dead_letter(place: &str) {
         handled.extend(by_this);
         ends += 1;
         assert!(in_flight.contains(&killer), "{printed:#?}");
-        let rows = store.waiting_deliveries(&GROUP).await.unwrap();
+        let rows = rows(&*store, "work").await;
         let counted: Vec<_> = rows.iter().filter(|row| row.attempts.ended_alone > 0).collect();
         assert!(counted.iter().all(|row| row.position.get() == killer), "other events are suspected: {counted:?}");
         let before = std::mem::replace(&mut alone, counted.first().map_or(0, |row| row.attempts.ended_alone));
@@ -386,9 +386,9 @@ async fn an_event_that_ends_its_process_becomes_a_dead_letter(place: &str) {
         assert!(ends < 20, "after {ends} ends, {alone} of them alone, it is no dead letter");
     }
     assert_eq!(alone, 5);
-    assert_eq!(dead().await, [Position::new(killer)]);
-    let dead_delivery = store.dead_delivery(&GROUP, Position::new(killer)).await.unwrap().unwrap();
-    assert!(dead_delivery.attempts.errors().contains("the process ended 5 times while this event alone was handled"));
+    let dead = dead().await;
+    assert_eq!(dead.iter().map(|dead| dead.position.get()).collect::<Vec<_>>(), [killer]);
+    assert!(dead[0].attempts.errors().contains("the process ended 5 times while this event alone was handled"));
     assert_eq!(handled.len(), others.load(Ordering::SeqCst), "all other events are handled");
 }
 
@@ -430,10 +430,10 @@ async fn on_sqlite_processes_that_are_killed_at_random_make_no_dead_letters() {
     until("all are handled", async || {
         printed.extend(last.printed());
         handled.extend(positions(&printed, "handled "));
-        handled.len() == EVENTS && store.waiting_deliveries(&GROUP).await.unwrap().is_empty()
+        handled.len() == EVENTS && rows(&*store, "work").await.is_empty()
     })
     .await;
     last.kill();
-    assert_eq!(store.count_dead_deliveries(u64::MAX).await.unwrap(), 0);
+    assert_eq!(progress(&*store).count_dead_rows(1).await.unwrap(), 0);
     std::fs::remove_dir_all(folder).unwrap();
 }

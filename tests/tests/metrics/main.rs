@@ -164,46 +164,6 @@ async fn reclaimed_deliveries_and_reconnections_are_counted() {
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_without_handlers_shows_the_groups_that_no_process_serves() {
-    let (database, redis) = (eventbus_test::postgres(), eventbus_test::redis());
-    let config = RedisEventBusConfig {
-        redis_url: redis.url().into(),
-        stream_prefix: redis.prefix().into(),
-        ..RedisEventBusConfig::default()
-    };
-    let stream = config.stream_name();
-    let worker = shop::start(&database, config.clone()).await;
-    shop::save_orders(&worker, 1..2).await;
-    worker.settled().await.unwrap();
-    worker.shutdown(Duration::from_secs(60)).await.unwrap();
-
-    let app = shop::start_saving(&database, config).await;
-    let shown = async |name: &str| {
-        let metrics = app.metrics().await;
-        ["mail", "audit"].map(|group| metrics.number(name, &[("group", group)]))
-    };
-    let waiting = async {
-        while shown("eventbus_group_consumers").await != [Some(0.0); 2] {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("the store knows the groups");
-    assert_eq!(shown("eventbus_group_pending_seconds").await, [Some(0.0); 2]);
-    assert_eq!(shown("eventbus_group_in_flight").await, [None; 2], "they are none of this process");
-    // an entry that a consumer has read and not finished grows older, though no handler has failed
-    shop::save_orders(&app, 2..3).await;
-    let mut server = eventbus_test::internal::redis_connection(redis.url()).await;
-    let read = ["GROUP", "mail", "hangs", "COUNT", "1", "STREAMS", &stream, ">"];
-    let waiting = async {
-        while shown("eventbus_group_pending_seconds").await[0] <= Some(0.0) {
-            let _: redis::Value = redis::cmd("XREADGROUP").arg(&read).query_async(&mut server).await.unwrap();
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("a pending entry has an age");
-    app.shutdown(Duration::from_secs(60)).await.unwrap();
-}
-
 /// Waits until a counter is not 0.
 async fn wait_for_count(app: &App, counter: &str) {
     let waiting = async {

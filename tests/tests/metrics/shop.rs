@@ -25,7 +25,7 @@ impl Apply for Order {
 }
 
 /// Fails for every second payment at its first attempt, and for every tenth for good.
-#[handler(group = "mail")]
+#[handler(group = "mail", stream = "orders")]
 async fn mail(paid: &Paid, attempt: Attempt) -> Result<(), HandlerError> {
     match paid.cents % 10 {
         0 => Err(HandlerError::permanent("there is no such address")),
@@ -35,7 +35,7 @@ async fn mail(paid: &Paid, attempt: Attempt) -> Result<(), HandlerError> {
 }
 
 /// Reaches its time limit, and panics, for one of ten payments each.
-#[handler(group = "audit", retries = 0, timeout_ms = 200)]
+#[handler(group = "audit", stream = "orders", retries = 0, timeout_ms = 200)]
 async fn audit(paid: &Paid) {
     match paid.cents % 10 {
         7 => tokio::time::sleep(Duration::from_hours(1)).await,
@@ -65,14 +65,9 @@ impl Sales {
 /// Starts the shop.
 pub(crate) async fn start(database: &eventbus_test::Postgres, config: RedisEventBusConfig) -> App {
     let bus = RedisEventBus::connect(config).await.unwrap();
-    let builder = App::builder().store(PgEventStore::connect(database.url()).await.unwrap()).bus(bus);
+    let builder = App::builder().store(PgEventStore::connect(database.url()).await.unwrap()).bus(bus.clone());
+    let builder = builder.consume("orders", bus);
     builder.handler::<mail>().handler::<audit>().projection(Sales).start().await.unwrap()
-}
-
-/// Starts a process of the shop that only saves: it has no handlers.
-pub(crate) async fn start_saving(database: &eventbus_test::Postgres, config: RedisEventBusConfig) -> App {
-    let bus = RedisEventBus::connect(config).await.unwrap();
-    App::builder().store(PgEventStore::connect(database.url()).await.unwrap()).bus(bus).start().await.unwrap()
 }
 
 /// Pays orders, each several times; every third one meets a writer that was first.

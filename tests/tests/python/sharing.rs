@@ -1,10 +1,6 @@
 //! One group with members on both sides.
 
-use std::{
-    collections::BTreeSet,
-    path::Path,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeSet, path::Path};
 
 use eventbus::{
     EventContext, Name, NewEvent, StreamId, Version,
@@ -18,7 +14,7 @@ use serde_json::Value;
 use super::{
     bus, command, config,
     fallible::{Fallible, id, stop},
-    samples::{NoFields, samples},
+    samples::NoFields,
     script::Script,
     settled, until,
 };
@@ -123,74 +119,6 @@ async fn a_group_shares_what_fails_between_both(python: &Path) {
     let both = failed_here.intersection(&failed_there).count() as u64;
     assert!(!failed_here.is_empty() && !failed_there.is_empty());
     assert!(both <= bus.stats().messages_recovered, "Python reclaims no entry that waits here: {both}");
-}
-
-/// A type for which only the scripts have a handler.
-const FOR_PYTHON: &str = "AllKinds";
-
-fn event_for_python() -> RecordedEvent {
-    let (sample, _) = samples().remove(0);
-    let event = NewEvent::new(Name::from_static(FOR_PYTHON), sample.metadata().schema_version(), sample.payload());
-    event.recorded_as(StreamId::new(Name::from_static("Sample"), AggregateId::new()), Version::FIRST, None)
-}
-
-/// Returns the consumers with pending entries, one name for each entry.
-async fn pending_on(bus: &RedisEventBus) -> Vec<String> {
-    let (stream, group) = (bus.config().stream_name(), bus.default_group().as_str());
-    let pending: Vec<(String, String, u64, u64)> = command(bus, "XPENDING", &[&stream, group, "-", "+", "100"]).await;
-    pending.into_iter().map(|(_, consumer, ..)| consumer).collect()
-}
-
-with_each_release!(what_only_python_handles_is_left_to_it_while_it_is_away_and_while_it_is_there);
-
-async fn what_only_python_handles_is_left_to_it_while_it_is_away_and_while_it_is_there(python: &Path) {
-    let bus = &bus().await;
-    let config = RedisEventBusConfig { consumer_name: None, ..bus.config().clone() };
-    let buses = [bus, &RedisEventBus::connect(config).await.unwrap()];
-    // the script joins the group, then ends for a moment
-    let mut there = Script::start(python, "consume.py", bus, &[]);
-    until("Python is there", async || bus.progress(bus.default_group()).await.is_ok()).await;
-    bus.publish(&[event(0)]).await.unwrap();
-    settled(bus).await;
-    there.end().await;
-    let name = texts(&there.said("consumer")).remove(0);
-
-    let handled = Arc::new(Mutex::new(Vec::new()));
-    let consumers = buses.map(|bus| {
-        let note = Arc::clone(&handled);
-        bus.subscribe(move |event: Envelope<NoFields>| {
-            note.lock().unwrap().push(event.metadata().event_id().to_string());
-            async {}
-        });
-        bus.start_consuming_in_background()
-    });
-    let pairs = || (0..10).flat_map(|_| [event_for_python(), event(0)]).collect::<Vec<_>>();
-    let away = pairs();
-    bus.publish(&away).await.unwrap();
-    until("it is left to Python, and the rest is handled", async || {
-        pending_on(bus).await == vec![name.as_str(); 10] && handled.lock().unwrap().len() == 10
-    })
-    .await;
-
-    // the script reclaims the entries of its former run, and no entry that is being handled
-    let mut there = Script::start(python, "consume.py", bus, &["--recover", "--idle-ms", "30000"]);
-    settled(bus).await;
-    let both = pairs();
-    bus.publish(&both).await.unwrap();
-    settled(bus).await;
-    for (bus, consumer) in buses.into_iter().zip(consumers) {
-        stop(bus, consumer).await;
-        assert_eq!(bus.stats().events_skipped, 0);
-    }
-    there.end().await;
-    let is_for_python = |event: &RecordedEvent| event.event_type() == FOR_PYTHON;
-    let (for_python, for_all): (Vec<_>, Vec<_>) = [away, both].concat().into_iter().partition(is_for_python);
-    let (by_python, shared): (Vec<_>, Vec<_>) =
-        texts(&there.said("handled")).into_iter().partition(|id| ids(&for_python).contains(id));
-    assert_eq!(sorted(by_python), sorted(ids(&for_python)), "each once, and by Python");
-    let by_ours = handled.lock().unwrap().clone();
-    assert_eq!(sorted([shared, by_ours].concat()), sorted(ids(&for_all)), "each once");
-    assert!(bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters.is_empty());
 }
 
 /// Returns the number of deliveries that the server has counted for the one pending entry.

@@ -15,7 +15,7 @@ use crate::{
     tree::services::{Order, OrderPlaced, PaymentTaken, Shipment, ShipmentPrepared},
 };
 
-#[handler(group = "traced", manual)]
+#[handler(group = "traced", stream = "payments", manual)]
 async fn ship(event: &PaymentTaken, id: &AggregateId, shipments: Repository<Shipment>) -> eventbus::Result<()> {
     shipments.upsert(id, |_| Ok::<_, Never>(ShipmentPrepared { number: event.number })).await?;
     Ok(())
@@ -29,7 +29,8 @@ async fn a_trace_goes_through_a_span_of_python(python: &Path) {
     let bus = RedisEventBus::connect(RedisEventBusConfig { readable_by_python: true, ..config() }).await.unwrap();
     let database = eventbus_test::postgres();
     let store = PgEventStore::connect(database.url()).await.unwrap();
-    let app = App::builder().store(store).bus(bus.clone()).share_stream().handler::<ship>().start().await.unwrap();
+    let app = App::builder().store(store).bus(bus.clone()).share_stream().consume("payments", bus.clone());
+    let app = app.handler::<ship>().start().await.unwrap();
     let mut payments = Script::start(python, "traced.py", &bus, &["--group", "payments"]);
 
     let request = tracing::info_span!("request");

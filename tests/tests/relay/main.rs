@@ -1,5 +1,4 @@
-//! Relays from PostgreSQL to Redis that are killed and paused, servers that lose data or are restored from a copy, and
-//! groups that are filled from PostgreSQL.
+//! Relays from PostgreSQL to Redis that are killed and paused, and servers that lose data or are restored from a copy.
 //!
 //! The killed processes are runs of this test binary, with their role in environment variables.
 #![allow(
@@ -9,9 +8,6 @@
     reason = "helpers of tests, which print what they measured"
 )]
 
-mod fill;
-#[path = "../../../eventbus-redis/tests/common/log.rs"]
-mod log;
 mod world;
 
 use std::{
@@ -25,8 +21,10 @@ use std::{
 };
 
 use eventbus::{
+    Name, Position,
     app::{PublishedError, StartMistake},
-    port::{EventBus, Floors, ReadFeed},
+    health::HealthThresholds,
+    port::{Checkpoints as _, ReadFeed},
     prelude::*,
     relay::RelayError,
 };
@@ -116,11 +114,6 @@ async fn note(event: &RecordedEvent, State(seen): State<Seen>) -> Result<(), Han
     Ok(())
 }
 
-/// Returns the value of a key, for a later restore.
-async fn dump(world: &mut World, key: &str) -> Option<Vec<u8>> {
-    redis::cmd("DUMP").arg(key).query_async(&mut world.connection).await.unwrap()
-}
-
 /// Replaces all data of Redis by an earlier copy, in one step.
 async fn restore(world: &mut World, copy: &[(String, Vec<u8>)]) {
     let mut pipeline = redis::pipe();
@@ -131,23 +124,24 @@ async fn restore(world: &mut World, copy: &[(String, Vec<u8>)]) {
     pipeline.query_async::<()>(&mut world.connection).await.unwrap();
 }
 
+/// Returns a copy of all data of Redis at one moment.
 async fn copy(world: &mut World) -> Vec<(String, Vec<u8>)> {
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut world.connection).await.unwrap();
-    let mut copy = Vec::new();
-    for key in keys {
-        if let Some(value) = dump(world, &key).await {
-            copy.push((key, value));
-        }
+    let mut pipeline = redis::pipe();
+    pipeline.atomic();
+    for key in &keys {
+        pipeline.cmd("DUMP").arg(key);
     }
-    copy
+    let values: Vec<Option<Vec<u8>>> = pipeline.query_async(&mut world.connection).await.unwrap();
+    keys.into_iter().zip(values).filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_flushed_or_comes_back_from_a_copy_gets_again_what_nobody_had_finished() {
+async fn a_redis_that_comes_back_from_a_copy_gets_again_what_it_lacks() {
     let began = Instant::now();
     let mut world = World::begin().await;
     let seen = Seen::default();
-    let consumer = builder(&world.database, world.redis.url()).await.without_relay();
+    let consumer = App::builder().bus(world::bus(world.redis.url()).await);
     let consumer = consumer.state(Arc::clone(&seen)).handler::<note>().start().await.unwrap();
     let stop = Arc::default();
     let appending = keep_appending(&world.store, &stop);
@@ -156,97 +150,43 @@ async fn a_redis_that_is_flushed_or_comes_back_from_a_copy_gets_again_what_nobod
         let wanted = seen.lock().unwrap().len() + more;
         until("more is handled", async || seen.lock().unwrap().len() >= wanted).await;
     };
-    for round in 0..6 {
+    for _ in 0..4 {
         has_seen(200).await;
         let copy = copy(&mut world).await;
-        match round % 3 {
-            0 => world.redis(&["FLUSHALL"]).await,
-            1 => world.redis(&["DEL", "relay:stream"]).await,
-            _ => {
-                has_seen(200).await;
-                restore(&mut world, &copy).await;
-            }
-        }
+        has_seen(200).await;
+        restore(&mut world, &copy).await;
     }
     stop.store(true, Ordering::SeqCst);
     appending.await.unwrap();
     let stored: BTreeSet<u64> = world.stored().await.into_iter().collect();
     until("all events are handled", async || seen.lock().unwrap().len() >= stored.len()).await;
     assert_eq!(*seen.lock().unwrap(), stored);
-    println!("{} events, 6 losses, {:?}", stored.len(), began.elapsed());
+    println!("{} events, 4 losses, {:?}", stored.len(), began.elapsed());
     consumer.shutdown(Duration::from_secs(10)).await.unwrap();
-}
-
-/// Set while the handler fails.
-type Away = Arc<AtomicBool>;
-
-#[handler(manual)]
-async fn note_unless_away(
-    event: &RecordedEvent,
-    State(seen): State<Seen>,
-    State(away): State<Away>,
-    State(failed): State<Arc<Mutex<Vec<u64>>>>,
-) -> Result<(), HandlerError> {
-    let position = event.position().ok_or("no position")?.get();
-    if away.load(Ordering::SeqCst) {
-        failed.lock().map_err(|_| "poisoned")?.push(position);
-        return Err(HandlerError::retry_after(Duration::from_secs(2), "away"));
-    }
-    seen.lock().map_err(|_| "poisoned")?.insert(position);
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_a_retry_is_published_again_when_redis_is_flushed() {
-    let mut world = World::begin().await;
-    let (seen, away, failed) = (Seen::default(), Away::default(), Arc::<Mutex<Vec<u64>>>::default());
-    let relaying = world.app().await;
-    let consumer = builder(&world.database, world.redis.url()).await.without_relay();
-    let consumer = consumer.state(Arc::clone(&seen)).state(Arc::clone(&away)).state(Arc::clone(&failed));
-    let consumer = consumer.handler::<note_unless_away>().start().await.unwrap();
-    append(&world.store, 10).await;
-    until("the first are handled", async || seen.lock().unwrap().len() == 10).await;
-    away.store(true, Ordering::SeqCst);
-    append(&world.store, 20).await;
-    until("the other events wait", async || failed.lock().unwrap().len() >= 20).await;
-    let stored: BTreeSet<u64> = world.stored().await.into_iter().collect();
-    let waiting: BTreeSet<u64> = stored.difference(&seen.lock().unwrap()).copied().collect();
-    assert_eq!(waiting, failed.lock().unwrap().iter().copied().collect());
-    world.redis(&["FLUSHALL"]).await;
-    until("they are published again", async || {
-        let published: BTreeSet<u64> = world.published().await.into_iter().collect();
-        waiting.is_subset(&published)
-    })
-    .await;
-    away.store(false, Ordering::SeqCst);
-    until("all are handled", async || *seen.lock().unwrap() == stored).await;
-    consumer.settled().await.unwrap();
-    consumer.shutdown(Duration::from_secs(10)).await.unwrap();
-    relaying.shutdown(Duration::from_secs(10)).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_flushed_at_rest_is_filled_again_from_the_lowest_floor() {
+async fn a_redis_that_is_flushed_gets_what_comes_and_is_filled_again_on_request() {
     let mut world = World::begin().await;
     let relaying = world.app().await;
-    let consumer = builder(&world.database, world.redis.url()).await.without_relay();
-    let consumer = consumer.state(Seen::default()).handler::<note>().start().await.unwrap();
-    append(&world.store, 250).await;
-    relaying.published(world.head().await).await.unwrap();
-    consumer.settled().await.unwrap();
-    consumer.shutdown(Duration::from_secs(10)).await.unwrap();
     append(&world.store, 50).await;
     relaying.published(world.head().await).await.unwrap();
-    let stored = world.stored().await;
-    assert_eq!(world.published().await, stored);
-    until("the floor is saved", async || {
-        let floors = world.store.floors(relaying.bus().destination()).await.unwrap();
-        floors.iter().any(|floor| floor.position.get() == stored[249])
-    })
-    .await;
+    let thresholds = HealthThresholds::default();
+    let has_alert = async || relaying.health().await.alerts(&thresholds).iter().any(|alert| alert.contains("lost"));
+    assert!(!has_alert().await);
+    let (role, head) = (Name::from_static("relay:redis:relay:stream"), world.head().await);
+    until("the relay's note is saved", async || world.store.load_checkpoint(&role).await.unwrap() == Some(head)).await;
     world.redis(&["FLUSHALL"]).await;
-    until("it is noticed", async || world.published().await.len() == 50).await;
-    assert_eq!(world.published().await, stored[250..]);
+    append(&world.store, 5).await;
+    world.until_published(world.head().await).await;
+    let stored = world.stored().await;
+    assert_eq!(world.published().await, stored[50..], "those after the noted position");
+    until("an alert says so", has_alert).await;
+
+    relaying.republish(Position::START).await.unwrap();
+    until("the stream is filled again", async || world.published().await.len() == 5 + 55).await;
+    assert_eq!(world.published().await[5..], stored);
+    until("the alert ends", async || !has_alert().await).await;
     relaying.shutdown(Duration::from_secs(10)).await.unwrap();
 }
 

@@ -25,13 +25,8 @@ pub async fn builder(database: &str, redis_url: &str) -> eventbus::app::AppBuild
 }
 
 pub async fn bus(redis_url: &str) -> RedisEventBus {
-    bus_with(redis_url, 1).await
-}
-
-pub async fn bus_with(redis_url: &str, partitions: u32) -> RedisEventBus {
     let config = RedisEventBusConfig {
         redis_url: redis_url.into(),
-        partitions,
         stream_prefix: "relay".into(),
         block_ms: 100,
         ..RedisEventBusConfig::default()

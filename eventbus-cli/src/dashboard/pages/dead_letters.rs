@@ -166,7 +166,6 @@ fn actions(visit: &Visit, ids: &[&str], wanted: &Wanted) -> Markup {
         1 => "this dead letter".into(),
         number => format!("these {number} dead letters"),
     };
-    let source = visit.inner().source();
     let form = |path: &str, class: &str, verb: &str| {
         html! {
             form method="post" action=(visit.link(path, &[])) {
@@ -185,9 +184,6 @@ fn actions(visit: &Visit, ids: &[&str], wanted: &Wanted) -> Markup {
                 summary { "Discard " (what) " …" }
                 p { "What is discarded is deleted for good: no handler gets it again." }
                 (form("discard", "danger", "Discard"))
-            }
-            @if source.bus().is_in_process() && source.app().is_none() {
-                p.hint { "The bus is in the process of the application: if that runs, it delivers a dead letter replayed here only after its next start." }
             }
         }
     }

@@ -48,11 +48,11 @@ pub(in crate::dashboard) async fn group(visit: &Visit, choice: &GroupChoice) -> 
     let pending = html! {
         @for row in &view.pending {
             tr {
-                th scope="row" { (optional(row.event_type.as_ref().or(row.entry.as_ref()))) }
+                th scope="row" { (row.event_type.as_ref().unwrap_or(&row.entry)) }
                 td { (optional(row.stream.as_ref())) }
                 td.number { (position(row.position.as_deref())) }
-                td { (optional(row.consumer.as_ref())) }
-                td.number { (optional(row.idle_ms.map(since))) }
+                td { (row.consumer) }
+                td.number { (since(row.idle_ms)) }
                 td.number { (number(row.attempts.failed_runs.into())) }
                 td { @for (handler, error) in &row.attempts.failed { p { code { (handler) } ": " (error) } } }
             }

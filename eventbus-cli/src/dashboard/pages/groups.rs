@@ -1,6 +1,6 @@
-//! The consumer groups of the bus.
+//! The handlers of the store, and the consumer groups of the bus.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use maud::{Markup, html};
 
@@ -12,9 +12,11 @@ use crate::{
     },
     error::CommandError,
     output::age,
+    query::HandlerRow,
 };
 
 pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, CommandError> {
+    let handlers = visit.inner().source().handlers().await?;
     let (groups, are_all_counted) = visit.inner().source().groups().await?;
     let has_pages = visit.inner().source().has_group_pages();
     let columns = [
@@ -25,40 +27,37 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
         ("Unread", true),
         ("Lag", true),
         ("Dead letters", true),
-        ("Finished", true),
         ("Trimming", false),
     ];
     let rows = html! {
         @for row in &groups {
             tr {
                 th scope="row" {
-                    @if has_pages && !row.is_lost {
+                    @if has_pages {
                         a href=(visit.link("group", &[("name", &row.group)])) { (row.group) }
                     } @else {
                         (row.group)
                     }
                 }
-                td.number { (optional(row.consumers.map(number))) }
-                td.number { (optional(row.pending.map(number))) }
+                td.number { (number(row.consumers)) }
+                td.number { (number(row.pending)) }
                 td.number { (optional(row.oldest_ms.map(|oldest| age(Duration::from_millis(oldest))))) }
                 td.number { (optional(row.unread.map(number))) }
                 td.number { (seconds(row.seconds)) }
                 td.number {
                     a href=(visit.link("dead-letters", &[("group", &row.group)])) { (number(row.dead_letters)) }
                 }
-                td.number { (position(row.position.as_deref())) }
                 td { @if row.holds_trim { "holds it" } }
             }
         }
     };
     Ok(html! {
         div data-live {
-            @if groups.is_empty() { p { "The bus knows no group." } } @else { (table("Consumer groups", &columns, &rows)) }
+            @if handlers.is_empty() && groups.is_empty() { p { "No handler and no group is known." } }
+            @if !handlers.is_empty() { (handler_table(visit, &handlers)) }
+            @if !groups.is_empty() { (table("Consumer groups", &columns, &rows)) }
             @if !are_all_counted {
                 p.hint { "Of the dead letters the oldest " (DEAD_LETTERS_READ_MAX) " are counted; there are more." }
-            }
-            @if groups.iter().any(|row| row.pending.is_none()) {
-                p.hint { "The command " code { "groups" } " counts the pending deliveries: it reads each of them." }
             }
             @for row in groups.iter().filter(|row| !row.remarks.is_empty()) {
                 section aria-label=(format!("Consumers of {}", row.group)) {
@@ -71,5 +70,57 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
                 p.problem { "No consumer of " code { (row.group) } " is alive, and entries " (wait) "." }
             }
         }
+        @if visit.may_change() { (pause_forms(visit, &handlers)) }
     })
+}
+
+fn handler_table(visit: &Visit, handlers: &[HandlerRow]) -> Markup {
+    let columns = [
+        ("Handler", false),
+        ("Group", false),
+        ("Shards", true),
+        ("Owner", false),
+        ("Lag", true),
+        ("Position", true),
+        ("Waiting", true),
+        ("Dead letters", true),
+    ];
+    let rows = html! {
+        @for row in handlers {
+            tr {
+                th scope="row" { (row.handler) }
+                td { (row.group) }
+                td.number { (number(row.shards.len() as u64)) }
+                td { (row.remark().map_or_else(|| optional(row.owner()), str::to_owned)) }
+                td.number { (seconds(row.lag.seconds)) }
+                td.number { (position(Some(&row.position.to_string()))) }
+                td.number { (number(row.waiting)) }
+                td.number {
+                    a href=(visit.link("dead-letters", &[("handler", &row.handler)])) { (number(row.dead_letters)) }
+                }
+            }
+        }
+    };
+    table("Handlers", &columns, &rows)
+}
+
+/// The forms that pause and resume the groups of handlers.
+fn pause_forms(visit: &Visit, handlers: &[HandlerRow]) -> Markup {
+    let groups: BTreeMap<_, _> = handlers.iter().map(|row| (&row.group, row.is_paused)).collect();
+    html! {
+        @if !groups.is_empty() {
+            section aria-labelledby="pause" {
+                h2 #pause { "Pause or resume" }
+                p { "Running handlers of a paused group end, and none begins, also after a restart." }
+                div.actions {
+                    @for (group, is_paused) in groups {
+                        form method="post" action=(visit.link(if is_paused { "resume" } else { "pause" }, &[])) {
+                            input type="hidden" name="group" value=(group);
+                            button { (if is_paused { "Resume " } else { "Pause " }) (group) }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

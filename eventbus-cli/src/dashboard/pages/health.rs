@@ -87,7 +87,7 @@ async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError
     let mut found = Vec::new();
     let lags = source.lags().await?;
     for row in lags.rows {
-        if row.events == Some(0) || row.position.is_none() && row.seconds.is_none() {
+        if row.events == Some(0) || row.is_at_rest() || row.position.is_none() && row.seconds.is_none() {
             continue;
         }
         let (kind, name) = (row.kind.as_str(), &row.name);
@@ -95,7 +95,7 @@ async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError
             ReaderSort::Projection => vec![format!("projection `{name}`")],
             ReaderSort::Relay if **name == **own_relay => vec!["relay lags: ".to_owned(), RELAY_STOPPED.to_owned()],
             ReaderSort::Relay => Vec::new(),
-            ReaderSort::Group => vec![format!("`{name}`")],
+            ReaderSort::Handler | ReaderSort::Group => vec![format!("`{name}`")],
         };
         let text = match row.seconds {
             None => {
@@ -104,7 +104,11 @@ async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError
             Some(seconds) if seconds > lag_max() => {
                 // one process has the role of a reader; a group has no role
                 let lacks_owner = row.kind != ReaderSort::Group && row.owner.is_none() && row.position.is_some();
-                let owner = if lacks_owner { "; no process has its role" } else { "" };
+                let owner = match row.kind {
+                    ReaderSort::Handler if lacks_owner => "; no process runs it",
+                    _ if lacks_owner => "; no process has its role",
+                    _ => "",
+                };
                 format!("{kind} `{name}` is behind by {seconds:.0} s{owner}")
             }
             Some(_) => continue,
@@ -128,12 +132,10 @@ async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError
         return Ok(found);
     }
     for row in source.groups().await?.0 {
-        let text = match row.is_lost {
-            true => format!("the server has lost group `{}`", row.group),
-            false if row.lacks_consumer() => format!("group `{}` has unfinished entries and no consumer", row.group),
-            false => continue,
-        };
-        found.push(Finding { text, replaced_by: Vec::new() });
+        if row.lacks_consumer() {
+            let text = format!("group `{}` has unfinished entries and no consumer", row.group);
+            found.push(Finding { text, replaced_by: Vec::new() });
+        }
     }
     let dead = source.count_dead().await?;
     if dead.number > 0 {

@@ -32,10 +32,7 @@ pub(in crate::dashboard) async fn overview(visit: &Visit) -> Result<Markup, Comm
         None => Vec::new(),
     };
     let (now, samples) = (source.clock().now(), visit.inner().samples());
-    let bus = match source.bus().is_in_process() {
-        true => "in process".into(),
-        false => source.bus().as_bus().describe(),
-    };
+    let bus = source.bus().as_bus().describe();
     Ok(html! {
         div data-live {
             @if !alerts.is_empty() {
@@ -66,7 +63,7 @@ pub(in crate::dashboard) async fn overview(visit: &Visit) -> Result<Markup, Comm
                 @if let Some(problem) = &lags.bus_problem {
                     p.problem role="alert" { "Groups, and what the bus holds, are not shown: " (problem) }
                 }
-                @if lags.rows.is_empty() { p { "No projection, relay or group is known." } } @else {
+                @if lags.rows.is_empty() { p { "No projection, relay, handler or group is known." } } @else {
                     (lag_table(visit, &lags.rows))
                     p.hint { "Read at " (time(Some(read_at))) }
                 }
@@ -87,7 +84,7 @@ fn lag_table(visit: &Visit, lags: &[LagRow]) -> Markup {
     let page = |kind| match kind {
         ReaderSort::Projection => "projections",
         ReaderSort::Relay => "relay",
-        ReaderSort::Group => "groups",
+        ReaderSort::Handler | ReaderSort::Group => "groups",
     };
     let rows = html! {
         @for row in lags {
@@ -97,7 +94,7 @@ fn lag_table(visit: &Visit, lags: &[LagRow]) -> Markup {
                 td.number { (seconds(row.seconds)) }
                 td.number { (optional(row.events.map(number))) }
                 td.number { (position(row.position.as_deref())) }
-                td { (optional(row.owner.as_ref())) }
+                td { (row.remark.map_or_else(|| optional(row.owner.as_ref()), str::to_owned)) }
             }
         }
     };

@@ -1,7 +1,7 @@
 -- Reads due entries again that are pending on the consumer, up to the entry that reaches a number of bytes. The attempts
 -- of one that has waited lose the time of the retry: its handlers are about to run, so it must count as in flight if the
 -- process ends. A suspect keeps it: the consumer saves its start before its handlers run, and that removes the time.
--- KEYS  stream, retry, relay   ARGV  group, consumer, maximum number of bytes, then id, '1' if it has waited, ...
+-- KEYS  stream, retry   ARGV  group, consumer, maximum number of bytes, then id, '1' if it has waited, ...
 -- Replies {entries, their attempts as JSON or false, ids of deleted entries, ids that a different consumer has claimed
 -- or finished, ids that a recreated group has yet to read, the number of ids up to the last entry}.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
@@ -31,5 +31,4 @@ for i = 4, #ARGV, 2 do
     attempts[#attempts + 1] = noted
   end
 end
-note_removed(stream, KEYS[3], group, deleted)
 return { entries, attempts, deleted, lost, unread, reached }

@@ -1,6 +1,6 @@
 -- Reads entries again that are pending on the consumer, up to the entry that reaches a number of bytes. This counts as
 -- no delivery.
--- KEYS  stream, retry, relay   ARGV  group, consumer, maximum number of bytes, id ...
+-- KEYS  stream, retry   ARGV  group, consumer, maximum number of bytes, id ...
 -- Replies {entries, their attempts as JSON or false, ids of deleted entries, the number of ids up to the last entry}.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local entries, attempts, deleted, bytes, reached = {}, {}, {}, 0, 0
@@ -22,5 +22,4 @@ for i = 4, #ARGV do
     end
   end
 end
-note_removed(stream, KEYS[3], group, deleted)
 return { entries, attempts, deleted, reached }

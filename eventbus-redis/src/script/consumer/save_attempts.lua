@@ -1,5 +1,5 @@
 -- Saves the attempts of entries that stay pending, or that a recreated group has yet to read.
--- KEYS  stream, retry, relay   ARGV  group, consumer, then id, number of attempts, attempts as JSON or '' for none, ...
+-- KEYS  stream, retry   ARGV  group, consumer, then id, number of attempts, attempts as JSON or '' for none, ...
 -- Replies with the ids that a different consumer has claimed or finished: no attempts are saved for these, nor for
 -- deleted entries.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
@@ -23,7 +23,11 @@ for i = 3, #ARGV, 3 do
 end
 -- the first writes: a server out of memory refuses the hash write below, but not after a script has written
 for count, ids in pairs(claims) do
-  for id in pairs(claim(stream, group, me, ids, { 'RETRYCOUNT', count }, KEYS[3])) do write(id, attempts_of[id]) end
+  local claim = { 'XCLAIM', stream, group, me, 0 }
+  for _, id in ipairs(ids) do claim[#claim + 1] = id end
+  for _, option in ipairs({ 'RETRYCOUNT', count, 'JUSTID' }) do claim[#claim + 1] = option end
+  -- the server drops an entry that was deleted instead of claiming it
+  for _, id in ipairs(redis.call(unpack(claim))) do write(id, attempts_of[id]) end
 end
 if #set > 2 then redis.call(unpack(set)) end
 return lost

@@ -3,7 +3,7 @@
 -- The fields before the last `original_message_id` are those of the entry, the rest describes the dead letter. Without
 -- that field the names decide. The script never interprets values: they may be any bytes.
 --
--- KEYS  stream, dead letters, floors
+-- KEYS  stream, dead letters
 -- ARGV  ids
 -- Replies for each id: 1 if it was replayed, 0 if it is missing, -1 if it has no fields to replay, or the name of its group
 -- if that does not exist: no consumer would ever get it.
@@ -38,7 +38,7 @@ end
 local groups
 local function exists(group)
   groups = groups or groups_of(KEYS[1])
-  return groups[group] ~= nil or redis.call('HEXISTS', KEYS[3], group) == 1
+  return groups[group] ~= nil
 end
 
 local function replay(id)
@@ -55,12 +55,11 @@ local function replay(id)
       delivered[#delivered + 1] = about.done_handlers
     end
   end
-  add(KEYS[1], unpack(delivered))
+  redis.call('XADD', KEYS[1], '*', unpack(delivered))
   redis.call('XDEL', KEYS[2], id)
   return 1
 end
 
 local replies = {}
 for i, id in ipairs(ARGV) do replies[i] = replay(id) end
-remember()
 return replies

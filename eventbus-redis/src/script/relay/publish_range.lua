@@ -1,45 +1,31 @@
 -- Publishes a range of a store's events, if all events before it were published, and none after.
 --
+-- A store's record is `position event entry`: the position up to which it is published, the id of the event there, and
+-- that of its entry, both `-` if the position is that of a skipped event or was set by a relay that began. Record and
+-- entries are in one script, so that Redis keeps both or loses both.
+--
 -- KEYS  stream, relay
--- ARGV  store, epoch, the position before the range, that of its end, the event at the end or '-', then for each event
---       its position, the number of its names and values, and these
--- Replies {'published', ids ...}, {'moved', position}, {'fenced'} or {'lost'}.
-
+-- ARGV  store, the position and event before the range, those of its end, then for each event its position and id, the
+--       number of its names and values, and these
+-- Replies {'published', ids ...}, {'moved', the record} or {'none'} if there is no record.
 local stream, relay, store = KEYS[1], KEYS[2], ARGV[1]
-local epoch, position, through, last = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local events, next_one = {}, 6
-while next_one <= #ARGV do
-  local from, count = next_one + 2, tonumber(ARGV[next_one + 1])
-  if not count or count < 2 or count % 2 ~= 0 or from + count - 1 > #ARGV then
-    return redis.error_reply('ERR the range is incomplete')
-  end
-  events[#events + 1] = { position = ARGV[next_one], from = from, to = from + count - 1 }
-  next_one = from + count
-end
+local record = redis.call('HGET', relay, store)
+if not record then return { 'none' } end
+local before = ARGV[2] .. ' '
+if string.sub(record, 1, #before) ~= before then return { 'moved', record } end
 
-local record = read_record(redis.call('HGET', relay, store) or nil)
-local is_empty = redis.call('XLEN', stream) == 0 -- fails if it is no stream
-if not record then return { 'lost' } end
-if is_smaller(epoch, record.epoch) then return { 'fenced' } end
-if not is_there(stream, record.sentinel) then return { 'lost' } end
-if record.position ~= position then return { 'moved', record.position } end
-if #events == 0 and through == position then return { 'published' } end
-
-local reply = { 'published' }
-record.epoch, record.position, record.last = epoch, through, last
-for _, event in ipairs(events) do
-  local id = try_to_add(stream, unpack(ARGV, event.from, event.to))
+local reply, at, entry, i = { 'published' }, ARGV[2], string.sub(record, #before + 1), 4
+while i <= #ARGV do
+  local count = tonumber(ARGV[i + 1])
+  local id = redis.pcall('XADD', stream, '*', unpack(ARGV, i + 2, i + 1 + count))
   if id.err then
     if #reply == 1 then return id end
-    local added = redis.call('XRANGE', stream, record.sentinel, record.sentinel)[1]
-    record.position, record.last = position, by_name(added[2]).event_id
-    write_record(redis.call, relay, store, record)
-    remember()
-    return { 'moved', position }
+    record = at .. ' ' .. entry
+    redis.call('HSET', relay, store, record)
+    return { 'moved', record }
   end
-  reply[#reply + 1], record.sentinel, position = id, id, event.position
+  reply[#reply + 1], entry, at = id, id, ARGV[i]
+  i = i + 2 + count
 end
-write_record(redis.call, relay, store, record)
-remember()
-if is_empty and reply[2] then redis.call('HSET', relay, 'head', reply[2]) end
+redis.call('HSET', relay, store, ARGV[3] .. ' ' .. entry)
 return reply

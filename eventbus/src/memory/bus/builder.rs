@@ -27,7 +27,7 @@ impl InMemoryEventBusBuilder {
     ///
     /// The bus holds the newest events for groups that come later. While a group lags by the capacity, publishing waits
     /// if the bus consumes, and is refused if it does not; an accepted call publishes all its events, also beyond the
-    /// capacity. Dead letters do not hold up publishers; without a store they take the place of old events.
+    /// capacity. Dead letters do not hold up publishers, and take the place of old events.
     pub const fn capacity(mut self, events: usize) -> Self {
         self.0.capacity = events;
         self
@@ -72,14 +72,6 @@ impl InMemoryEventBusBuilder {
     /// Sets how long a handler may run before the bus logs it as slow; a second by default.
     pub const fn slow_after(mut self, time: Duration) -> Self {
         self.0.limits.slow = time;
-        self
-    }
-
-    /// Sets for how long a group may have skipped an event type so that the bus still delivers the skipped events once
-    /// the group gets its first handler of the type; 24 h by default. If it has skipped them for longer, they are
-    /// delivered if the handler says `start = "oldest"`, and not if it says `start = "now"`.
-    pub const fn deliver_skipped_within(mut self, time: Duration) -> Self {
-        self.0.deliver_skipped_within = time;
         self
     }
 

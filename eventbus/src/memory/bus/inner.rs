@@ -1,6 +1,6 @@
 //! The state of the in-process bus, and publishing to its log.
 //!
-//! Invariant: no caller holds the locks of the log and of the resume point at once, and none awaits under either.
+//! Invariant: no caller awaits while it holds the lock of the log.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     delivery::{Consuming, GroupContext, RunLock, Subscribers, handler_span},
-    domain::{name::Name, record::RecordedEvent, stream::Position},
-    port::{EventStore, MessageId, PublishError, feed_claim::Feed, stats::BusCounters},
+    domain::{name::Name, record::RecordedEvent},
+    port::{MessageId, PublishError, feed_claim::Feed, stats::BusCounters},
     support::check_records,
 };
 
@@ -28,8 +28,6 @@ pub(super) struct BusInner {
     published: watch::Sender<()>,
     /// Wakes publishers when there may be room.
     capacity_freed: watch::Sender<()>,
-    /// The store of the app and where its relay resumes. Locked: the start of the app writes it, consumers read it.
-    resume_point: Mutex<Option<ResumePoint>>,
     /// The claim of the app whose relay feeds the bus.
     feed: Feed,
     /// Makes a suspect run alone among the events of all groups.
@@ -37,16 +35,6 @@ pub(super) struct BusInner {
     subscribers: Subscribers,
     counters: Arc<BusCounters>,
     consuming: Consuming,
-}
-
-/// The store that keeps the groups' progress, and the position after which its feed is published.
-#[derive(Clone, derive_more::Debug)]
-#[debug("ResumePoint {{ fed_from: {fed_from:?}, .. }}")]
-pub(super) struct ResumePoint {
-    pub(super) store: Arc<dyn EventStore>,
-    pub(super) fed_from: Option<Position>,
-    /// The epoch of the feed in the log: what was read or saved under an earlier one says nothing about this feed.
-    pub(super) feed_epoch: u64,
 }
 
 impl BusInner {
@@ -60,7 +48,6 @@ impl BusInner {
             log: Mutex::new(log),
             published: watch::Sender::new(()),
             capacity_freed: watch::Sender::new(()),
-            resume_point: Mutex::default(),
             feed: Feed::default(),
             run_lock: RunLock::default(),
             subscribers: Subscribers::default(),
@@ -91,25 +78,6 @@ impl BusInner {
 
     pub(super) fn log(&self) -> MutexGuard<'_, EntryLog> {
         self.log.lock()
-    }
-
-    /// Returns the log while its feed is the one of this resume point; `None` once the bus has resumed again: then what
-    /// was read or saved says nothing about the log.
-    pub(super) fn log_of(&self, resume: &ResumePoint) -> Option<MutexGuard<'_, EntryLog>> {
-        Some(self.log()).filter(|log| log.is_fed_in(resume.feed_epoch))
-    }
-
-    pub(super) fn resume_point(&self) -> Option<ResumePoint> {
-        self.resume_point.lock().clone()
-    }
-
-    pub(super) fn set_resume_point(&self, resume_point: ResumePoint) {
-        *self.resume_point.lock() = Some(resume_point);
-    }
-
-    /// Returns the store from which the bus resumed.
-    pub(super) fn store(&self) -> Option<Arc<dyn EventStore>> {
-        self.resume_point().map(|resume_point| resume_point.store)
     }
 
     /// Wakes the groups, as there are entries to read.

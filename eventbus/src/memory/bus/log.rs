@@ -1,23 +1,18 @@
 //! The entries of the in-process bus and the cursor of each group; no tasks, no locks.
 //!
 //! Invariant: the log drops an entry only after every group with subscribers has read and acknowledged it. A group
-//! without subscribers holds no entry; its checkpoint then stays, so that the store's feed delivers the entry after a
-//! restart. The entry of a dead letter stays until the store has a row of it; without a store until it is discarded, or
-//! replayed with success.
+//! without subscribers holds no entry. The entry of a dead letter stays until it is discarded, or replayed with success.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::BTreeMap;
 
 use time::OffsetDateTime;
 
 use super::{dead_letter_id::DeadLetterId, group_cursor::GroupCursor, log_entry::LogEntry};
 use crate::{
-    delivery::{InFlightEntry, UnhandledRange, memory_of},
-    domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
+    delivery::{InFlightEntry, memory_of},
+    domain::{clock::SharedClock, name::Name, record::RecordedEvent},
     port::{
-        Announced, DeadLetter, DeadLetterFilter, GroupProgress, MessageId,
+        DeadLetter, DeadLetterFilter, GroupProgress, MessageId,
         attempts::DeliveryAttempts,
         stats::{GroupInfo, StreamInfo},
     },
@@ -45,15 +40,9 @@ pub(super) struct EntryLog {
     held_bytes: usize,
     /// The bytes of all entries that were published, also of those that were dropped.
     published_bytes: u64,
-    /// The entries that were read back for one group.
-    restored: BTreeSet<u64>,
     next: u64,
     last_entry_id: (u64, u64),
     groups: BTreeMap<Name, GroupCursor>,
-    /// Grows with each switch to a new feed.
-    feed_epoch: u64,
-    /// The highest position of the dropped entries.
-    highest_dropped: Option<Position>,
     /// The entries that the last scan left though the log is beyond its capacity, and how many of them the calls since
     /// have paid for.
     untrimmed: usize,
@@ -66,10 +55,6 @@ pub(super) struct EntryLog {
 impl EntryLog {
     pub(super) fn new(capacity: Capacity, clock: SharedClock) -> Self {
         Self { capacity, clock, ..Self::default() }
-    }
-
-    pub(super) const fn clock(&self) -> &SharedClock {
-        &self.clock
     }
 
     /// Returns the group's cursor; a new one stands before the oldest entry.
@@ -86,25 +71,6 @@ impl EntryLog {
         self.cursor(group).restart();
     }
 
-    /// Switches to a new feed, which checkpoints refer to from now on: no entry published before counts for them.
-    /// Returns the epoch of the new feed.
-    pub(super) fn reset_feed(&mut self) -> u64 {
-        self.feed_epoch += 1;
-        self.highest_dropped = None;
-        for entry in self.entries.values_mut() {
-            entry.position = None;
-        }
-        for cursor in self.groups.values_mut() {
-            cursor.reset_feed();
-        }
-        self.feed_epoch
-    }
-
-    /// Returns `true` while the checkpoints refer to the feed of this epoch.
-    pub(super) const fn is_fed_in(&self, feed_epoch: u64) -> bool {
-        self.feed_epoch == feed_epoch
-    }
-
     /// Returns `true` if one of these groups lags by the capacity.
     pub(super) fn is_full(&self, groups: &[Name]) -> bool {
         groups.iter().any(|group| {
@@ -116,7 +82,7 @@ impl EntryLog {
     pub(super) fn append(&mut self, events: &[RecordedEvent], groups: &[Name]) -> Vec<MessageId> {
         let ids = events.iter().map(|record| {
             let id = self.next_id();
-            let bytes = self.insert(id.clone(), record, record.position(), false);
+            let bytes = self.insert(id.clone(), record);
             self.published_bytes += bytes as u64;
             self.trim_credit += bytes / BYTES_PER_TRIM_CREDIT;
             id
@@ -135,108 +101,30 @@ impl EntryLog {
         MessageId::new(format!("{}-{}", self.last_entry_id.0, self.last_entry_id.1))
     }
 
-    /// Takes the next entry for a group, with its number: first those to be redelivered, then the unread ones. Passes
-    /// over entries that the group's checkpoint covers.
+    /// Takes the next entry for a group, with its number.
     pub(super) fn take(&mut self, group: &Name) -> Option<(u64, InFlightEntry)> {
-        let cursor = self.groups.entry(group.clone()).or_default();
-        if !cursor.has_redeliveries() && (cursor.has_events_to_load() || cursor.is_at_read_limit(&self.entries)) {
-            return None; // skipped events and replayed dead letters come first, or a save of the read limit
-        }
-        while let Some(number) = cursor.next_number(&self.entries) {
-            let entry = self.entries.get(&number)?;
-            if let Some((attempts, was_in_flight)) = cursor.take(number, &entry.record, entry.position) {
-                let (id, record) = (entry.id.clone(), entry.record.clone());
-                return Some((number, InFlightEntry { id, record, attempts, is_redelivered: was_in_flight }));
-            }
-        }
-        None
+        let (number, attempts) = self.groups.entry(group.clone()).or_default().take(&self.entries)?;
+        Some((number, self.in_flight_entry(number, attempts)?))
     }
 
     /// Reads an entry again after its wait, with its attempts so far; `None` if it is gone, or a dead letter.
     pub(super) fn read_again(&mut self, group: &Name, number: u64) -> Option<InFlightEntry> {
         let attempts = self.cursor(group).attempts(number)?;
+        self.in_flight_entry(number, attempts)
+    }
+
+    fn in_flight_entry(&self, number: u64, attempts: DeliveryAttempts) -> Option<InFlightEntry> {
         let entry = self.entries.get(&number)?;
-        Some(InFlightEntry { id: entry.id.clone(), record: entry.record.clone(), attempts, is_redelivered: false })
-    }
-
-    /// Redelivers an event to a group that has a row in the store and that the feed does not bring any more.
-    pub(super) fn restore(&mut self, group: &Name, record: &RecordedEvent, attempts: DeliveryAttempts) {
-        let number = self.insert_restored(record);
-        self.cursor(group).restore(number, record, attempts);
-    }
-
-    /// As [`restore`](Self::restore), when the progress of a group is loaded: the event may have been in flight.
-    pub(super) fn restore_loaded(&mut self, group: &Name, record: &RecordedEvent, attempts: DeliveryAttempts) {
-        let number = self.insert_restored(record);
-        self.cursor(group).restore_loaded(number, record, attempts);
-    }
-
-    fn insert_restored(&mut self, record: &RecordedEvent) -> u64 {
-        let (id, number) = (self.next_id(), self.next);
-        self.insert(id, record, None, true);
-        self.restored.insert(number);
-        number
+        Some(InFlightEntry::new(entry.id.clone(), entry.record.clone()).with_attempts(attempts))
     }
 
     /// Adds an entry; returns its bytes.
-    fn insert(
-        &mut self,
-        id: MessageId,
-        record: &RecordedEvent,
-        position: Option<Position>,
-        is_restored: bool,
-    ) -> usize {
+    fn insert(&mut self, id: MessageId, record: &RecordedEvent) -> usize {
         let (record, bytes, bytes_before) = (record.clone(), memory_of(record), self.published_bytes);
-        self.entries.insert(self.next, LogEntry { id, record, position, bytes, bytes_before, is_restored });
+        self.entries.insert(self.next, LogEntry { id, record, bytes, bytes_before });
         self.next += 1;
         self.held_bytes += bytes;
         bytes
-    }
-
-    /// Returns the read limit that the consumer of a group has to save now, if any: see
-    /// [`GroupCursor::next_read_limit`].
-    pub(super) fn next_read_limit(&self, group: &Name, ahead: u64) -> Option<Position> {
-        let cursor = self.groups.get(group)?;
-        cursor.next_read_limit(&self.entries, ahead)
-    }
-
-    /// Returns `true` if a group may take no more events before its consumer saves a higher read limit.
-    pub(super) fn is_at_read_limit(&self, group: &Name) -> bool {
-        self.groups
-            .get(group)
-            .is_some_and(|cursor| !cursor.has_redeliveries() && cursor.is_at_read_limit(&self.entries))
-    }
-
-    /// Announces the types that a group handles, and redelivers the entries that it left; returns the undecided ranges.
-    pub(super) fn announce(
-        &mut self,
-        group: &Name,
-        announced: &[Announced],
-        within: Duration,
-    ) -> Vec<(String, UnhandledRange)> {
-        let now = self.clock.unix_millis();
-        let cursor = self.groups.entry(group.clone()).or_default();
-        let undecided = cursor.types_mut().announce(announced, within, now);
-        while let Some((event_type, numbers)) = cursor.types_mut().take_log_range() {
-            let of_type =
-                |entry: &LogEntry| entry.position.is_none() && entry.record.event_type().as_str() == event_type;
-            for (number, entry) in self.entries.range(numbers).filter(|(_, entry)| of_type(entry)) {
-                cursor.redeliver_unhandled(*number, &entry.record);
-            }
-        }
-        cursor.requeue_left();
-        undecided
-    }
-
-    /// Returns the ranges for which [`announce`](Self::announce) would need a decision.
-    pub(super) fn undecided(
-        &self,
-        group: &Name,
-        announced: &[Announced],
-        within: Duration,
-    ) -> Vec<(String, UnhandledRange)> {
-        let now = self.clock.unix_millis();
-        self.groups.get(group).map(|cursor| cursor.types().undecided(announced, within, now)).unwrap_or_default()
     }
 
     /// Drops the oldest entries beyond the capacity that none of `groups` needs any more.
@@ -258,8 +146,6 @@ impl EntryLog {
             .entries
             .range(..read)
             .map(|(number, _)| *number)
-            // only the group that these were read back for has to read them
-            .chain(self.restored.range(read..).copied())
             .filter(|number| !cursors.iter().any(|cursor| cursor.is_pending(*number)))
             .filter(|number| !self.groups.values().any(|cursor| cursor.has_dead_letter(*number)))
             .take_while(|number| {
@@ -282,26 +168,16 @@ impl EntryLog {
         let Some(entry) = self.entries.remove(&number) else {
             return;
         };
-        self.restored.remove(&number);
         self.held_bytes -= entry.bytes;
-        let position = entry.position;
-        self.highest_dropped = self.highest_dropped.max(position);
         for cursor in self.groups.values_mut() {
-            cursor.entry_dropped(number, position);
+            cursor.remove(number);
         }
-    }
-
-    /// Returns the highest position that a group which begins now can no longer get.
-    pub(super) const fn highest_dropped(&self) -> Option<Position> {
-        self.highest_dropped
     }
 
     /// Counts the entries that a group has not read.
     pub(super) fn unread(&self, group: &Name) -> usize {
         let next = self.groups.get(group).map_or(0, |cursor| cursor.next_unread());
         let at_most = usize::try_from(self.next.saturating_sub(next)).unwrap_or(usize::MAX);
-        // the bus read these back for one group: no other group has to read them
-        let at_most = at_most.saturating_sub(self.restored.range(next..).count());
         if at_most < self.capacity.entries {
             // the log dropped no entry that a group with subscribers has yet to read, so the numbers have no gaps
             return at_most.min(self.entries.len());
@@ -312,8 +188,7 @@ impl EntryLog {
     /// Returns the time since the oldest entry that a group has not read was published, in milliseconds; 0 without one.
     fn oldest_unread_age(&self, group: &Name) -> u64 {
         let next = self.groups.get(group).map_or(0, |cursor| cursor.next_unread());
-        let oldest = self.entries.range(next..).find(|(_, entry)| !entry.is_restored);
-        oldest.map_or(0, |(_, entry)| self.age(entry))
+        self.entries.range(next..).next().map_or(0, |(_, entry)| self.age(entry))
     }
 
     /// Returns the time since an entry was published, in milliseconds.
@@ -329,13 +204,11 @@ impl EntryLog {
         first.map_or(0, |(_, entry)| self.published_bytes - entry.bytes_before)
     }
 
-    /// Returns the progress of a group. Unsaved progress counts as one pending entry: the next start would deliver
-    /// events again.
+    /// Returns the progress of a group.
     pub(super) fn progress(&self, group: &Name) -> GroupProgress {
-        let described =
-            |cursor: &GroupCursor| (cursor.next_unread(), cursor.pending() + u64::from(cursor.is_save_pending()));
+        let described = |cursor: &GroupCursor| (cursor.next_unread(), cursor.pending());
         let (next, pending) = self.groups.get(group).map(described).unwrap_or_default();
-        GroupProgress { unread: self.entries.range(next..).count() as u64, pending, exhausted: 0 }
+        GroupProgress { unread: self.entries.range(next..).count() as u64, pending, ..GroupProgress::default() }
     }
 
     /// Describes the stream and its groups; a group in `consumed` has one consumer.
@@ -358,7 +231,6 @@ impl EntryLog {
                 group.oldest_pending_id = oldest.map(|entry| entry.id.to_string());
                 group.oldest_pending_age_ms = oldest.map(|entry| self.age(entry));
             }
-            group.unreadable = cursor.unreadable().report(name);
             info.consumer_groups.push(group);
         }
     }
@@ -372,8 +244,8 @@ impl EntryLog {
         // unique, also in one microsecond and after the clock was set back
         let time = self.last_dead_letter.map_or(now, |last| now.max(last + time::Duration::MICROSECOND));
         self.last_dead_letter = Some(time);
-        let position = self.cursor(group).move_to_dead_letters(number, delivery_attempts, time);
-        let dead_letter = DeadLetterId::of_entry(group, time, number, position);
+        self.cursor(group).move_to_dead_letters(number, delivery_attempts, time);
+        let dead_letter = DeadLetterId::new(group, time, number);
         if let Some(entry) = self.entries.get(&number) {
             let (event_type, aggregate) = (entry.record.event_type(), entry.record.metadata().stream());
             tracing::error!(
@@ -383,64 +255,44 @@ impl EntryLog {
         }
     }
 
-    /// Returns the time of the newest dead letter, at least now; later ones are newer, also after the clock was set back.
-    pub(super) fn newest_dead_letter(&mut self) -> OffsetDateTime {
-        self.raise_dead_letter(self.clock.now())
-    }
-
-    /// Makes later dead letters newer than `time`; returns the time of the newest one.
-    pub(super) fn raise_dead_letter(&mut self, time: OffsetDateTime) -> OffsetDateTime {
-        *self.last_dead_letter.insert(self.last_dead_letter.map_or(time, |last| last.max(time)))
-    }
-
-    /// Returns up to `limit` dead letters in the log after `after` that match, oldest first.
+    /// Returns the dead letters after `after` that match, oldest first.
     pub(super) fn list_dead_letters(
         &self,
         after: Option<&DeadLetterId>,
         filter: &DeadLetterFilter,
-        limit: usize,
-    ) -> Vec<(DeadLetterId, DeadLetter)> {
+    ) -> impl Iterator<Item = (DeadLetterId, DeadLetter)> {
         let ids = self.groups.iter().flat_map(|(group, cursor)| {
-            cursor.dead_letters().map(|(number, time, delivery_attempts, position)| {
-                (DeadLetterId::of_entry(group, time, number, position), number, delivery_attempts)
-            })
+            cursor.dead_letters().map(|(number, time, attempts)| (DeadLetterId::new(group, time, number), attempts))
         });
-        let mut ids: Vec<_> = ids.filter(|(id, ..)| after.is_none_or(|after| id > after)).collect();
-        ids.sort_unstable_by(|(one, ..), (two, ..)| one.cmp(two));
-        let dead_letters = ids.into_iter().filter_map(|(id, number, delivery_attempts)| {
-            let entry = self.entries.get(&number)?;
-            let dead_letter = id.to_dead_letter(Some(&entry.record), Some(&entry.id), delivery_attempts);
+        let mut ids: Vec<_> = ids.filter(|(id, _)| after.is_none_or(|after| id > after)).collect();
+        ids.sort_unstable_by(|(one, _), (two, _)| one.cmp(two));
+        let dead_letters = ids.into_iter().filter_map(|(id, attempts)| {
+            let dead_letter = id.to_dead_letter(self.entries.get(&id.number())?, attempts);
             Some((id, dead_letter))
         });
-        dead_letters.filter(|(_, dead_letter)| filter.matches(dead_letter)).take(limit).collect()
+        dead_letters.filter(|(_, dead_letter)| filter.matches(dead_letter))
     }
 
-    /// Returns a dead letter in the log.
+    /// Returns a dead letter; `None` if it is gone.
     pub(super) fn dead_letter(&self, id: &DeadLetterId) -> Option<DeadLetter> {
-        let (number, delivery_attempts) = self.find_dead_letter(id)?;
-        let entry = self.entries.get(&number)?;
-        Some(id.to_dead_letter(Some(&entry.record), Some(&entry.id), delivery_attempts))
+        Some(id.to_dead_letter(self.entries.get(&id.number())?, self.attempts_of(id)?))
     }
 
-    /// Replays or discards a dead letter in the log; returns `false` if it is not there.
+    /// Replays or discards a dead letter; returns `false` if it is gone.
     pub(super) fn end_dead_letter(&mut self, id: &DeadLetterId, is_replay: bool) -> bool {
-        let Some((number, _)) = self.find_dead_letter(id) else {
+        if self.attempts_of(id).is_none() {
             return false;
-        };
+        }
         let cursor = self.cursor(id.group());
-        if is_replay {
-            cursor.replay(number)
-        } else {
-            cursor.acknowledge(number)
+        match is_replay {
+            true => cursor.replay(id.number()),
+            false => cursor.remove(id.number()),
         }
         true
     }
 
-    /// Returns the number of a dead letter in the log, and the attempts of its handlers.
-    fn find_dead_letter(&self, id: &DeadLetterId) -> Option<(u64, &DeliveryAttempts)> {
-        let mut dead = self.groups.get(id.group())?.dead_letters();
-        dead.find_map(|(number, time, delivery_attempts, position)| {
-            (DeadLetterId::of_entry(id.group(), time, number, position) == *id).then_some((number, delivery_attempts))
-        })
+    /// Returns the attempts at a dead letter.
+    fn attempts_of(&self, id: &DeadLetterId) -> Option<&DeliveryAttempts> {
+        self.groups.get(id.group())?.dead_letter(id.number(), id.since())
     }
 }

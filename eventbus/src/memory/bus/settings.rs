@@ -1,9 +1,7 @@
 //! Settings and names of the in-process bus.
 
-use std::time::Duration;
-
 use crate::{
-    delivery::{DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN, Limits},
+    delivery::{DEFAULT_MAX_WAITING, Limits},
     domain::{clock::SharedClock, name::Name},
     port::retry::RetryPolicy,
 };
@@ -27,7 +25,6 @@ pub(super) struct BusSettings {
     pub(super) max_waiting: usize,
     pub(super) retry: RetryPolicy,
     pub(super) limits: Limits,
-    pub(super) deliver_skipped_within: Duration,
 }
 
 impl Default for BusSettings {
@@ -40,7 +37,6 @@ impl Default for BusSettings {
             max_waiting: DEFAULT_MAX_WAITING,
             retry: RetryPolicy::default(),
             limits: Limits::default(),
-            deliver_skipped_within: DELIVER_SKIPPED_WITHIN,
         }
     }
 }

@@ -1,33 +1,40 @@
 //! The builder of an app: collects the options, checks the plan, starts the tasks.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 #[cfg(feature = "opentelemetry")]
 use super::metrics_export;
 use super::{
     App,
+    app_bus::AppBus,
     bus_share::BusShare,
     inner::AppInner,
     no_store::NoStore,
     outage_starts::OutageStarts,
     parts::Parts,
-    plan::{CheckedPlan, Discovery, Plan},
+    plan::{Discovery, Plan},
     replayed::Replayed,
     set_up::set_up_tables,
     standalone::StandaloneApp,
     stored_types,
-    tasks::AppTasks,
+    tasks::{AppTasks, Buses},
 };
 use crate::{
     domain::{
         clock::SharedClock,
         error::{ErrorLine, Result},
+        name::Name,
         stream::Position,
     },
-    memory::{InMemoryEventBus, InMemoryEventStore},
-    port::{Announced, BoxFuture, ConnectError, EventBus, EventStore, feed_claim::FeedClaim, state::StateMap},
+    memory::InMemoryEventStore,
+    port::{BoxFuture, ConnectError, EventBus, EventStore, feed_claim::FeedClaim, state::StateMap},
     runtime::{
         definition::{Handler, HandlerDefinition, Projection, ProjectionKind},
+        engine::StoreBus,
         held_lease::{LEASE_TTL_MIN, new_owner},
         metrics::{Exporter, Meters},
         projection::{AnyProjection, ProjectionHandle, RebuildProgress, Rebuilt, RunnerContext},
@@ -35,8 +42,9 @@ use crate::{
         repository::{RepositorySource, SnapshotTasks},
         retention::Retention,
         start::{StartError, StartMistake},
-        subscription::group_of,
+        subscription::GroupNames,
     },
+    support::relay_to,
 };
 
 /// Default timeout of an app's waiting methods.
@@ -47,6 +55,8 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// A relay checks the bus's groups once a second.
 const RELAY_GATHER_MAX: Duration = Duration::from_secs(1);
 const PROJECTION_LEASE: Duration = Duration::from_secs(10);
+const HANDLER_LEASE: Duration = Duration::from_secs(10);
+const HANDLER_LEASE_MIN: Duration = Duration::from_secs(1);
 const DELIVERY_RETENTION: Duration = Duration::from_secs(30 * 24 * 3_600);
 const COMMAND_RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
 
@@ -62,6 +72,12 @@ const COMMAND_RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
 pub struct AppBuilder {
     store: Option<Arc<dyn EventStore>>,
     bus: Option<Arc<dyn EventBus>>,
+    /// The foreign streams, by the names that handlers give them.
+    consumed: BTreeMap<Name, Arc<dyn EventBus>>,
+    /// The handlers on the store, in a test, and the bus that records their runs.
+    store_bus: Option<StoreBus>,
+    own_bus: Option<Arc<dyn EventBus>>,
+    handler_lease: Duration,
     state: StateMap,
     discovery: Discovery,
     expected_crates: BTreeSet<String>,
@@ -84,6 +100,10 @@ impl AppBuilder {
         Self {
             store: None,
             bus: None,
+            consumed: BTreeMap::new(),
+            store_bus: None,
+            own_bus: None,
+            handler_lease: HANDLER_LEASE,
             state: StateMap::new(),
             discovery: Discovery::Off,
             expected_crates: BTreeSet::new(),
@@ -169,6 +189,23 @@ impl AppBuilder {
         self
     }
 
+    /// Consumes a foreign stream for the handlers that name it: `#[handler(stream = "orders")]`. They run in a consumer
+    /// group of that bus, named by `group` or else by the bus, and their effects go through the app's own store.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{App, InMemoryEventBus};
+    /// let orders = InMemoryEventBus::new();
+    /// let builder = App::builder().consume("orders", orders.clone());
+    /// ```
+    ///
+    /// # Panics
+    /// If `stream` is no [`Name`]: it is empty, too long, or has control characters.
+    pub fn consume(mut self, stream: &'static str, bus: impl EventBus) -> Self {
+        self.consumed.insert(Name::from_static(stream), Arc::new(bus));
+        self
+    }
+
     /// Leaves publishing to other processes: this one only saves, consumes and projects.
     ///
     /// No app needs it: of all processes on a store, one relays to a stream, and a standby takes over if that one dies.
@@ -218,6 +255,13 @@ impl AppBuilder {
     /// Sets the time that [`App::run_until_signal`] gives deliveries in flight after a signal; 30 s by default.
     pub fn shutdown_timeout(self, timeout: Duration) -> Self {
         Self { shutdown_timeout: timeout, ..self }
+    }
+
+    /// Sets the duration of the leases of handlers on the store: if a process dies, others run its handlers that long after
+    /// the last renewal; after a shutdown, at once. 10 s by default, at least 1 s, as it is renewed each second. A store
+    /// that sees the end of a process, as SQLite does, needs no lease.
+    pub fn handler_lease(self, lease: Duration) -> Self {
+        Self { handler_lease: lease.max(HANDLER_LEASE_MIN), ..self }
     }
 
     /// Sets the duration of a projection's lease: if the process that feeds the projection dies, a standby takes over
@@ -290,12 +334,13 @@ impl AppBuilder {
     pub(crate) fn in_test(
         self,
         store: &InMemoryEventStore,
-        bus: impl EventBus,
+        (store_bus, bus): (StoreBus, impl EventBus),
         clock: SharedClock,
         save_clock: SharedClock,
     ) -> Self {
         let store = self.store.unwrap_or_else(|| Arc::new(store.clone()));
-        Self { store: Some(store), bus: Some(Arc::new(bus)), clock, save_clock: Some(save_clock), ..self }
+        let (own_bus, store_bus) = (Some(Arc::new(bus) as Arc<dyn EventBus>), Some(store_bus));
+        Self { store: Some(store), own_bus, store_bus, clock, save_clock: Some(save_clock), ..self }
     }
 
     /// Returns the store that the builder was given.
@@ -388,18 +433,36 @@ impl AppBuilder {
 
     /// Takes the parts out of the builder, and checks them.
     fn check(&mut self) -> Result<Parts, StartError> {
-        let consumes_only = self.store.is_none() && self.bus.is_some();
+        let consumes_only = self.store.is_none() && (self.bus.is_some() || !self.consumed.is_empty());
         let clock = self.clock.clone();
         let store: Arc<dyn EventStore> = match self.store.take() {
             Some(store) => store,
             None if consumes_only => Arc::new(NoStore::default()),
             None => Arc::new(InMemoryEventStore::with_clock(clock.clone())),
         };
-        let in_memory = || Arc::new(InMemoryEventBus::builder().clock(clock.clone()).build());
-        let bus = self.bus.take().unwrap_or_else(|| in_memory());
+        let given = self.bus.take();
+        let store_bus = (!consumes_only).then(|| self.store_bus.take().unwrap_or_else(StoreBus::new));
+        let own: Arc<dyn EventBus> = match (&store_bus, &given) {
+            (None, Some(given)) => Arc::clone(given),
+            (_, _) => self.own_bus.take().unwrap_or_else(|| Arc::new(store_bus.clone().unwrap_or_else(StoreBus::new))),
+        };
+        let consumed = std::mem::take(&mut self.consumed);
+        let relayed = given.filter(|_| store_bus.is_some());
+        let mut mistakes = Vec::new();
+        if relayed.is_some() && !self.relay && consumed.is_empty() {
+            mistakes.push(StartMistake::BusWithoutUse);
+        }
+        let groups = GroupNames {
+            own: store_bus.is_none().then(|| own.default_group().clone()),
+            consumed: consumed.iter().map(|(stream, bus)| (stream.clone(), bus.default_group().clone())).collect(),
+        };
+        let bus = match relayed.is_none() && consumed.is_empty() {
+            true => own,
+            false => Arc::new(AppBus::new(own, relayed.clone(), consumed, clock.clone())),
+        };
         let repositories = RepositorySource {
             store: Arc::clone(&store),
-            has_relay: self.relay && !consumes_only,
+            has_relay: self.relay && relayed.is_some(),
             clock: self.save_clock.take().unwrap_or_else(|| clock.clone()),
             snapshot_tasks: SnapshotTasks::default(),
             first_command: Arc::default(),
@@ -416,10 +479,11 @@ impl AppBuilder {
             state: &state,
             transaction: store.transactions().map(|transactions| transactions.transaction_type()),
             has_store: !consumes_only,
-            default_group: bus.default_group(),
+            has_progress: store.handler_progress().is_some(),
+            groups: &groups,
         }
-        .check()?;
-        Ok(Parts { store, bus, clock, repositories, state, plan })
+        .check(mistakes)?;
+        Ok(Parts { store, bus, store_bus, relayed, clock, repositories, state, plan })
     }
 
     /// Checks all parts, connects the bus, runs the `set_up` of each projection, and then starts relay, consumers and
@@ -450,11 +514,11 @@ impl AppBuilder {
     }
 
     async fn start_parts(mut self) -> Result<App, StartError> {
-        let consumes_only = self.store.is_none() && self.bus.is_some();
-        let has_no_backend = self.store.is_none() && self.bus.is_none();
+        let has_no_backend = self.store.is_none() && self.bus.is_none() && self.consumed.is_empty();
         #[cfg(feature = "opentelemetry")]
         let exporter = self.exporter.clone();
-        let Parts { store, bus, clock, repositories, state, plan } = self.check()?;
+        let Parts { store, bus, store_bus, relayed, clock, repositories, state, plan } = self.check()?;
+        let has_store = store_bus.is_some();
         #[cfg(feature = "opentelemetry")]
         let exported_batches = exporter.export_batches(&*store);
         plan.log_routes();
@@ -466,19 +530,25 @@ impl AppBuilder {
         }
         stored_types::warn_of_differences(&*store, &plan).await;
         stored_types::note_personal_fields(&*store).await;
-        let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
-        let is_connected = try_connect(&*bus).await?;
+        let relay_options = self.relay.then_some(self.relay_options).filter(|_| relayed.is_some());
+        // handlers on the store wait for no bus, and foreign streams connect when they are consumed
+        let connected_first = relayed.as_ref().or((!has_store).then_some(&bus));
+        let is_connected = match connected_first {
+            Some(bus) => try_connect(&**bus).await?,
+            None => true,
+        };
+        let transport = relayed.as_ref().unwrap_or(&bus);
         if is_connected && relay_options.is_some_and(|options| !options.is_stream_shared) {
-            relay::refuse_other_store(&*store, &*bus).await.map_err(StartMistake::OtherStore)?;
+            relay::refuse_other_store(&*store, &**transport).await.map_err(StartMistake::OtherStore)?;
         }
         // before tables, groups and types are written for an app that may not start
         let relay = match relay_options {
             None => None,
             // a durable bus keeps its progress and the position of the feed itself
-            Some(options) if bus.is_durable() => Some((options, FeedClaim::default())),
+            Some(options) if transport.is_durable() => Some((options, FeedClaim::default())),
             Some(options) => {
-                let fed = |_| StartMistake::BusFedByOtherApp { destination: bus.destination().clone() };
-                Some((options, bus.claim_feed().await.map_err(fed)?))
+                let fed = |_| StartMistake::BusFedByOtherApp { destination: transport.destination().clone() };
+                Some((options, transport.claim_feed().await.map_err(fed)?))
             }
         };
         // before the app has subscribers on it
@@ -486,25 +556,24 @@ impl AppBuilder {
         // before other processes learn of the groups and types of an app that may not start
         set_up_tables(&*store, &plan.projections).await?;
         let unavailable =
-            |source| StartMistake::Unavailable { what: format!("the relay to `{}`", bus.destination()), source };
-        if !consumes_only {
-            relay::register_groups(&*store, &*bus, &plan.groups()).await.map_err(unavailable)?;
-        }
-        if is_connected {
-            announce_types(&plan, &*bus, (!consumes_only).then_some(&*store)).await?;
-        }
+            |source| StartMistake::Unavailable { what: format!("the relay to `{}`", transport.destination()), source };
         note_first_head(&*store, &plan.projections).await;
         let context = RunnerContext::new(Arc::clone(&store), clock, state, new_owner(), self.projection_lease);
         let tables = plan.projections.iter().flat_map(|projection| projection.definition().tables.iter().copied());
         let context = context.with_tables(tables);
-        let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay, self.retention, &repositories);
+        if let Some(store_bus) = &store_bus {
+            store_bus.bind(context.feed_head.clone(), self.handler_lease, relay_to(bus.destination()));
+        }
+        let buses = Buses { bus: Arc::clone(&bus), relayed: relayed.clone(), has_store, is_connected };
+        let tasks = AppTasks::spawn(context, buses, &plan, relay, self.retention, &repositories);
         let tasks = tasks.await.map_err(unavailable)?;
-        plan.log_start((!consumes_only).then_some(&*store), &*bus, relay_options.is_some());
+        plan.log_start(has_store.then_some(&*store), &*bus, relay_options.is_some());
         let app = Arc::new(AppInner {
             store,
             bus,
             bus_share: BusShare::new(tasks.number(), stats_at_start),
-            has_store: !consumes_only,
+            has_store,
+            relayed,
             groups: plan.groups(),
             projections: plan.projections,
             tasks,
@@ -531,40 +600,6 @@ async fn note_first_head(store: &dyn EventStore, projections: &[AnyProjection]) 
     {
         projections.iter().filter(is_in_memory).for_each(|projection| projection.erased().note_head(head));
     }
-}
-
-/// Timeout of the announcement at start, as the bus may be away. Real time: it is the reply of a server.
-const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Announces to the bus which types the groups of the app handle. Reports a mistake for each type that a group skipped
-/// long ago, if the handler does not say whether to deliver it.
-///
-/// If the bus is away, the app announces the types when it begins to consume.
-async fn announce_types(
-    plan: &CheckedPlan,
-    bus: &dyn EventBus,
-    store: Option<&dyn EventStore>,
-) -> Result<(), StartError> {
-    let groups: Vec<_> = plan.handlers.iter().map(|handler| group_of(handler, bus.default_group())).collect();
-    let handled =
-        plan.handlers.iter().zip(&groups).map(|(handler, group)| (group, handler.events, handler.options.start));
-    let announced = Announced::all(handled);
-    let skipped = match tokio::time::timeout(ANNOUNCE_TIMEOUT, bus.announce(&announced, store)).await {
-        Ok(Ok(skipped)) => skipped,
-        Ok(Err(error)) => {
-            tracing::debug!(destination = %bus.destination(), %error, "the app announces its event types later");
-            return Ok(());
-        }
-        Err(_) => return Ok(()),
-    };
-    let mistakes = skipped.into_iter().filter_map(|skipped| {
-        let handles = |handler: &&HandlerDefinition| {
-            group_of(handler, bus.default_group()) == skipped.group && handler.events.matches(&skipped.event_type)
-        };
-        let handler = plan.handlers.iter().find(handles)?;
-        Some(StartMistake::SkippedBefore { name: handler.name, source_place: handler.source, skipped })
-    });
-    StartError::unless_empty(mistakes.collect())
 }
 
 /// Connects the bus, unless it is connected already. Returns `false` if it is away: a task connects it later.

@@ -30,6 +30,8 @@ pub(super) struct AppInner {
     pub(super) bus: Arc<dyn EventBus>,
     pub(super) bus_share: BusShare,
     pub(super) has_store: bool,
+    /// The bus on which the relay publishes the events of the store.
+    pub(super) relayed: Option<Arc<dyn EventBus>>,
     pub(super) groups: Vec<Name>,
     pub(super) projections: Vec<AnyProjection>,
     pub(super) tasks: AppTasks,
@@ -48,6 +50,11 @@ pub(super) struct AppInner {
 impl AppInner {
     pub(super) const fn clock(&self) -> &SharedClock {
         &self.tasks.runner_context().clock
+    }
+
+    /// Returns the bus of the relay, or else the one that the app consumes.
+    pub(super) fn transport(&self) -> &Arc<dyn EventBus> {
+        self.relayed.as_ref().unwrap_or(&self.bus)
     }
 
     /// Returns the number of dead letters of the bus since the last call, or since the start.

@@ -15,7 +15,7 @@ use super::{
     relay_health::{ANSWER_TIMEOUT, read_first_recorded, relay_view},
 };
 use crate::{
-    domain::{name::Name, stream::Position},
+    domain::stream::Position,
     port::{
         health::Health,
         run_meter::RunOutcome,
@@ -34,8 +34,6 @@ pub(super) struct PolledStatus {
     store: Option<StoreStatus>,
     /// The bus is not connected if it did not answer.
     stream: StreamInfo,
-    /// The groups of the bus that the store knows.
-    known_groups: Vec<Name>,
 }
 
 #[derive(Debug, Clone)]
@@ -54,9 +52,8 @@ impl PolledStatus {
     /// Polls store and bus.
     pub(super) async fn poll(app: &AppInner) -> Self {
         let stream = tokio::time::timeout(ANSWER_TIMEOUT, app.bus.stream_info());
-        let known_groups = tokio::time::timeout(ANSWER_TIMEOUT, known_groups(app));
-        let (store, stream, known_groups) = tokio::join!(StoreStatus::poll(app), stream, known_groups);
-        Self { store, stream: stream.unwrap_or_default(), known_groups: known_groups.unwrap_or_default() }
+        let (store, stream) = tokio::join!(StoreStatus::poll(app), stream);
+        Self { store, stream: stream.unwrap_or_default() }
     }
 }
 
@@ -99,15 +96,6 @@ impl StoreStatus {
     fn lag_events(&self, position: Position) -> u64 {
         self.head.get().saturating_sub(position.get())
     }
-}
-
-/// Returns the groups of the bus that the store knows, also those that only other processes serve.
-async fn known_groups(app: &AppInner) -> Vec<Name> {
-    if !app.has_store || app.bus.relay_target().is_none() {
-        return Vec::new();
-    }
-    let floors = app.store.floors(app.bus.destination()).await.unwrap_or_default();
-    floors.into_iter().map(|floor| floor.group).collect()
 }
 
 /// Returns the metrics: what the app has counted until now, and the polled status.
@@ -227,14 +215,12 @@ fn add_groups(families: &mut FamilyBuilder, app: &AppInner, polled: &PolledStatu
     let unfinished = infos.iter().filter_map(|info| info.oldest_unfinished.clone());
     let unfinished = app.bus.report(Health::default()).with_oldest_unfinished(unfinished).unfinished;
     // the bus may hold groups that no application declares: their names are not bounded
-    for group in app.groups.iter().chain(&polled.known_groups).collect::<BTreeSet<_>>() {
+    for group in app.groups.iter().collect::<BTreeSet<_>>() {
         let labels = [group.as_str()];
-        if app.groups.contains(group) {
-            let counts = in_flight.get(group).copied().unwrap_or_default();
-            families.count(&catalog::GROUP_IN_FLIGHT, &labels, counts.entries);
-            families.count(&catalog::GROUP_WAITING, &labels, counts.waiting);
-            families.count(&catalog::GROUP_BLOCKED, &labels, counts.blocked_streams);
-        }
+        let counts = in_flight.get(group).copied().unwrap_or_default();
+        families.count(&catalog::GROUP_IN_FLIGHT, &labels, counts.entries);
+        families.count(&catalog::GROUP_WAITING, &labels, counts.waiting);
+        families.count(&catalog::GROUP_BLOCKED, &labels, counts.blocked_streams);
         let seconds = unfinished.iter().find(|oldest| oldest.group == labels[0]).map_or(0, |oldest| oldest.seconds);
         families.count(&catalog::GROUP_UNFINISHED, &labels, seconds);
         if polled.stream.connected {

@@ -2,11 +2,13 @@
 //!
 //! Invariant: no module outside of this one names the in-memory defaults of store and bus.
 
+mod app_bus;
 mod builder;
 mod bus_share;
 mod error;
 mod exit;
 mod inner;
+mod merged_dead_letters;
 mod metrics;
 #[cfg(feature = "opentelemetry")]
 mod metrics_export;
@@ -27,6 +29,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 pub use builder::AppBuilder;
 pub use error::{PublishedError, SettleError};
+pub use merged_dead_letters::MergedDeadLetters;
 #[cfg(feature = "axum")]
 pub(crate) use relay_health::ANSWER_TIMEOUT;
 pub use relay_health::Published;
@@ -56,11 +59,10 @@ use crate::{
         aggregate::{Aggregate, Apply},
         decision::Decision,
         error::Result,
-        name::Name,
         record::{EncodeEvent, EventSet},
         stream::{Position, StreamId},
     },
-    port::{CheckpointError, EventBus, EventStore, ReadError, ShutdownError, health::Health},
+    port::{EventBus, EventStore, ReadError, ShutdownError, health::Health},
     support::relay_to,
 };
 
@@ -520,15 +522,6 @@ impl App {
             events.extend(load_skipped_events(&*self.0.store, &reader).await?);
         }
         Ok(events)
-    }
-
-    /// Deletes the floor of a consumer group of the bus, so that events are neither kept nor republished for it: for
-    /// operators. Retire the group on the bus first: the relay soon adds a group again that is still there.
-    ///
-    /// # Errors
-    /// [`CheckpointError`] if the store cannot be reached.
-    pub async fn forget_group(&self, group: &Name) -> Result<(), CheckpointError> {
-        self.0.store.forget_floor(self.0.bus.destination(), group).await
     }
 
     /// Returns the health of store, bus, relay and projections of this process, for a health endpoint. It never fails,

@@ -13,9 +13,8 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction, EventStore,
-        FeedFilter, Floor, Floors, Lease, LeaseError, Leases, MissingEvent, ProgressUpdate, ReadError, ReadFeed,
-        ReadStream, RecordStream, UnfinishedDeliveries, UnfinishedDelivery, attempts::DeliveryAttempts,
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, Direction, EventStore, FeedFilter,
+        Lease, LeaseError, Leases, MissingEvent, ReadError, ReadFeed, ReadStream, RecordStream,
     },
 };
 
@@ -30,8 +29,6 @@ fn no_checkpoint(name: &Name) -> CheckpointError {
 fn no_lease(role: &Name) -> LeaseError {
     LeaseError::new(role, ReadError::NoStore)
 }
-
-static DEAD_LETTERS: Name = Name::from_static("dead letters");
 
 /// Implements a port by methods that fail with the error after the `=`, and by methods of its own.
 macro_rules! refuse {
@@ -94,27 +91,6 @@ refuse! {
     renew_lease(lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> = no_lease(&lease.role);
     release_lease(lease: &Lease) -> Result<(), LeaseError> = no_lease(&lease.role);
     lease_of(role: &Name) -> Result<Option<Lease>, LeaseError> = no_lease(role);
-}
-
-refuse! {
-    Floors {}
-    floors(destination: &Name) -> Result<Vec<Floor>, CheckpointError> = no_checkpoint(destination);
-    save_floors(destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> = no_checkpoint(destination);
-    forget_floor(destination: &Name, group: &Name) -> Result<(), CheckpointError> = no_checkpoint(destination);
-}
-
-refuse! {
-    UnfinishedDeliveries {}
-    save_progress(group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> = no_checkpoint(group);
-    waiting_deliveries(group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> = no_checkpoint(group);
-    dead_positions(group: &Name, after: Position) -> Result<Vec<Position>, CheckpointError> = no_checkpoint(group);
-    dead_deliveries(after: Option<&DeadDelivery>, limit: usize)
-        -> Result<Vec<DeadDelivery>, CheckpointError> = no_checkpoint(&DEAD_LETTERS);
-    dead_delivery(group: &Name, position: Position)
-        -> Result<Option<DeadDelivery>, CheckpointError> = no_checkpoint(group);
-    count_dead_deliveries(at_most: u64) -> Result<u64, CheckpointError> = no_checkpoint(&DEAD_LETTERS);
-    end_dead_delivery(group: &Name, position: Position, attempts: Option<&DeliveryAttempts>)
-        -> Result<bool, CheckpointError> = no_checkpoint(group);
 }
 
 impl EventStore for NoStore {}

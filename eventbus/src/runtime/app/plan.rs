@@ -13,7 +13,7 @@ use crate::{
         projection::{AnyProjection, ProjectionRegistration},
         registry::EventRegistry,
         start::{StartError, StartMistake},
-        subscription::{discovered_handlers, duplicate_handlers, group_of, shared_inbox_keys, unmet_requirements},
+        subscription::{GroupNames, discovered_handlers, duplicate_handlers, unmet_requirements},
     },
 };
 
@@ -47,20 +47,22 @@ pub(super) struct Plan<'a> {
     pub(super) state: &'a StateMap,
     pub(super) transaction: Option<TypeKey>,
     pub(super) has_store: bool,
-    pub(super) default_group: &'a Name,
+    /// Set if the store keeps the progress of handlers.
+    pub(super) has_progress: bool,
+    pub(super) groups: &'a GroupNames,
 }
 
 /// A plan without mistakes.
 pub(super) struct CheckedPlan {
     pub(super) handlers: Vec<HandlerDefinition>,
     pub(super) projections: Vec<AnyProjection>,
-    pub(super) default_group: Name,
+    pub(super) groups: GroupNames,
 }
 
 impl Plan<'_> {
     /// Adds the discovered handlers and projections, and reports every mistake at once.
-    pub(super) fn check(mut self) -> Result<CheckedPlan, StartError> {
-        let mut mistakes = self.missing_crates();
+    pub(super) fn check(mut self, mut mistakes: Vec<StartMistake>) -> Result<CheckedPlan, StartError> {
+        mistakes.extend(self.missing_crates());
         let (duplicates, in_tests) = self.duplicate_aggregates();
         mistakes.extend(duplicates);
         mistakes.extend(self.events().mistakes());
@@ -69,7 +71,7 @@ impl Plan<'_> {
         self.handlers.dedup_by_key(|handler| handler.place());
         self.projections.sort_by_key(|instance| instance.definition().place());
         mistakes.extend(duplicate_handlers(&self.handlers));
-        mistakes.extend(shared_inbox_keys(&self.handlers, self.default_group));
+        mistakes.extend(self.without_events());
         mistakes.extend(self.duplicate_projections());
         mistakes.extend(self.unmet_requirements());
         StartError::unless_empty(mistakes)?;
@@ -77,11 +79,7 @@ impl Plan<'_> {
             tracing::warn!("in a test this is no error without `discover()`: {duplicate}");
         }
         self.log_not_run();
-        Ok(CheckedPlan {
-            handlers: self.handlers,
-            projections: self.projections,
-            default_group: self.default_group.clone(),
-        })
+        Ok(CheckedPlan { handlers: self.handlers, projections: self.projections, groups: self.groups.clone() })
     }
 
     fn missing_crates(&self) -> Vec<StartMistake> {
@@ -118,8 +116,7 @@ impl Plan<'_> {
             mistakes.push(StartMistake::NothingDiscovered);
         }
         self.report_unknown_groups(&handlers, !projections.is_empty(), mistakes);
-        let default_group = self.default_group;
-        let wanted = |handler: &HandlerDefinition| self.discovery.wants(&group_of(handler, default_group));
+        let wanted = |handler: &HandlerDefinition| self.discovery.wants(&self.groups.of(handler));
         let wanted: Vec<_> = handlers.into_iter().filter(wanted).collect();
         self.handlers.extend(wanted);
         if self.discovery.wants(PROJECTIONS_GROUP) {
@@ -176,7 +173,7 @@ impl Plan<'_> {
             return;
         };
         let mut known: BTreeSet<String> =
-            handlers.iter().map(|handler| group_of(handler, self.default_group).as_str().to_owned()).collect();
+            handlers.iter().map(|handler| self.groups.of(handler).as_str().to_owned()).collect();
         if has_projections {
             known.insert(PROJECTIONS_GROUP.into());
         }
@@ -206,6 +203,25 @@ impl Plan<'_> {
             if is_in_tests { in_tests.push(mistake) } else { mistakes.push(mistake) }
         }
         (mistakes, in_tests)
+    }
+
+    /// Reports handlers of a stream that the app does not consume, and of a store that keeps no progress.
+    fn without_events(&self) -> Vec<StartMistake> {
+        let mistake = |handler: &HandlerDefinition| {
+            let (name, source_place) = (handler.name, handler.source);
+            match handler.options.stream {
+                Some(stream) if self.groups.consumed.contains_key(stream) => None,
+                Some(stream) => {
+                    let known = self.groups.consumed.keys().map(Name::to_string).collect();
+                    Some(StartMistake::UnknownStream { name, source_place, stream, known })
+                }
+                None if self.has_store && !self.has_progress => {
+                    Some(StartMistake::ProgressUnsupported { name, source_place })
+                }
+                None => None,
+            }
+        };
+        self.handlers.iter().filter_map(mistake).collect()
     }
 
     fn duplicate_projections(&self) -> Vec<StartMistake> {
@@ -277,7 +293,7 @@ impl CheckedPlan {
 
     /// Returns the consumer groups of the handlers, sorted.
     pub(super) fn groups(&self) -> Vec<Name> {
-        let mut groups: Vec<_> = self.handlers.iter().map(|handler| group_of(handler, &self.default_group)).collect();
+        let mut groups: Vec<_> = self.handlers.iter().map(|handler| self.groups.of(handler)).collect();
         groups.sort();
         groups.dedup();
         groups
@@ -287,7 +303,7 @@ impl CheckedPlan {
     pub(super) fn log_start(&self, store: Option<&dyn EventStore>, bus: &dyn EventBus, relays: bool) {
         let mut groups: BTreeMap<Name, usize> = BTreeMap::new();
         for handler in &self.handlers {
-            *groups.entry(group_of(handler, &self.default_group)).or_default() += 1;
+            *groups.entry(self.groups.of(handler)).or_default() += 1;
         }
         let groups = groups.iter().map(|(group, handlers)| match handlers {
             1 => format!("{group} (1 handler)"),
@@ -304,7 +320,7 @@ impl CheckedPlan {
     /// Logs the event types of each handler and projection.
     pub(super) fn log_routes(&self) {
         for handler in &self.handlers {
-            let group = group_of(handler, &self.default_group);
+            let group = self.groups.of(handler);
             tracing::debug!(handler = handler.name, %group, events = %describe_events(handler.events), source = %handler.source, "route");
         }
         for slot in &self.projections {

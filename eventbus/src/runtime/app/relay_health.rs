@@ -85,7 +85,6 @@ pub(super) async fn health(app: &AppInner) -> Health {
     let mut health = if app.has_store { health.with_store() } else { health };
     health.lag_seconds = lags;
     health.projections = stopped;
-    health.unfilled = app.tasks.unfilled().groups();
     app.projections.iter().for_each(|projection| projection.erased().add_to_health(&mut health));
     let mut health = match store_problem {
         Some(problem) => health.with_store_problem(with_since(problem, store_outage_start(app))),
@@ -97,6 +96,7 @@ pub(super) async fn health(app: &AppInner) -> Health {
     let Some(relay) = relay_view(app) else {
         return health;
     };
+    health.lost_through = relay.lost_through();
     let since = relay.since();
     match (relay.stopped(), relay.problem()) {
         (Some(stopped), _) => health.with_relay_stopped(with_since(stopped.to_redacted_string(), since)),
@@ -113,7 +113,7 @@ pub(super) async fn republish(app: &AppInner, from: Position) -> Result<Position
     if let Some(error @ RelayError::OtherStore { .. }) = stopped {
         return Err(error.into());
     }
-    relay::republish(&*app.store, &*app.bus, from).await
+    relay::republish(&*app.store, &**app.transport(), from).await
 }
 
 async fn bus_health(app: &AppInner) -> Health {
@@ -204,7 +204,7 @@ pub(super) async fn read_first_recorded(
 }
 
 pub(super) fn relay_view(app: &AppInner) -> Option<RelayView> {
-    let other = || if app.has_store { RelayView::for_bus(&app.store, &*app.bus) } else { None };
+    let other = || app.relayed.as_ref().and_then(|bus| RelayView::for_bus(&app.store, &**bus));
     app.tasks.relay().cloned().or_else(other)
 }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     delivery::{ActiveSubscriber, Limits, Outcome, dispatch, handler_span},
-    domain::{error::Result, stream::Position},
+    domain::{error::Result, name::Name, stream::Position},
     port::{EventBus, FeedFilter, attempts::DeliveryAttempts, delivery::Delivery},
     runtime::{
         definition::{HandlerDefinition, ProjectionDefinition, ProjectionKind},
@@ -25,7 +25,7 @@ use crate::{
         held_lease::new_owner,
         projection::{AnyProjection, RebuildProgress, Rebuilt, RunnerContext},
         start::StartError,
-        subscription::{checked_subscriber, group_of},
+        subscription::checked_subscriber,
     },
 };
 
@@ -55,7 +55,13 @@ impl StandaloneApp {
         self.parts.plan.projections.iter().map(AnyProjection::definition)
     }
 
-    /// Returns the bus, whose [`default_group`](EventBus::default_group) has the handlers that name no group.
+    /// Returns the group of a handler of the app.
+    #[must_use]
+    pub fn group_of(&self, handler: &HandlerDefinition) -> Name {
+        self.parts.plan.groups.of(handler)
+    }
+
+    /// Returns the bus.
     #[must_use]
     pub fn bus(&self) -> &Arc<dyn EventBus> {
         &self.parts.bus
@@ -116,14 +122,14 @@ impl StandaloneApp {
     ) -> Result<Replayed> {
         let Parts { store, clock, state, plan, .. } = self.parts;
         let definition = *plan.handler(name)?;
-        let group = group_of(&definition, &plan.default_group);
+        let group = plan.groups.of(&definition);
         let context = HandlerContext {
             clock: clock.clone(),
             transactions: store.transactions(),
             begin_within: Some(BEGIN_WITHIN),
             ..HandlerContext::from(&state)
         };
-        let subscriber = checked_subscriber(definition, &group, &context)?;
+        let subscriber = checked_subscriber(definition, &context)?;
         let subscribers = [Arc::new(ActiveSubscriber::new(group.clone(), subscriber))];
         let head = store.head().await.map_err(ReplayError::Store)?;
         let through = through.unwrap_or(head).min(head);

@@ -27,7 +27,7 @@ use crate::{
         definition::HandlerDefinition,
         handler_context::HandlerContext,
         projection::RunnerContext,
-        relay::{self, Relay, RelayOptions, RelayView, Unfilled},
+        relay::{Relay, RelayOptions, RelayView},
         repository::RepositorySource,
         retention::{Notes, Retention},
         subscription::add_handlers,
@@ -57,16 +57,26 @@ pub(super) struct AppTasks {
     number: AppNumber,
     /// The app's own subscribers, in the order of its handlers: several apps may share the bus.
     subscribers: Vec<Arc<dyn SubscriberStatus>>,
-    /// The groups whose backlog the filler cannot fill.
-    unfilled: Unfilled,
+}
+
+/// The buses of an app, for its tasks.
+pub(super) struct Buses {
+    /// Runs the handlers.
+    pub(super) bus: Arc<dyn EventBus>,
+    /// The bus on which the relay publishes.
+    pub(super) relayed: Option<Arc<dyn EventBus>>,
+    /// Set if handlers read the store, and wait for no bus.
+    pub(super) has_store: bool,
+    /// Set if the bus that the relay, or an app without a store, needs is connected.
+    pub(super) is_connected: bool,
 }
 
 impl AppTasks {
-    /// Spawns the tasks. If the bus is not connected, a task connects it before relay and consumers begin.
+    /// Spawns the tasks. If the bus is not connected, a task connects it before the relay, and handlers without a store,
+    /// begin.
     pub(super) async fn spawn(
         context: RunnerContext,
-        bus: &Arc<dyn EventBus>,
-        is_connected: bool,
+        Buses { bus, relayed, has_store, is_connected }: Buses,
         plan: &CheckedPlan,
         relay: Option<(RelayOptions, FeedClaim)>,
         retention: Retention,
@@ -83,7 +93,8 @@ impl AppTasks {
             transactions: store.transactions(),
             ..HandlerContext::from(&context.state)
         };
-        let subscriptions = Arc::new(Subscriptions(add_handlers(&**bus, &plan.handlers, &handler_context)));
+        let subscriptions =
+            Arc::new(Subscriptions(add_handlers(&*bus, &plan.handlers, &plan.groups, &handler_context)));
         let mut subscribers = bus.subscribers();
         subscribers.retain(|status| status.subscriber().app() == Some(number));
         repositories.meters.export_runs(&subscribers);
@@ -98,22 +109,20 @@ impl AppTasks {
             subscriptions: Arc::downgrade(&subscriptions),
             number,
             subscribers,
-            unfilled: Unfilled::default(),
         };
         // not restarted: without it each reader polls by itself
         tasks.spawn_store_task(feed_head.share().run(tasks.cancel.clone()));
         let connected = watch::Sender::new(is_connected);
         let is_connected = connected.subscribe();
+        let transport = relayed.as_ref().unwrap_or(&bus);
         if !*connected.borrow() {
-            tasks.spawn_abortable(
-                &tasks.abort,
-                connect(Arc::clone(bus), clock.clone(), connected, tasks.cancel.clone()),
-            );
+            let connecting = connect(Arc::clone(transport), clock.clone(), connected, tasks.cancel.clone());
+            tasks.spawn_abortable(&tasks.abort, connecting);
         }
         if let Some((options, claim)) = relay {
             let claim = Arc::new(claim);
             tasks.feed_claim = Arc::downgrade(&claim);
-            let relay = Relay::prepare(feed_head, Arc::clone(bus), options, claim).await?;
+            let relay = Relay::prepare(feed_head, Arc::clone(transport), options, claim).await?;
             tasks.relay = Some(relay.view());
             let (relay, is_connected) = (Arc::new(relay), is_connected.clone());
             tasks.spawn_restarted("the relay", move |cancel| {
@@ -121,32 +130,15 @@ impl AppTasks {
                 async move { run_when_connected(is_connected, relay.run(&cancel), &cancel).await }
             });
         }
-        if bus.backlogs().is_some() {
-            let (store, bus, clock) = (Arc::clone(&store), Arc::clone(bus), clock.clone());
-            let unfilled = tasks.unfilled.clone();
-            tasks.spawn_restarted("the filling of backlogs", move |cancel| {
-                relay::fill_backlogs(Arc::clone(&store), Arc::clone(&bus), clock.clone(), unfilled.clone(), cancel)
-            });
-        }
-        if store.notes().is_some() {
-            let (store, bus, is_connected) = (Arc::clone(&store), Arc::clone(bus), is_connected.clone());
-            tasks.spawn_restarted("the copying of dead letters", move |cancel| {
-                let (store, bus, is_connected) = (Arc::clone(&store), Arc::clone(&bus), is_connected.clone());
-                async move {
-                    let copying = async {
-                        if let Some(dead_letters) = bus.dead_letters() {
-                            dead_letters.copy_dead_letters(store).await;
-                        }
-                    };
-                    let copying = async { cancel.run_until_cancelled(copying).await.unwrap_or_default() };
-                    run_when_connected(is_connected, copying, &cancel).await;
-                }
-            });
-        }
         if !plan.handlers.is_empty() {
-            let consumer = consume_until_cancelled(Arc::clone(bus), subscriptions, clock.clone(), tasks.cancel.clone());
             let cancel = tasks.cancel.clone();
-            let consumer = async move { run_when_connected(is_connected, consumer, &cancel).await };
+            let consumer = consume_until_cancelled(Arc::clone(&bus), subscriptions, clock.clone(), cancel.clone());
+            let consumer = async move {
+                match has_store {
+                    true => consumer.await,
+                    false => run_when_connected(is_connected, consumer, &cancel).await,
+                }
+            };
             let (begun, has_begun) = oneshot::channel::<()>();
             let begin = async move {
                 let _ = begun.send(());
@@ -219,10 +211,6 @@ impl AppTasks {
 
     pub(super) fn subscribers(&self) -> &[Arc<dyn SubscriberStatus>] {
         &self.subscribers
-    }
-
-    pub(super) const fn unfilled(&self) -> &Unfilled {
-        &self.unfilled
     }
 
     /// Returns the token that is cancelled when the app stops.

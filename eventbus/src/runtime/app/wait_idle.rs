@@ -63,7 +63,7 @@ async fn wait_until_handled(app: &AppInner, head: Position, waiting: &Mutex<Stri
     if app.tasks.relay().is_some() {
         wait_for("the relay".into());
         relay_health::published(app, head).await?;
-        while !relay::is_published_on_bus(&*app.store, &*app.bus, head).await {
+        while !relay::is_published_on_bus(&*app.store, &**app.transport(), head).await {
             tokio::time::sleep(IDLE_POLL_INTERVAL).await;
             relay_health::published(app, head).await?;
         }
@@ -94,7 +94,8 @@ async fn wait_group_idle(app: &AppInner, group: &Name, wait_for: impl Fn(String)
         }
         let rest = [(progress.unread, "unread"), (progress.pending, "pending")];
         let rest = rest.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
-        wait_for(format!("group `{group}` ({})", rest.collect::<Vec<_>>().join(", ")));
+        let paused = progress.is_paused.then(|| "paused".to_owned());
+        wait_for(format!("group `{group}` ({})", rest.chain(paused).collect::<Vec<_>>().join(", ")));
         tokio::time::sleep(IDLE_POLL_INTERVAL).await;
     }
 }

@@ -28,7 +28,7 @@ impl Metrics {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
     /// let app = eventbus::App::builder().start().await?;
     /// let metrics = app.metrics().await;
-    /// assert_eq!(metrics.number("eventbus_relay_lag_seconds", &[]), Some(0.0));
+    /// assert_eq!(metrics.number("eventbus_feed_head", &[]), Some(0.0));
     /// # Ok(()) }
     /// ```
     #[must_use]

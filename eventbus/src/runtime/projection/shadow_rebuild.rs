@@ -536,7 +536,7 @@ mod tests {
         former: Arc<Mutex<Option<Position>>>,
     }
 
-    delegate!(FormerCheckpoint, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, Floors, UnfinishedDeliveries, EventStore);
+    delegate!(FormerCheckpoint, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, EventStore);
 
     #[async_trait]
     impl Checkpoints for FormerCheckpoint {

@@ -22,8 +22,8 @@ use crate::{
     support::{is_beyond_end, relay_to, spans},
 };
 
-/// Publishes to a bus that keeps no position: the store keeps it for a durable bus. The groups of any other bus keep
-/// their own progress in the store.
+/// Publishes to a bus that keeps no position: the store keeps it for a durable bus. Any other bus lives as long as the
+/// process, and so does its position.
 pub(super) struct AtLeastOncePublisher<'a> {
     store: &'a dyn EventStore,
     bus: &'a dyn EventBus,

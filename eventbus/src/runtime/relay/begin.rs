@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::error::BeginError;
 use crate::{
     domain::{name::Name, stream::Position},
-    port::{EventBus, EventStore, Lease, relay::Publisher},
+    port::{EventBus, EventStore, Lease, relay::PublishedPosition},
     runtime::held_lease::new_owner,
     support::relay_to,
 };
@@ -16,8 +16,6 @@ const BEGIN_LEASE_TTL: Duration = Duration::from_secs(5);
 /// Has the relay of a store begin after a position: it never publishes the events up to there to this bus. Call it
 /// before the first app with this store and this bus starts, such as after an import whose events other software on the
 /// stream has handled.
-///
-/// A group that begins later still gets all events of the store on a bus with [`Backlogs`](crate::port::Backlogs).
 ///
 /// # Errors
 /// [`BeginError`] if the bus is in the process, a process relays to it, the relay has begun, the store ends before the
@@ -61,6 +59,11 @@ async fn begin(store: &dyn EventStore, bus: &dyn EventBus, lease: &Lease, after:
     ensure_lease(store, destination, lease).await?;
     store.save_checkpoint(&relay_to(destination), after).await.map_err(BeginError::unavailable(destination))?;
     ensure_lease(store, destination, lease).await?;
+    if let Some(target) = bus.relay_target() {
+        let own = store.store_id().await.map_err(BeginError::unavailable(destination))?;
+        let begins = PublishedPosition { position: after, event_id: None };
+        target.set_position(own, None, begins).await.map_err(BeginError::unavailable(destination))?;
+    }
     tracing::info!(%destination, %after, "the relay begins after this position");
     Ok(())
 }
@@ -75,16 +78,12 @@ async fn load_position(store: &dyn EventStore, bus: &dyn EventBus) -> Result<Opt
     let destination = bus.destination();
     if let Some(target) = bus.relay_target() {
         let own = store.store_id().await.map_err(BeginError::unavailable(destination))?;
-        let published_positions = target.published_positions(Publisher { store: own, epoch: 0 }).await;
-        let published_positions = published_positions.map_err(BeginError::unavailable(destination))?;
-        if let Some(lowest) = published_positions.iter().map(|published| published.position).min() {
-            return Ok(Some(lowest));
+        let record = target.published_position(own).await.map_err(BeginError::unavailable(destination))?;
+        if let Some(record) = record {
+            return Ok(Some(record.position));
         }
     }
     let saved = store.load_checkpoint(&relay_to(destination)).await.map_err(BeginError::unavailable(destination))?;
-    let floors = store.floors(destination).await.map_err(BeginError::unavailable(destination))?;
-    // an app that has started without publishing has saved the start; only backlogs make up for such a floor
-    let floors = floors.iter().map(|floor| floor.position);
-    let floor = floors.filter(|floor| *floor > Position::START || bus.backlogs().is_none()).min();
-    Ok(saved.filter(|saved| *saved > Position::START).or(floor))
+    // an app that has started without publishing has saved the start
+    Ok(saved.filter(|saved| *saved > Position::START))
 }

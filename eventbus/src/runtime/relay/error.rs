@@ -96,8 +96,8 @@ pub enum RelayError {
         /// Where the store holds the event, and why it cannot be read.
         reason: String,
     },
-    /// The bus refuses all events, such as one with a different number of partitions than its stream has. The relay
-    /// retries every minute, and at once in a process that starts.
+    /// The bus refuses all events, for example because of a missing right. The relay retries every minute, and at once
+    /// in a process that starts.
     #[error("`{destination}` refuses all events: {reason}")]
     Refused {
         /// The bus.
@@ -182,12 +182,6 @@ pub enum RepublishError {
     /// The stream carries the events of a different store.
     #[error(transparent)]
     Relay(#[from] RelayError),
-    /// The bus knew a relay with a higher epoch, again and again; retry.
-    #[error("relays of `{destination}` acquired the lease in between; try again")]
-    Contended {
-        /// The bus.
-        destination: Name,
-    },
     /// The store or the bus could not be reached; retry. The position may be set back all the same.
     #[error("the position of `{destination}` cannot be set back now")]
     Unavailable {

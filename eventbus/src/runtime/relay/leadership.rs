@@ -48,8 +48,6 @@ pub(super) enum PublishStep {
     Published,
     /// All events are published.
     CaughtUp,
-    /// The bus knows a higher epoch.
-    Fenced,
     /// Only an operator can help.
     Stopped(RelayError),
 }
@@ -59,8 +57,6 @@ pub(super) enum PublishStep {
 pub(super) enum PublishEnd {
     /// The app or the leadership cancelled it.
     Cancelled,
-    /// The bus knows a higher epoch.
-    Fenced,
     /// Only an operator can help.
     Stopped(RelayError),
 }
@@ -72,14 +68,11 @@ pub(super) enum LeadershipEnd {
     Cancelled,
     /// A different process has taken over.
     TakenOver,
-    /// The bus knows a higher epoch than the store, which was restored from an older copy: each acquisition of the
-    /// lease raises its epoch.
-    EpochBehindBus,
     /// Only an operator can help.
     Stopped,
 }
 
-/// Publishes until cancelled, fenced or stopped. At the end of the feed, `gather` passes between two publications.
+/// Publishes until cancelled or stopped. At the end of the feed, `gather` passes between two publications.
 pub(super) async fn publish_until<P: FeedPublisher>(
     cancel_publishing: &CancellationToken,
     publisher: &mut P,
@@ -109,7 +102,6 @@ pub(super) async fn publish_until<P: FeedPublisher>(
                 status.set_caught_up();
                 feed.wait_idle(P::IDLE_INTERVAL, cancel_publishing).await;
             }
-            Ok(PublishStep::Fenced) => return PublishEnd::Fenced,
             Ok(PublishStep::Stopped(error)) => return PublishEnd::Stopped(error),
             // a retry would read the same damaged event
             Err(error) => match relay_error_of_read(error, status.destination(), status.position()) {
@@ -160,15 +152,11 @@ impl Leadership<'_> {
             end
         };
         // concurrent: while the bus is slow, the lease is renewed all the same. A lost lease does not cut off the step
-        // that runs: the bus refuses its events by the epoch, or carries them twice
+        // that runs: the bus compares its record, or carries the events twice
         let (end, is_lease_held) = tokio::join!(publish, self.renew_until(&cancel_publishing, P::SAVES_CHECKPOINT));
         self.status.set_owner(false);
         match end {
             _ if !is_lease_held => self.taken_over(),
-            PublishEnd::Fenced => match self.store.renew_lease(&self.lease, self.ttl).await {
-                Ok(true) => LeadershipEnd::EpochBehindBus,
-                _ => self.taken_over(),
-            },
             PublishEnd::Stopped(error) => {
                 self.status.set_stopped(error);
                 self.release(P::SAVES_CHECKPOINT).await;

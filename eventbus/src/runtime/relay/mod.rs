@@ -1,19 +1,18 @@
 //! The relay: the one publisher of a store's events.
 //!
 //! Reads the feed after its position and publishes it in order; a save only wakes it, so a bus outage delays handlers
-//! but never fails a save. Of the processes of an app one is the leader, by a lease in the store; the rest stand by.
+//! but never fails a save. Of the processes of an app one is the leader, by a lease in the store; the rest stand by. To a
+//! bus that is not durable each process relays for itself, from the head of the store at its start.
 //!
 //! Invariant: the lease only saves double work. Events are published once because a
-//! [`RelayTarget`](crate::port::RelayTarget) moves its position together with them; any other bus gets events
+//! [`RelayTarget`](crate::port::RelayTarget) moves its record of the store together with them; any other durable bus gets events
 //! again after a crash between publishing and the checkpoint. The other order would lose them.
 
 mod at_least_once;
 mod atomic;
-mod backlog_filler;
 mod begin;
 mod checkpoint_names;
 mod error;
-mod group_floors;
 mod leadership;
 mod other_store;
 mod range;
@@ -22,16 +21,14 @@ mod restore_watch;
 mod status;
 mod task;
 
-pub(crate) use self::{
-    backlog_filler::{Unfilled, fill_backlogs},
-    group_floors::register_groups,
-    other_store::refuse_other_store,
-    status::{RelayView, is_published_on_bus},
-    task::{Relay, RelayOptions},
-};
 pub use self::{
     begin::begin_after,
     error::{BeginError, RelayError, RepublishError},
     republish::republish,
     status::RelayStatus,
+};
+pub(crate) use self::{
+    other_store::refuse_other_store,
+    status::{RelayView, is_published_on_bus},
+    task::{Relay, RelayOptions},
 };

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
-    port::{EventStore, FeedFilter, ReadError, RecordStream, relay::PublishRange},
+    port::{EventStore, FeedFilter, ReadError, RecordStream},
     support::{BatchEnd, FeedBatch, SKIPS_REFRESH_INTERVAL, read_around, relay_to, skipped_positions, spans::FeedRead},
 };
 
@@ -26,7 +26,7 @@ pub(super) struct FeedRange {
 }
 
 impl FeedRange {
-    /// Returns a range without events: publishing it only asks the bus for its position.
+    /// Returns a range without events.
     pub(super) fn empty(at: Position) -> Self {
         Self { after: at, through: at, events: Vec::new(), is_full: false }
     }
@@ -43,10 +43,6 @@ impl FeedRange {
     /// Returns `true` if it moves the relay forward.
     pub(super) fn moves_position(&self) -> bool {
         self.through > self.after
-    }
-
-    pub(super) fn as_publish_range(&self) -> PublishRange<'_> {
-        PublishRange { after: self.after, through: self.through, events: &self.events }
     }
 }
 

@@ -2,25 +2,21 @@
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::{
-    RelayError, RepublishError,
+    RepublishError,
     checkpoint_names::{halt_checkpoint_name, load_halt},
 };
 use crate::{
     domain::{name::Name, stream::Position},
-    port::{
-        CheckpointError, EventBus, EventStore, RelayTarget,
-        relay::{Publisher, ResyncOutcome},
-    },
+    port::{CheckpointError, EventBus, EventStore, PublishError, RelayTarget, relay::PublishedPosition},
     runtime::held_lease::new_owner,
     support::relay_to,
 };
 
 /// Duration of the lease that keeps relays away meanwhile; they wait no longer if this process dies in between.
 const REPUBLISH_LEASE_TTL: Duration = Duration::from_secs(5);
-
-/// Limit of seizing the lease: a restored store may have to make up for as many forgotten epochs.
-const LEASE_ATTEMPTS_MAX: usize = 10_000;
 
 /// Makes the relay of a store, in whichever process it runs, publish all events after `from` again, with the same event
 /// ids and positions: for tools without an app; an app has [`App::republish`](crate::App::republish). Returns the
@@ -43,11 +39,18 @@ pub async fn republish(store: &dyn EventStore, bus: &dyn EventBus, from: Positio
     let Some(target) = bus.relay_target() else {
         return Err(RepublishError::NoPosition { destination: destination.clone() });
     };
+    let own = store.store_id().await.map_err(RepublishError::unavailable(destination))?;
     // not ahead of the store: there the relay would stop again
     let newest = store.head().await.map_err(RepublishError::unavailable(destination))?;
     let from = from.min(newest);
-    lower_saved_positions(store, destination, from).await.map_err(RepublishError::unavailable(destination))?;
-    let position = rewind(store, bus, target, from).await?;
+    // a leader that pauses here does not save the former position behind this call
+    let (role, owner) = (relay_to(destination), new_owner());
+    let lease = store.seize_lease(&role, &owner, REPUBLISH_LEASE_TTL).await;
+    let lease = lease.map_err(RepublishError::unavailable(destination))?;
+    let set = set_back(store, target, (destination, own), from).await;
+    // a lease that is not released expires by itself
+    let _ = store.release_lease(&lease).await;
+    let position = set?;
     if load_halt(store, destination).await.map_err(RepublishError::unavailable(destination))?.is_some() {
         let resolved = store.save_checkpoint(&halt_checkpoint_name(destination), Position::START).await;
         resolved.map_err(RepublishError::unavailable(destination))?;
@@ -56,16 +59,18 @@ pub async fn republish(store: &dyn EventStore, bus: &dyn EventBus, from: Positio
     Ok(position)
 }
 
-/// Lowers the positions from which the relay publishes if the bus has lost its own one.
-async fn lower_saved_positions(
+async fn set_back(
     store: &dyn EventStore,
-    destination: &Name,
+    target: &dyn RelayTarget,
+    (destination, own): (&Name, Uuid),
     to: Position,
-) -> Result<(), CheckpointError> {
-    let mut floors = store.floors(destination).await?;
-    floors.retain(|floor| floor.position > to);
-    floors.iter_mut().for_each(|floor| floor.position = to);
-    store.save_floors(destination, &floors).await?;
+) -> Result<Position, RepublishError> {
+    lower_checkpoint(store, destination, to).await.map_err(RepublishError::unavailable(destination))?;
+    rewind(target, own, to).await.map_err(RepublishError::unavailable(destination))
+}
+
+/// Lowers the position from which the relay publishes if the bus has lost its record.
+async fn lower_checkpoint(store: &dyn EventStore, destination: &Name, to: Position) -> Result<(), CheckpointError> {
     let role = relay_to(destination);
     match store.load_checkpoint(&role).await? {
         Some(saved) if saved > to => store.save_checkpoint(&role, to).await,
@@ -73,31 +78,21 @@ async fn lower_saved_positions(
     }
 }
 
-async fn rewind(
-    store: &dyn EventStore,
-    bus: &dyn EventBus,
-    target: &dyn RelayTarget,
-    to: Position,
-) -> Result<Position, RepublishError> {
-    let destination = bus.destination();
-    let unavailable = |source| RepublishError::Unavailable { destination: destination.clone(), source };
-    let own = store.store_id().await.map_err(|error| unavailable(error.into()))?;
-    let (role, owner) = (relay_to(destination), new_owner());
-    for _ in 0..LEASE_ATTEMPTS_MAX {
-        let lease =
-            store.seize_lease(&role, &owner, REPUBLISH_LEASE_TTL).await.map_err(|error| unavailable(error.into()))?;
-        let outcome = target.rewind(Publisher { store: own, epoch: lease.epoch }, to).await;
-        if !matches!(outcome, Ok(ResyncOutcome::Fenced)) {
-            // a lease that is not released expires by itself
-            let _ = store.release_lease(&lease).await;
-        }
-        match outcome.map_err(|error| unavailable(error.into()))? {
-            ResyncOutcome::At(position) | ResyncOutcome::Moved(position) => return Ok(position),
-            ResyncOutcome::Fenced => {}
-            ResyncOutcome::OtherStore(other) => {
-                return Err(RelayError::OtherStore { destination: destination.clone(), own, other }.into());
-            }
-        }
+/// Sets the record of the store back, never forward. Makes one if the bus has lost it, before a relay begins from the
+/// checkpoint that it has loaded already; unless the bus carries another store, whose stream this one may not share.
+async fn rewind(target: &dyn RelayTarget, store: Uuid, to: Position) -> Result<Position, PublishError> {
+    let to = PublishedPosition { position: to, event_id: None };
+    let mut known = target.published_position(store).await?;
+    if known.is_none() && target.other_store(store).await?.is_none() {
+        known = Some(target.set_position(store, None, to).await?);
     }
-    Err(RepublishError::Contended { destination: destination.clone() })
+    while let Some(record) = known
+        && record != to
+    {
+        if record.position < to.position {
+            return Ok(record.position);
+        }
+        known = Some(target.set_position(store, known, to).await?);
+    }
+    Ok(to.position)
 }

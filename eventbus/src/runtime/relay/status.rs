@@ -16,7 +16,7 @@ use crate::{
         shown::{self, lasted},
         stream::Position,
     },
-    port::{CheckpointError, EventBus, EventStore, MessageId, relay::Publisher},
+    port::{CheckpointError, EventBus, EventStore, MessageId},
     support::{relay_to, skipped_positions},
 };
 
@@ -49,6 +49,10 @@ pub struct RelayStatus {
     /// Time since which the relay does not publish for either reason.
     #[serde(serialize_with = "shown::time")]
     pub since: Option<OffsetDateTime>,
+    /// The bus has lost its data while this process relayed, and holds no event up to this position; until the relay
+    /// publishes again from an earlier one, see [`App::republish`](crate::App::republish).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost_through: Option<Position>,
     /// Number of events that it skips, see [`App::skip_published_event`](crate::App::skip_published_event); `None` if
     /// the store cannot be reached.
     pub skipped: Option<u64>,
@@ -83,6 +87,8 @@ struct RelayProgress {
     stopped: Option<RelayError>,
     /// Time of the first such error; set and cleared together with them.
     since: Option<OffsetDateTime>,
+    /// The bus holds no event up to this position, because it has lost its data.
+    lost_through: Option<Position>,
 }
 
 impl RelayProgress {
@@ -108,6 +114,7 @@ impl RelayProgress {
         self.recent.retain(|(published, _)| *published <= position);
         // the next event may stop a relay again that has not moved: it stays stopped, and the log says it once
         self.stopped.take_if(|_| position != self.position);
+        self.lost_through.take_if(|lost_through| position < *lost_through);
         (self.position, self.is_unconfirmed) = (position, false);
         self.problem = None;
     }
@@ -200,6 +207,11 @@ impl RelayStatusCell {
             progress.problem = Some(error);
             progress.since.get_or_insert_with(|| self.clock.now());
         });
+    }
+
+    /// Records that the bus has lost all events up to a position.
+    pub(super) fn set_lost_through(&self, position: Position) {
+        self.progress.send_modify(|progress| progress.lost_through = Some(position));
     }
 
     /// Records that all events are published.
@@ -315,6 +327,11 @@ impl RelayView {
         self.read(|now| now.stopped.clone())
     }
 
+    /// Returns the position up to which the bus has lost all events, as the relay of this process found out.
+    pub(crate) fn lost_through(&self) -> Option<Position> {
+        self.read(|now| now.lost_through)
+    }
+
     /// Returns since when the relay of this process does not publish; `None` if it does.
     pub(crate) fn since(&self) -> Option<OffsetDateTime> {
         self.read(|now| now.since)
@@ -388,6 +405,7 @@ impl RelayView {
             trouble: self.problem(),
             stopped: self.stopped(),
             since: self.since(),
+            lost_through: self.lost_through(),
             skipped: skipped_positions(&*self.store, &self.reader).await.ok().map(|skips| skips.len() as u64),
         }
     }
@@ -402,8 +420,8 @@ pub(crate) async fn is_published_on_bus(store: &dyn EventStore, bus: &dyn EventB
     let Ok(store) = store.store_id().await else {
         return false;
     };
-    let published_positions = target.published_positions(Publisher { store, epoch: 0 }).await;
-    published_positions.is_ok_and(|positions| positions.iter().all(|published| published.position >= wanted))
+    let record = target.published_position(store).await;
+    record.is_ok_and(|record| record.is_some_and(|record| record.position >= wanted))
 }
 
 #[cfg(test)]

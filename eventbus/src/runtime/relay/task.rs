@@ -49,8 +49,6 @@ impl Default for RelayOptions {
 /// | standby | another process holds the lease | standby; next attempt after a second, or a third of the lease |
 /// | standby | the store fails | standby with a problem; next attempt after a backoff |
 /// | leader | another process has acquired the lease | standby; next attempt after a pause |
-/// | leader | the bus knows a higher epoch, and the store renews the lease | standby; next attempt at once, which raises the epoch |
-/// | leader | the bus knows a higher epoch, and the store does not renew the lease | standby; next attempt after a pause |
 /// | leader | a renewal fails | leader; next renewal after a pause |
 /// | leader | an error that only an operator can resolve ([`RelayError`]) | stopped; releases the lease |
 /// | stopped | halted (the store is behind the bus), and an operator has resolved the halt | standby; next attempt at once |
@@ -71,17 +69,15 @@ pub(crate) struct Relay {
 
 /// Which process relays.
 enum RelayMode {
-    /// This one, always: the bus is not durable, and its groups keep their own progress in the store.
+    /// This one, always: the bus is not durable, and gets the events that are saved while this process runs.
     Always,
     /// The one that holds the lease.
     ByLease { role: Name, owner: Name },
 }
 
 impl Relay {
-    /// Finds the position after which the bus needs the feed.
-    ///
-    /// Call it after the handlers are subscribed: a bus that is not durable goes back to its slowest group. The relay
-    /// holds the claim on the feed of the bus until it has ended.
+    /// Finds the position after which it publishes: the checkpoint for a durable bus, the head of the store for any other
+    /// one. The relay holds the claim on the feed of the bus until it has ended.
     pub(crate) async fn prepare(
         feed_head: FeedHead,
         bus: Arc<dyn EventBus>,
@@ -89,7 +85,6 @@ impl Relay {
         claim: Arc<FeedClaim>,
     ) -> Result<Self, BoxError> {
         let (store, clock) = (Arc::clone(feed_head.store()), feed_head.clock().clone());
-        let resumed = bus.resume_from(Arc::clone(&store)).await?;
         let (mode, position) = if bus.is_durable() {
             let role = relay_to(bus.destination());
             let position = match store.load_checkpoint(&role).await? {
@@ -102,11 +97,7 @@ impl Relay {
             };
             (RelayMode::ByLease { role, owner: new_owner() }, position)
         } else {
-            let position = match resumed {
-                Some(position) => position,
-                None => store.head().await?,
-            };
-            (RelayMode::Always, position)
+            (RelayMode::Always, store.head().await?)
         };
         let status = RelayStatusCell::new(bus.destination().clone(), position, clock);
         Ok(Self { store, feed_head, bus, options, status, mode, claim })
@@ -136,8 +127,7 @@ impl Relay {
                     match self.lead(lease, cancel).await {
                         LeadershipEnd::TakenOver => self.pause(cancel).await,
                         LeadershipEnd::Stopped => self.wait_while_stopped(role, cancel).await,
-                        // a restored store has forgotten epochs that the bus knows: each acquisition makes up for one
-                        LeadershipEnd::EpochBehindBus | LeadershipEnd::Cancelled => {}
+                        LeadershipEnd::Cancelled => {}
                     }
                 }
                 Ok(None) => {
@@ -157,12 +147,12 @@ impl Relay {
     /// Publishes while this process holds the lease.
     async fn lead(&self, lease: Lease, cancel: &CancellationToken) -> LeadershipEnd {
         let (store, bus, status) = (&*self.store, &*self.bus, &self.status);
-        let (epoch, RelayOptions { lease: ttl, gather, .. }) = (lease.epoch, self.options);
+        let RelayOptions { lease: ttl, gather, .. } = self.options;
         let leadership = Leadership { store, status, lease, ttl, gather, cancel };
         match self.bus.relay_target() {
             Some(target) => {
                 let is_stream_shared = self.options.is_stream_shared;
-                let publisher = AtomicPublisher::new(store, bus, status, target, epoch, is_stream_shared);
+                let publisher = AtomicPublisher::new(store, bus, status, target, is_stream_shared);
                 leadership.run(publisher, &self.feed_head).await
             }
             None => leadership.run(AtLeastOncePublisher::new(store, bus, status), &self.feed_head).await,

@@ -16,7 +16,6 @@ use uuid::Uuid;
 use super::Bus;
 use crate::{
     domain::{
-        codec::DecodeError,
         event::{EventDescriptor, EventFilter, Source},
         name::Name,
         record::{NewEvent, RecordedEvent},
@@ -36,13 +35,8 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) const CREATED: &str = "OrderCreated";
 /// A second event type.
 pub(super) const SHIPPED: &str = "OrderShipped";
-/// Event types that no recording handler handles.
-pub(super) const CANCELLED: &str = "OrderCancelled";
-pub(super) const ARCHIVED: &str = "OrderArchived";
-
 static ONLY_CREATED: [EventDescriptor; 1] = [descriptor(CREATED, 1)];
 static ONLY_SHIPPED: [EventDescriptor; 1] = [descriptor(SHIPPED, 1)];
-static ONLY_NEWER_SHIPPED: [EventDescriptor; 1] = [descriptor(SHIPPED, 3)];
 
 const fn descriptor(event_type: &'static str, schema_version: u32) -> EventDescriptor {
     let source = Source::new(file!(), line!(), module_path!());
@@ -57,11 +51,6 @@ pub(super) const fn created() -> EventFilter {
 /// Returns a filter for [`SHIPPED`] only.
 pub(super) const fn shipped() -> EventFilter {
     EventFilter::Only(&ONLY_SHIPPED)
-}
-
-/// Returns a filter for [`SHIPPED`] only, as a newer release defines it: in schema version 3, which upcasts version 2.
-pub(super) const fn newer_shipped() -> EventFilter {
-    EventFilter::Only(&ONLY_NEWER_SHIPPED)
 }
 
 /// Returns an event identified by its number, of an aggregate of its own.
@@ -79,11 +68,6 @@ pub(super) fn event_of_tenant(tenant_id: Option<Uuid>, aggregate: &str, number: 
     let stream = StreamId::parse("Order", aggregate).expect("a valid stream").with_tenant_id(tenant_id);
     let payload = format!(r#"{{"number":{number}}}"#);
     NewEvent::new(Name::from_static(CREATED), 1, payload).recorded_as(stream, Version::FIRST, None)
-}
-
-/// Returns a [`SHIPPED`] event identified by its number, of this aggregate, as a newer release publishes it.
-pub(super) fn newer_event_of(aggregate: &str, number: u64) -> RecordedEvent {
-    event_in_version(aggregate, SHIPPED, 2, number)
 }
 
 fn event_in_version(aggregate: &str, event_type: &'static str, schema_version: u32, number: u64) -> RecordedEvent {
@@ -107,12 +91,6 @@ pub(super) fn events(numbers: std::ops::RangeInclusive<u64>) -> Vec<RecordedEven
 fn number(delivery: &Delivery) -> u64 {
     let payload: serde_json::Value = serde_json::from_str(delivery.record().payload()).unwrap_or_default();
     payload["number"].as_u64().unwrap_or_default()
-}
-
-/// Returns the error of a handler that knows schema version 1 and gets the event of [`newer_event_of`].
-pub(super) fn of_newer_release() -> HandlerError {
-    let event_type = Name::from_static(SHIPPED);
-    HandlerError::undecodable(DecodeError::NewerVersion { event_type, found: 2, known: 1 })
 }
 
 /// A handler that records its deliveries, and fails, panics or hangs on demand.
@@ -169,7 +147,7 @@ impl RecordingHandler {
             call_log: notes,
         };
         let error = || HandlerError::from("failure on demand");
-        Self { state: Arc::new(state), options: HandlerOptions::new(Some(0), None, None), error }
+        Self { state: Arc::new(state), options: HandlerOptions::NONE.retries(0), error }
     }
 
     /// Sets the number of retries.

@@ -4,7 +4,10 @@ use super::{
     Bus,
     fixtures::{RecordingHandler, consume, events, publish, wait_until, wait_until_idle, wait_until_started},
 };
-use crate::domain::{event::EventFilter, name::Name};
+use crate::{
+    domain::{event::EventFilter, name::Name},
+    port::subscriber::HandlerStart,
+};
 
 const OTHER_GROUP: Name = Name::from_static("other");
 
@@ -101,4 +104,33 @@ pub async fn a_cancelled_subscription_gets_nothing_more(bus: Bus, _: Bus) {
     consumer.stop().await;
     assert_eq!(leaves.started(), [1, 2], "the cancelled subscriber");
     assert_eq!(stays.started(), [1, 2, 3, 4], "the other subscriber");
+}
+
+/// A new group whose handlers all start now receives no event that was published before.
+pub async fn a_new_group_whose_handlers_start_now_gets_what_comes(bus: Bus, _: Bus) {
+    let (early, late) = (RecordingHandler::new(), RecordingHandler::new().with_start(HandlerStart::Now));
+    early.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let consumer = consume(&bus).await;
+    publish(&bus, &events(1..=2)).await;
+    wait_until_idle(&bus, bus.default_group()).await;
+    late.subscribe(&bus, &OTHER_GROUP, EventFilter::All);
+    let mut last = 2;
+    wait_until("the late group gets what comes", async || {
+        last += 1;
+        publish(&bus, &events(last..=last)).await;
+        wait_until_idle(&bus, bus.default_group()).await;
+        !late.started().is_empty()
+    })
+    .await;
+    wait_until_idle(&bus, &OTHER_GROUP).await;
+    consumer.stop().await;
+    let first = *late.started().iter().min().expect("it got events");
+    assert!(first > 2, "the late group began with {first}");
+    assert_eq!(sorted_started(&late), (first..=last).collect::<Vec<_>>(), "what came from then on");
+}
+
+fn sorted_started(handler: &RecordingHandler) -> Vec<u64> {
+    let mut started = handler.started();
+    started.sort_unstable();
+    started
 }

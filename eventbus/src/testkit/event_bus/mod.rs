@@ -16,7 +16,6 @@ mod groups;
 mod lifecycle;
 mod reporting;
 mod retry;
-mod rolling_release;
 mod validity;
 
 pub use dead_letters::*;
@@ -26,7 +25,6 @@ pub use groups::*;
 pub use lifecycle::*;
 pub use reporting::*;
 pub use retry::*;
-pub use rolling_release::*;
 pub use validity::*;
 
 /// Delays short enough for the suite: the retry policy of buses under test.
@@ -54,9 +52,6 @@ pub async fn within_a_minute(rule: &str, test: impl Future<Output = ()>) {
 /// `$fresh_bus` is a future that makes a bus with [short delays](SHORT_DELAYS) on a new stream; each test evaluates it
 /// once. `$another` takes a reference to that bus, and makes a second bus object on the same stream, as a second
 /// process would. Omit it for a bus that exists in one object only: the suite then uses a clone.
-///
-/// `event_bus_conformance!(long_ago ..)` adds the rules for events that were skipped long ago: its buses treat all
-/// skipped events as such (`deliver_skipped_within` is zero).
 ///
 /// # Examples
 /// ```
@@ -99,9 +94,6 @@ macro_rules! event_bus_conformance {
                 a_subscriber_added_while_consuming_gets_later_events,
                 a_group_added_while_consuming_gets_what_is_held,
                 a_cancelled_subscription_gets_nothing_more,
-                what_was_skipped_is_delivered_when_its_type_is_first_announced,
-                what_was_announced_before_waits_for_a_handler,
-                what_only_a_newer_release_can_decode_is_left_to_it,
                 a_new_group_whose_handlers_start_now_gets_what_comes,
                 a_delivery_is_pending_until_every_handler_has_succeeded,
                 the_other_handlers_of_a_failed_delivery_still_run,
@@ -112,7 +104,6 @@ macro_rules! event_bus_conformance {
                 only_failed_handlers_run_again,
                 success_after_a_failure_acknowledges,
                 a_permanent_error_is_not_tried_again,
-                an_event_of_a_newer_release_is_tried_again,
                 a_handler_that_asks_for_a_delay_gets_it,
                 a_handler_that_takes_too_long_is_tried_again,
                 a_panic_is_tried_again,
@@ -140,17 +131,6 @@ macro_rules! event_bus_conformance {
                 stats_tell_the_story,
                 stream_info_tells_the_story,
                 progress_tells_the_story,
-            );
-        }
-    };
-    // for a bus with `deliver_skipped_within: Duration::ZERO`: the rules for events that were skipped long ago
-    (long_ago $name:ident, $fresh_bus:expr, $another:expr $(,)?) => {
-        mod $name {
-            #[allow(unused_imports)]
-            use super::*;
-            $crate::event_bus_conformance!(@each $fresh_bus, $another;
-                what_was_skipped_long_ago_is_to_be_decided_once,
-                an_announcement_with_an_undecided_type_records_nothing,
             );
         }
     };

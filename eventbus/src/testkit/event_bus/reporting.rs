@@ -78,7 +78,8 @@ pub async fn stream_info_tells_the_story(bus: Bus, _: Bus) {
     assert_eq!(fresh.stream.first_entry_id, None, "first id of a fresh stream");
     assert_eq!(fresh.stream.last_entry_id, None, "last id of a fresh stream");
     let default = bus.default_group().as_str();
-    assert_eq!(described(&fresh.consumer_groups), [(default, 0, 0)], "groups of a fresh stream");
+    let groups = described(&fresh.consumer_groups);
+    assert!(groups.is_empty() || groups == [(default, 0, 0)], "groups of a fresh stream: {groups:?}");
 
     let (mine, theirs) = (RecordingHandler::new(), RecordingHandler::new());
     mine.fail_on(&[2]);
@@ -113,7 +114,7 @@ fn described(groups: &[GroupInfo]) -> Vec<(&str, u64, u64)> {
 /// members.
 pub async fn progress_tells_the_story(bus: Bus, _: Bus) {
     let group = bus.default_group();
-    let of = |unread, pending| GroupProgress { unread, pending, exhausted: 0 };
+    let of = |unread, pending| GroupProgress { unread, pending, ..GroupProgress::default() };
     assert_eq!(progress(&bus, group).await, of(0, 0), "a fresh stream");
     let handler = RecordingHandler::gated();
     handler.subscribe(&bus, group, EventFilter::All);

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{
     Bus,
     fixtures::{
-        CREATED, RecordingHandler, consume, event_of, event_of_tenant, events, newer_event_of, of_newer_release,
-        progress, publish, shipped, wait_until, wait_until_idle, wait_until_started,
+        CREATED, RecordingHandler, consume, event_of, event_of_tenant, events, progress, publish, wait_until,
+        wait_until_idle, wait_until_started,
     },
 };
 use crate::{
@@ -91,21 +91,6 @@ pub async fn a_permanent_error_is_not_tried_again(bus: Bus, _: Bus) {
     wait_until_idle(&bus, group).await;
     assert_eq!(handler.started(), [1], "deliveries");
     assert_eq!(bus.stream_info().await.dlq_messages, 1, "dead letters");
-    consumer.stop().await;
-}
-
-/// An event that a newer release wrote in a shape that no handler here knows is retried, and does not become a dead
-/// letter at once.
-pub async fn an_event_of_a_newer_release_is_tried_again(bus: Bus, _: Bus) {
-    let handler = RecordingHandler::new().with_retries(2).with_error(of_newer_release);
-    handler.fail_times(2, &[1]);
-    let group = bus.default_group();
-    handler.subscribe(&bus, group, shipped());
-    let consumer = consume(&bus).await;
-    publish(&bus, &[newer_event_of("order-1", 1)]).await;
-    wait_until_idle(&bus, group).await;
-    assert_eq!((handler.started(), handler.completed()), (vec![1, 1, 1], vec![1]), "started, and completed");
-    assert_eq!(bus.stream_info().await.dlq_messages, 0, "dead letters");
     consumer.stop().await;
 }
 

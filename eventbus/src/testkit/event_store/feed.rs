@@ -1,14 +1,17 @@
 //! Rules of the feed: all events of a store in one order.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, num::NonZeroUsize, time::Duration};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::task::JoinHandle;
 
 use super::store_under_test::{StoreUnderTest, events, positions_grow, stream};
 use crate::{
-    ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{AppendError, EventStore, FeedFilter},
+    ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version,
+    port::{
+        AppendError, EventStore, FeedFilter,
+        feed_page::{FeedPage, PageLimits},
+    },
     support::{PAGE_BYTES, read_around},
 };
 
@@ -161,6 +164,103 @@ pub async fn nothing_appears_at_or_below_the_head<S: EventStore>(store: S) {
     let writers = write_concurrently(&store);
     let seen = store.within("following the feed", follow(&store, writers, true)).await;
     check_feed(&store, &seen).await;
+}
+
+/// Readers of pages that come with the end of the feed miss no event while many writers append: each page is read after
+/// its end.
+pub async fn pages_are_read_after_their_end<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("pages_are_read_after_their_end", store);
+    let writers = write_concurrently(&store);
+    let seen = store.within("following the feed by pages", follow_pages(&store, writers)).await;
+    check_feed(&store, &seen).await;
+}
+
+/// A page has the first events after a position that match, as many as the limits allow, and says how far it reaches.
+pub async fn pages_reach_as_far_as_they_say<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("pages_reach_as_far_as_they_say", store);
+    let empty = page(&store, Position::START, &FeedFilter::all(), limits(7)).await;
+    let at_start = (empty.events.len(), empty.end.head, empty.through);
+    store.same(at_start, (0, Position::START, Position::START), "a page of an empty store");
+    let (one, two) = (stream(), stream());
+    let rare = || [NewEvent::new(Name::from_static("Rare"), 1, r#"{"text":"rare"}"#)];
+    let mut all = Vec::new();
+    for round in 0..6 {
+        all.extend(store.add(&one, ExpectedVersion::Any, &events(40)).await);
+        all.extend(store.add(&two, ExpectedVersion::Any, &events(2)).await);
+        if round % 3 == 1 {
+            all.extend(store.add(&two, ExpectedVersion::Any, &rare()).await);
+        }
+    }
+    let head = store.head_position().await;
+    let filters = [
+        FeedFilter::all(),
+        FeedFilter::all().event_types([Name::from_static("Rare")]),
+        FeedFilter::all().slots([all[0].slot()]),
+        FeedFilter::all().slots([all[40].slot()]).event_types([Name::from_static("Counted")]),
+        FeedFilter::all().aggregate_types([one.aggregate_type().clone()]).tenant(Uuid::nil()),
+        FeedFilter::all().slots([]),
+    ];
+    let most = [limits(1), limits(7), limits(5_000), PageLimits { bytes: 60, ..limits(5_000) }];
+    for (filter, limits) in filters.iter().flat_map(|filter| most.map(|limits| (filter, limits))) {
+        let wanted: Vec<_> = all.iter().filter(|event| filter.matches(event)).cloned().collect();
+        let (mut read, mut after) = (Vec::new(), Position::START);
+        while after < head {
+            let page = page(&store, after, filter, limits).await;
+            store.check(page.through > after, format_args!("a page after {after} ends at {}", page.through));
+            let (_, before) = page.events.split_last().unzip();
+            let bytes: usize =
+                before.unwrap_or_default().iter().map(|event: &RecordedEvent| event.payload().len()).sum();
+            let is_within = page.events.len() <= limits.events.get() && bytes < limits.bytes;
+            store.check(is_within, format_args!("{} events in a page of {limits:?}", page.events.len()));
+            read.extend(page.events);
+            let reached = wanted.iter().filter(|event| event.position() <= Some(page.through)).count();
+            store.same(read.len(), reached, format_args!("events up to {} with {filter:?}", page.through));
+            after = page.through;
+        }
+        store.same(&read, &wanted, format_args!("all pages of {limits:?} with {filter:?}"));
+    }
+    for after in [head, Position::new(i64::MAX as u64)] {
+        let page = page(&store, after, &FeedFilter::all(), limits(7)).await;
+        store.same(
+            (page.events.len(), page.through),
+            (0, after),
+            format_args!("a page after {after}, beyond the head"),
+        );
+    }
+}
+
+fn limits(events: usize) -> PageLimits {
+    PageLimits { events: NonZeroUsize::new(events).unwrap_or(NonZeroUsize::MIN), bytes: PAGE_BYTES }
+}
+
+async fn page<S: EventStore>(
+    store: &StoreUnderTest<S>,
+    after: Position,
+    filter: &FeedFilter,
+    limits: PageLimits,
+) -> FeedPage {
+    let page = store.within("reading a page", store.read_page(after, filter, limits)).await;
+    store.ok(page, format_args!("reading a page after {after}"))
+}
+
+/// Reads pages until the writers have finished and no event remains.
+async fn follow_pages<S: EventStore>(store: &StoreUnderTest<S>, writers: JoinHandle<()>) -> Vec<RecordedEvent> {
+    let (mut seen, mut after) = (Vec::new(), Position::START);
+    let mut signal = store.appended().watch();
+    loop {
+        // checked before reading: events appended later belong to the next page
+        let done = writers.is_finished();
+        let page = page(store, after, &FeedFilter::all(), limits(100)).await;
+        after = page.through;
+        if page.events.is_empty() && done {
+            store.ok(writers.await, "a writer");
+            return seen;
+        }
+        if page.events.is_empty() {
+            let _ = tokio::time::timeout(POLL_INTERVAL, signal.appended()).await;
+        }
+        seen.extend(page.events);
+    }
 }
 
 /// Eight writers on five streams, with refused appends among the accepted ones.

@@ -49,6 +49,8 @@ fn filters() -> Vec<(FeedFilter, usize)> {
         (all().tenant(Uuid::from_u128(8)), 6),
         (all().tenant(Uuid::nil()), 72),
         (all().aggregate_types([name("Order")]).event_types([name("Closed")]).tenant(TENANT), 12),
+        (all().slots(0..=u8::MAX), 216),
+        (all().slots([]), 0),
     ]
 }
 
@@ -121,6 +123,39 @@ pub async fn filters_ask_for_types_and_tenant<S: EventStore>(store: S) {
             assert_matching(&store, &all[from..], &filter, &events, after);
         }
     }
+}
+
+/// Each stream is in one slot, the same for appended and for read events, so that the slots divide the feed.
+pub async fn slots_divide_the_feed<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("slots_divide_the_feed", store);
+    let mut all = append_mixture(&store).await;
+    let shared = all[0].metadata().stream().clone();
+    all.extend(store.add(&shared, ExpectedVersion::Any, &events(3)).await);
+    let slot_of = |events: &[RecordedEvent]| events.iter().map(|event| event.slot()).collect::<Vec<_>>();
+    let whole = read(&store, Position::START, &FeedFilter::all()).await;
+    store.same(slot_of(&whole), slot_of(&all), "the slots of read events");
+    let of_stream: Vec<_> = all.iter().filter(|event| *event.metadata().stream() == shared).cloned().collect();
+    store.same(slot_of(&store.read(&shared).await), slot_of(&of_stream), "the slots of the events of a stream");
+    let positions: Vec<_> = all.iter().filter_map(RecordedEvent::position).collect();
+    let found = store.at_positions(&positions).await.into_iter().filter_map(|event| event.ok().flatten());
+    store.same(slot_of(&found.collect::<Vec<_>>()), slot_of(&all), "the slots of events at positions");
+    store.check(slot_of(&of_stream).iter().all(|slot| *slot == all[0].slot()), "a stream has several slots");
+    let mut shared_by_slots = Vec::new();
+    for rest in 0..7 {
+        let slots: Vec<_> = (0..=u8::MAX).filter(|slot| slot % 7 == rest).collect();
+        for filter in [FeedFilter::all(), FeedFilter::all().event_types([name("Opened")]).tenant(TENANT)] {
+            let (whole, filter) = (read(&store, Position::START, &filter).await, filter.slots(slots.clone()));
+            let part = read(&store, Position::START, &filter).await;
+            let wanted: Vec<_> = whole.iter().filter(|event| slots.contains(&event.slot())).collect();
+            store.same(part.iter().collect(), wanted, format_args!("events of every seventh slot from {rest} on"));
+            let head = store.head_position().await;
+            let counted = count(&store, Position::START, head, &filter).await;
+            store.same(counted, part.len() as u64, format_args!("the number of events of the slots {rest}"));
+        }
+        shared_by_slots.extend(read(&store, Position::START, &FeedFilter::all().slots(slots)).await);
+    }
+    shared_by_slots.sort_by_key(RecordedEvent::position);
+    store.same(shared_by_slots, all, "the events of all slots");
 }
 
 /// A filtered feed of many pages is read whole, also if long stretches hold no matching event.

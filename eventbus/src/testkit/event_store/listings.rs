@@ -6,7 +6,7 @@ use super::store_under_test::StoreUnderTest;
 use crate::{
     ExpectedVersion, Name, NewEvent, Position, StreamId, Uuid, Version,
     port::{
-        EventStore, ProgressUpdate, ReadError,
+        EventStore, ReadError,
         listings::{ListCursor, Listing, Listings, StreamFilter},
     },
 };
@@ -108,26 +108,13 @@ pub async fn checkpoints_and_leases_are_listed<S: EventStore>(store: S) {
     {
         store.ok(store.save_checkpoint(&name(checkpoint), Position::new(position)).await, "saving a checkpoint");
     }
-    let (group, checkpoint) = (name("mail"), Some((name("group:mail"), Position::new(6))));
-    let progress = ProgressUpdate { checkpoint, ..ProgressUpdate::default() };
-    store.ok(store.save_progress(&group, &progress).await, "saving the progress of a group");
     let expect =
         |pairs: &[(&str, u64)]| pairs.iter().map(|(name, at)| ((*name).to_owned(), *at)).collect::<BTreeMap<_, _>>();
     for (prefix, wanted) in [
         ("projection:", expect(&[("projection:a:checkpoint", 2), ("projection:b", 4)])),
         ("relay:", expect(&[("relay:redis:x", 7)])),
-        ("group:", expect(&[("group:mail", 6)])),
         ("none", expect(&[])),
-        (
-            "",
-            expect(&[
-                ("group:mail", 6),
-                ("plain", 1),
-                ("projection:a:checkpoint", 2),
-                ("projection:b", 4),
-                ("relay:redis:x", 7),
-            ]),
-        ),
+        ("", expect(&[("plain", 1), ("projection:a:checkpoint", 2), ("projection:b", 4), ("relay:redis:x", 7)])),
     ] {
         for limit in [1, 100] {
             let found = all(&store, async |after| listings(&store).list_checkpoints(prefix, after, limit).await).await;

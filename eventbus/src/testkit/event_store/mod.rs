@@ -3,7 +3,8 @@
 //! A backend calls [`event_store_conformance!`](crate::event_store_conformance) with an expression that makes a fresh,
 //! empty store; if its data outlives the process, also
 //! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance); if it has transactions, also
-//! [`event_store_transactions_conformance!`](crate::event_store_transactions_conformance). Its tests need `tokio` with
+//! [`event_store_transactions_conformance!`](crate::event_store_transactions_conformance); if it keeps the progress of
+//! handlers, also [`handler_progress_conformance!`](crate::handler_progress_conformance). Its tests need `tokio` with
 //! `macros` and `rt-multi-thread`. A failure names the rule that is broken.
 //!
 //! Invariant: a new rule goes into the list of its macro below, and its author has seen it fail on a store broken on
@@ -19,8 +20,8 @@ mod event_types;
 mod expected_version;
 mod feed;
 mod filter;
-mod floor;
 mod follow;
+mod handler_progress;
 mod idempotency;
 mod lease;
 mod listings;
@@ -32,7 +33,6 @@ mod store_under_test;
 mod stream;
 mod stream_names;
 mod transaction;
-mod unfinished_deliveries;
 mod unique_values;
 mod validity;
 
@@ -46,8 +46,8 @@ pub use event_types::*;
 pub use expected_version::*;
 pub use feed::*;
 pub use filter::*;
-pub use floor::*;
 pub use follow::*;
+pub use handler_progress::*;
 pub use idempotency::*;
 pub use lease::*;
 pub use listings::*;
@@ -58,7 +58,6 @@ pub use snapshots::*;
 pub use stream::*;
 pub use stream_names::*;
 pub use transaction::*;
-pub use unfinished_deliveries::*;
 pub use unique_values::*;
 pub use validity::*;
 
@@ -139,6 +138,8 @@ macro_rules! event_store_conformance {
                 head_is_at_or_after_the_last_event,
                 feed_never_skips_repeats_or_reorders,
                 nothing_appears_at_or_below_the_head,
+                pages_are_read_after_their_end,
+                pages_reach_as_far_as_they_say,
                 append_wakes_who_watches,
                 following_has_no_seam,
                 following_a_part_keeps_up_with_the_rest,
@@ -151,6 +152,7 @@ macro_rules! event_store_conformance {
                 a_note_is_what_was_saved_last,
                 notes_are_listed_by_prefix_until_they_are_removed,
                 filters_ask_for_types_and_tenant,
+                slots_divide_the_feed,
                 long_filtered_feeds_are_read_whole,
                 feeds_end_at_a_position,
                 as_many_events_are_counted_as_are_read,
@@ -162,15 +164,6 @@ macro_rules! event_store_conformance {
                 release_lets_the_next_one_in,
                 leases_of_roles_are_independent,
                 one_of_racing_owners_gets_the_lease,
-                floors_are_what_was_saved_last,
-                floors_are_sorted,
-                floors_of_buses_are_independent,
-                forgotten_floor_is_gone,
-                floors_are_saved_at_once,
-                unfinished_deliveries_are_what_was_saved_last,
-                progress_moves_the_checkpoint_with_its_rows,
-                dead_deliveries_are_listed_oldest_first,
-                dead_delivery_is_ended_once,
                 streams_are_listed_page_by_page,
                 a_stream_is_listed_at_its_last_version,
                 checkpoints_and_leases_are_listed,
@@ -320,6 +313,55 @@ macro_rules! event_store_transactions_conformance {
     };
 }
 
+/// Makes a module of tests, one per rule, that a store must pass if it keeps the [progress of
+/// handlers](crate::port::handler_progress).
+///
+/// Takes the arguments of [`event_store_conformance!`](crate::event_store_conformance).
+///
+/// # Examples
+/// ```
+/// use eventbus::InMemoryEventStore;
+/// eventbus::handler_progress_conformance!(handlers, async { InMemoryEventStore::new() });
+/// ```
+#[macro_export]
+macro_rules! handler_progress_conformance {
+    ($name:ident, $fresh_store:expr $(,)?) => {
+        mod $name {
+            #[allow(unused_imports, reason = "the expression may use items of the calling module")]
+            use super::*;
+
+            $crate::event_store_conformance! {
+                @each $fresh_store;
+                a_declared_handler_gets_its_shards,
+                new_types_are_left_by_each_shard,
+                lists_of_types_keep_their_numbers,
+                declaring_again_changes_nothing,
+                concurrent_declarations_are_one,
+                a_shard_has_one_owner,
+                an_own_shard_is_acquired_again,
+                one_of_racing_processes_gets_a_shard,
+                a_released_shard_is_free_at_once,
+                a_shard_of_a_dead_owner_is_free,
+                deaths_are_counted_until_a_shard_progresses,
+                renewed_shards_are_kept,
+                a_former_owner_saves_nothing,
+                progress_is_saved_together,
+                no_progress_is_saved_after_the_store_went_back,
+                rows_that_wait_or_are_held_are_live,
+                dead_rows_are_listed_oldest_first,
+                a_dead_row_ends_once,
+                a_look_shows_free_shards_and_members,
+                members_that_end_are_gone,
+                groups_are_paused_until_they_are_resumed,
+                a_created_handler_begins_after_its_position,
+                a_retired_handler_is_gone,
+                names_of_handlers_are_compared_byte_by_byte,
+                concurrent_saves_of_the_same_shards_end,
+            }
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     /// A rule that is not listed never runs, and one with a wrong name misleads.
@@ -336,11 +378,11 @@ mod tests {
             include_str!("expected_version.rs"),
             include_str!("feed.rs"),
             include_str!("filter.rs"),
-            include_str!("floor.rs"),
             include_str!("lease.rs"),
             include_str!("listings.rs"),
             include_str!("missing_events.rs"),
             include_str!("follow.rs"),
+            include_str!("handler_progress.rs"),
             include_str!("multi_stream_appends.rs"),
             include_str!("append_many.rs"),
             include_str!("stream_names.rs"),
@@ -351,7 +393,6 @@ mod tests {
             include_str!("idempotency.rs"),
             include_str!("stream.rs"),
             include_str!("transaction.rs"),
-            include_str!("unfinished_deliveries.rs"),
             include_str!("unique_values.rs"),
         ] {
             for rule in file.split("pub async fn ").skip(1) {
@@ -372,6 +413,6 @@ mod tests {
                 rules += 1;
             }
         }
-        assert_eq!(rules, 168);
+        assert_eq!(rules, 187);
     }
 }

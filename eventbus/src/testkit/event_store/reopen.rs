@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use super::store_under_test::{StoreUnderTest, events, stream, versions};
-use crate::{
-    ExpectedVersion, Name, Position,
-    port::{EventStore, Floor},
-};
+use crate::{ExpectedVersion, Name, Position, port::EventStore};
 
 /// Events and checkpoints survive reopening; versions and positions continue where they were.
 pub async fn events_and_checkpoints_survive_reopening<P, S, O>(place: P, open: O)
@@ -96,7 +93,7 @@ where
     }
 }
 
-/// The id of a store, its leases and its floors survive reopening.
+/// The id of a store and its leases survive reopening.
 pub async fn delivery_state_survives_reopening<P, S, O>(place: P, open: O)
 where
     P: Clone,
@@ -106,17 +103,14 @@ where
     let rule = "delivery_state_survives_reopening";
     let (role, owner, other) = (Name::from_static("relay"), Name::from_static("one"), Name::from_static("two"));
     let hour = Duration::from_secs(3_600);
-    let floors = [Floor { group: Name::from_static("mail"), position: 7.into() }];
 
     let store = StoreUnderTest::new(rule, open(place.clone()).await);
     let id = store.ok(store.store_id().await, "asking for the id");
     let lease = store.ok(store.seize_lease(&role, &owner, hour).await, "seizing");
-    store.ok(store.save_floors(&role, &floors).await, "saving");
     drop(store);
 
     let store = StoreUnderTest::new(rule, open(place).await);
     store.same(store.ok(store.store_id().await, "asking for the id"), id, "the id of the store");
-    store.same(store.ok(store.floors(&role).await, "loading"), floors.to_vec(), "the floors");
     store.same(store.ok(store.acquire_lease(&role, &other, hour).await, "acquiring"), None, "a lease that is held");
     store.check(store.ok(store.renew_lease(&lease, hour).await, "renewing"), "the lease is not kept");
     let next = store.ok(store.seize_lease(&role, &other, hour).await, "seizing");

@@ -379,7 +379,7 @@ mod tests {
     /// A store without snapshots: its `snapshots` has the body that the port provides.
     struct WithoutSnapshots(InMemoryEventStore);
 
-    delegate!(WithoutSnapshots, self => self.0; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, Floors, UnfinishedDeliveries);
+    delegate!(WithoutSnapshots, self => self.0; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases);
 
     impl EventStore for WithoutSnapshots {}
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventbus::{ProjectionHandle, Result, bus::EventBus, handler::Subscription, prelude::*};
-use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventbus_redis::{GroupStart, RedisEventBus, RedisEventBusConfig};
 
 use crate::{
     Edition, heading,
@@ -36,7 +36,10 @@ impl Stage {
             max_retries: Some(3),
             ..RedisEventBusConfig::default()
         };
-        Ok(RedisEventBus::connect(config).await?)
+        let bus = RedisEventBus::connect(config).await?;
+        // as `connect` of eventsource-py does
+        bus.create_group(bus.default_group(), GroupStart::Beginning).await?;
+        Ok(bus)
     }
 
     fn is_long(&self) -> bool {

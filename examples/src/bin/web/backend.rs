@@ -1,8 +1,6 @@
 //! The backends: the event store, and the bus that brings events to the workers.
 
-use std::sync::Arc;
-
-use eventbus::{InMemoryEventBus, Result, app::AppBuilder, bus::EventBus};
+use eventbus::{Result, app::AppBuilder};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::PgEventStore;
 use eventstore_sqlite::SqliteEventStore;
@@ -42,33 +40,45 @@ impl Backends {
     /// Gives the app its store and, if it has workers, the handler that writes the mails in the store's transactions.
     pub async fn on_store(&self, app: AppBuilder) -> Result<AppBuilder> {
         let (url, has_workers) = (self.store_url()?, self.workers > 0);
+        let embedded = self.is_embedded();
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             let app = app.store(PgEventStore::connect(&url).await?);
             mail::make_table_on_postgres(&url).await?;
-            return Ok(if has_workers { app.handler::<mail::welcome_on_postgres>() } else { app });
+            return Ok(match has_workers {
+                true if embedded => app.handler::<mail::welcome_on_postgres>(),
+                true => app.handler::<mail::welcome_from_stream_on_postgres>(),
+                false => app,
+            });
         }
         let store = SqliteEventStore::connect(&url).await?;
         mail::make_table_on_sqlite(&store).await?;
         let app = app.store(store);
-        Ok(if has_workers { app.handler::<mail::welcome_on_sqlite>() } else { app })
+        Ok(match has_workers {
+            true if embedded => app.handler::<mail::welcome_on_sqlite>(),
+            true => app.handler::<mail::welcome_from_stream_on_sqlite>(),
+            false => app,
+        })
     }
 
-    /// Opens the bus with its workers; in the process they are one consumer that handles as many events at once.
-    pub fn open_bus(&self) -> Result<Arc<dyn EventBus>> {
+    /// Gives the app the stream on which its relay publishes, and which its workers consume. Without Redis the workers read
+    /// the store.
+    pub fn on_bus(&self, app: AppBuilder) -> Result<AppBuilder> {
         if self.is_embedded() {
-            return Ok(Arc::new(InMemoryEventBus::builder().concurrency(self.workers).build()));
+            return Ok(app);
         }
         let config = RedisEventBusConfig {
             redis_url: self.bus.clone(),
             stream_prefix: self.prefix.clone(),
             consumer_group: GROUP.into(), // created if missing, from the oldest event on
             consumer_name: Some(self.worker.clone()),
-            consumers: self.workers.max(1), // used only if the process consumes
+            concurrency: self.workers.max(1), // used only if the process consumes
             batch_size: BATCH,
             block_ms: BLOCK_MS,
             ..RedisEventBusConfig::from_env()?
         };
-        Ok(Arc::new(RedisEventBus::lazy(config)?)) // the app connects it, and retries if it must
+        let bus = RedisEventBus::lazy(config)?; // the app connects it, and retries if it must
+        let app = app.bus(bus.clone());
+        Ok(if self.workers > 0 { app.consume("users", bus) } else { app })
     }
 
     /// Returns the locations of store and bus, without passwords.

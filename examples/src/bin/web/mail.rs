@@ -37,7 +37,7 @@ pub async fn make_table_on_sqlite(store: &SqliteEventStore) -> Result<()> {
     Ok(tx.commit().await?)
 }
 
-#[handler(name = "welcome-mail", group = "email_workers", manual)]
+#[handler(name = "welcome-mail", group = "email_workers", concurrency = 3, manual)]
 pub async fn welcome_on_postgres(
     event: &UserCreated,
     meta: &Metadata,
@@ -53,7 +53,7 @@ pub async fn welcome_on_postgres(
     Ok(())
 }
 
-#[handler(name = "welcome-mail", group = "email_workers", manual)]
+#[handler(name = "welcome-mail", group = "email_workers", concurrency = 3, manual)]
 pub async fn welcome_on_sqlite(
     event: &UserCreated,
     meta: &Metadata,
@@ -63,6 +63,26 @@ pub async fn welcome_on_sqlite(
     tx.execute("INSERT INTO welcome_mails (user_id, recipient, body) VALUES (?1, ?2, ?3)", mail)?;
     println!("a mail for {}", event.email);
     Ok(())
+}
+
+/// The same for workers in several processes, which share the stream on Redis.
+#[handler(name = "welcome-mail", group = "email_workers", stream = "users", manual)]
+pub async fn welcome_from_stream_on_postgres(
+    event: &UserCreated,
+    meta: &Metadata,
+    conn: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    welcome_on_postgres(event, meta, conn).await
+}
+
+/// The same for workers in several processes, which share the stream on Redis.
+#[handler(name = "welcome-mail", group = "email_workers", stream = "users", manual)]
+pub async fn welcome_from_stream_on_sqlite(
+    event: &UserCreated,
+    meta: &Metadata,
+    tx: &mut SqliteTransaction,
+) -> Result<(), SqliteTransactionError> {
+    welcome_on_sqlite(event, meta, tx).await
 }
 
 fn body(event: &UserCreated) -> String {

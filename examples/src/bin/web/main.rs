@@ -1,12 +1,12 @@
 //! A web service: users register by HTTP, three workers write them welcome mails, a projection counts them.
 //!
 //! ```text
-//! POST /users ──► User ──► store ──► relay ──► bus ──► worker-0, worker-1, worker-2 ──► welcome_mails
+//! POST /users ──► User ──► store ──► relay ──► bus ──► worker, three events at once ──► welcome_mails
 //!                            └─────► projection ─────────────────────────────────────► GET /analytics
 //! ```
 //!
 //! ```sh
-//! cargo run -p examples --bin web                     # SQLite in memory, and a bus in the process: no server
+//! cargo run -p examples --bin web                     # SQLite in memory: no server
 //! cargo run -p examples --bin web -- --store sqlite:users.db                               # the same in a file
 //! cargo run -p examples --bin web -- --store postgres://localhost/users --bus redis://localhost
 //!
@@ -91,7 +91,7 @@ async fn main() -> Result<()> {
 
 /// Starts the parts behind the requests: the relay, the workers, and the projection.
 async fn start(args: &Args) -> Result<App> {
-    let app = args.backends.on_store(App::builder()).await?.bus(args.backends.open_bus()?);
+    let app = args.backends.on_bus(args.backends.on_store(App::builder()).await?)?;
     let app = app.projection_with(Analytics::default).wait_timeout(Duration::from_millis(args.wait_ms));
     Ok(app.start().await?)
 }

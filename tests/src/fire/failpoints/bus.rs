@@ -4,9 +4,9 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use eventbus::{
-    Name, Position, Uuid,
+    Uuid,
     port::{EventBus, PublishError, RelayTarget},
-    relay::{GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
+    relay::{PublishRange, PublishedPosition, RangeOutcome},
     testkit::delegate,
 };
 
@@ -43,30 +43,25 @@ impl fmt::Debug for FailPointBus {
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl RelayTarget for FailPointBus {
-    async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
-        let published = self.target()?.publish_range(publisher, range);
-        // a range without events only loads the published position
-        if range.events.is_empty() { published.await } else { self.fail_points.around("publish", published).await }
+    async fn publish_range(&self, store: Uuid, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
+        self.fail_points.around("publish", self.target()?.publish_range(store, range)).await
     }
 
-    async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
-        self.target()?.published_positions(publisher).await
+    async fn published_position(&self, store: Uuid) -> Result<Option<PublishedPosition>, PublishError> {
+        self.target()?.published_position(store).await
+    }
+
+    async fn set_position(
+        &self,
+        store: Uuid,
+        from: Option<PublishedPosition>,
+        to: PublishedPosition,
+    ) -> Result<PublishedPosition, PublishError> {
+        self.fail_points.around("begin", self.target()?.set_position(store, from, to)).await
     }
 
     async fn other_store(&self, own: Uuid) -> Result<Option<Uuid>, PublishError> {
         self.target()?.other_store(own).await
-    }
-
-    async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
-        self.fail_points.around("adopt", self.target()?.resync(publisher, request)).await
-    }
-
-    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
-        self.target()?.group_floors(publisher, known).await
-    }
-
-    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
-        self.target()?.rewind(publisher, to).await
     }
 }
 
@@ -83,27 +78,11 @@ delegate!(FailPointBus, self => self.bus; EventBus {
         self.bus.relay_target().is_some().then_some(self)
     }
 
-    fn backlogs(&self) -> Option<&dyn Backlogs> {
-        self.bus.backlogs()
-    }
-
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         self.bus.dead_letters()
     }
 
-    async fn announce(
-        &self,
-        announced: &[Announced],
-        store: Option<&dyn EventStore>,
-    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        self.bus.announce(announced, store).await
-    }
-
     fn is_durable(&self) -> bool {
         self.bus.is_durable()
-    }
-
-    async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
-        self.bus.resume_from(store).await
     }
 });

@@ -21,8 +21,7 @@ pub use store::FailPointStore;
 
 /// The fail points; the flag is set for a death after the call, unset for one before it. Their calls:
 /// - `append`: events are stored;
-/// - `publish`, `adopt`: the relay publishes a range, or resyncs its published position;
-/// - `floors`: the relay saves the groups' floors;
+/// - `publish`, `begin`: the relay publishes a range, or sets its record on the bus;
 /// - `handle`: a handler without a transaction has its effect;
 /// - `ack`: that handler has returned, and the bus is about to finish its delivery, or has just done so;
 /// - `inbox`, `effect`, `checkpoint`, `commit`: steps of a transaction of a handler or a projection;
@@ -30,15 +29,13 @@ pub use store::FailPointStore;
 /// - `append-in`: they are stored in the handler's transaction;
 /// - `switch`: the rows of a rebuild replace the live ones;
 /// - `switched`: the transaction that did so is committed.
-pub const FAIL_POINTS: [(&str, bool); 23] = [
+pub const FAIL_POINTS: [(&str, bool); 21] = [
     ("append", false),
     ("append", true),
-    ("adopt", false),
-    ("adopt", true),
+    ("begin", false),
+    ("begin", true),
     ("publish", false),
     ("publish", true),
-    ("floors", false),
-    ("floors", true),
     ("checkpoint", false),
     ("checkpoint", true),
     ("switch", false),

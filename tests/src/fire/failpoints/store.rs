@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use eventbus::{
     BoxError, EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid,
     port::{
-        Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, Floor, Floors,
+        Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, HandlerProgress,
         MultiStreamAppends, Notes, ReadError, Snapshots, Transactions, listings::Listings,
     },
     repository::IdempotencyKey,
@@ -55,11 +55,7 @@ impl AppendEvents for FailPointStore {
     }
 }
 
-delegate!(FailPointStore, self => self.store; ReadStream, ReadFeed, Leases, UnfinishedDeliveries {
-    async fn save_progress(&self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
-        self.fail_points.around("checkpoint", self.store.save_progress(group, update)).await
-    }
-});
+delegate!(FailPointStore, self => self.store; ReadStream, ReadFeed, Leases);
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
@@ -82,22 +78,6 @@ impl Checkpoints for FailPointStore {
 }
 
 #[deny(clippy::missing_trait_methods)]
-#[async_trait]
-impl Floors for FailPointStore {
-    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        self.store.floors(destination).await
-    }
-
-    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
-        self.fail_points.around("floors", self.store.save_floors(destination, floors)).await
-    }
-
-    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        self.store.forget_floor(destination, group).await
-    }
-}
-
-#[deny(clippy::missing_trait_methods)]
 impl EventStore for FailPointStore {
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         let transactions = self.store.transactions()?;
@@ -106,6 +86,10 @@ impl EventStore for FailPointStore {
 
     fn describe(&self) -> String {
         self.store.describe()
+    }
+
+    fn handler_progress(&self) -> Option<&dyn HandlerProgress> {
+        self.store.handler_progress()
     }
 
     fn listings(&self) -> Option<&dyn Listings> {

@@ -40,20 +40,13 @@ use super::{
 /// Time limit for a process to become the relay's leader and reach its fail point.
 const LEADER_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Kills processes repeatedly, and audits the result. With several partitions the audit includes the order within each
-/// aggregate.
+/// Kills processes repeatedly, and audits the result.
 ///
 /// # Errors
 /// If the run itself fails; broken promises are in the summary.
-pub async fn kill(
-    program: &Program,
-    settings: Settings,
-    kills: u64,
-    partitions: u32,
-    seed: u64,
-) -> Result<RunSummary, HarnessError> {
+pub async fn kill(program: &Program, settings: Settings, kills: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let database = Database::create().await?;
-    let kind = ScenarioKind { servers_fail: false, partitions, settings };
+    let kind = ScenarioKind { servers_fail: false, settings };
     let figures = kill_in(&database, program, kind, kills, seed).await;
     database.remove().await?;
     figures
@@ -70,7 +63,7 @@ async fn kill_in(
     let scenario = Arc::new(Scenario::prepare(database.url(), eventbus_test::redis_url(), kind).await?);
     let crash_counts = Arc::new(CrashCounts::default());
     let mut random = Rng::with_seed(seed);
-    crash_during_resync(program, &scenario, &crash_counts).await?;
+    crash_during_begin(program, &scenario, &crash_counts).await?;
     let latency_probe = LatencyProbe::start(scenario.connection().await?);
     let mut slots = JoinSet::new();
     for number in 0..WRITERS + WORKERS {
@@ -82,15 +75,15 @@ async fn kill_in(
     while let Some(slot) = slots.join_next().await {
         slot??;
     }
-    let mut figures = RunSummary::new(if kind.partitions > 1 { "partitions" } else { "kills" });
+    let mut figures = RunSummary::new("kills");
     crash_counts.report_to(kills, &mut figures);
     finish_and_audit(self::spawn_workers(program, &scenario)?, &scenario, &mut figures).await?;
     latency_probe.report_to(&mut figures);
     Ok(RunSummary { took: begin.elapsed(), ..figures })
 }
 
-/// Kills the first processes of a stream during the resync: only the first relay of a stream makes one.
-async fn crash_during_resync(
+/// Kills the first processes of a stream while the relay begins: only the first relay of a stream does.
+async fn crash_during_begin(
     program: &Program,
     scenario: &Scenario,
     crash_counts: &CrashCounts,
@@ -98,7 +91,7 @@ async fn crash_during_resync(
     let writer = program.spawn(&scenario.process_config("writer-0", 0, true))?;
     for after in [false, true] {
         let mut script = scenario.process_config("worker-0", 0, false);
-        let death = CrashPoint { point: "adopt".into(), after, nth: 1 };
+        let death = CrashPoint { point: "begin".into(), after, nth: 1 };
         script.death = Some(death.clone());
         let end = program.spawn(&script)?.run_for(LEADER_DEADLINE).await?;
         crash_counts.record(LEADER, (end == ProcessEnd::AtPoint).then_some(&death));
@@ -126,7 +119,7 @@ async fn pause_in(
     seed: u64,
 ) -> Result<RunSummary, HarnessError> {
     let (begin, lease) = (Instant::now(), settings.lease());
-    let kind = ScenarioKind { servers_fail: false, partitions: 1, settings };
+    let kind = ScenarioKind { servers_fail: false, settings };
     let scenario = Scenario::prepare(database.url(), eventbus_test::redis_url(), kind).await?;
     let mut random = Rng::with_seed(seed);
     let writer = program.spawn(&scenario.process_config("writer-0", seed, true))?;

@@ -7,8 +7,7 @@ use std::{
 };
 
 use eventbus::{
-    App, DomainEvent, EventId, ExpectedVersion, HandlerError, Metadata, Name, State, Uuid, handler, port::Append,
-    projection,
+    App, DomainEvent, EventId, ExpectedVersion, HandlerError, Metadata, State, Uuid, handler, port::Append, projection,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
@@ -64,8 +63,6 @@ pub struct ProcessConfig {
     pub death: Option<CrashPoint>,
     /// Set if a worker repeatedly rebuilds a projection.
     pub rebuilds: bool,
-    /// Number of streams into which the bus splits the events.
-    pub partitions: u32,
     /// Set if servers fail, unset if processes do.
     pub servers_fail: bool,
     /// The settings.
@@ -299,7 +296,7 @@ async fn start(
         Settings::Default => builder,
         Settings::Short => {
             let lease = process_config.settings.lease();
-            builder.relay_lease(lease).projection_lease(lease)
+            builder.relay_lease(lease).projection_lease(lease).handler_lease(lease)
         }
     };
     Ok(builder.handler::<mail>().handler::<inbox>().projection(Ledger).projection(Balances).start().await?)
@@ -312,23 +309,10 @@ pub fn bus_config(process_config: &ProcessConfig) -> RedisEventBusConfig {
         redis_url: process_config.redis.clone(),
         stream_prefix: process_config.prefix.clone(),
         consumer_name: Some(process_config.name.clone()),
-        partitions: process_config.partitions,
         ..RedisEventBusConfig::default()
     };
     match process_config.settings {
         Settings::Default => default,
-        Settings::Short => RedisEventBusConfig {
-            block_ms: 100,
-            pending_idle_ms: 2_000,
-            concurrency: 4,
-            partition_lease_ms: 1_000,
-            ..default
-        },
+        Settings::Short => RedisEventBusConfig { block_ms: 100, pending_idle_ms: 2_000, concurrency: 4, ..default },
     }
-}
-
-/// Returns the groups of the workers' handlers.
-#[must_use]
-pub fn groups() -> [Name; 2] {
-    [Name::from_static("mail"), Name::from_static("inbox")]
 }

@@ -22,11 +22,11 @@ pub(super) const LEADER: u64 = WRITERS;
 /// Returns the fail points of a slot. One worker mostly dies at the calls of a lease owner, which take time to reach;
 /// the second one dies at calls of every process, and thereby frees the leases for the first.
 fn fail_points_of(number: u64) -> Vec<(&'static str, bool)> {
-    const OWNERS: [&str; 5] = ["publish", "floors", "checkpoint", "switch", "switched"];
+    const OWNERS: [&str; 4] = ["publish", "checkpoint", "switch", "switched"];
     let is_here = |point: &str| match number {
         0..WRITERS => point == "append",
         LEADER => OWNERS.contains(&point),
-        _ => !OWNERS.contains(&point) && !["append", "adopt"].contains(&point),
+        _ => !OWNERS.contains(&point) && !["append", "begin"].contains(&point),
     };
     FAIL_POINTS.into_iter().filter(|(point, _)| is_here(point)).collect()
 }
@@ -106,7 +106,7 @@ impl ProcessSlot {
     fn next_crash(&mut self) -> Option<CrashPoint> {
         let (point, after) = self.fail_points.current().filter(|_| self.random.u8(..5) > 0)?;
         let nth = match point {
-            "floors" | "switch" | "switched" => 1,
+            "switch" | "switched" => 1,
             "append" => self.random.u64(1..=100),
             _ => self.random.u64(1..=12),
         };

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use eventbus::{NewEvent, port::EventBus as _};
-use eventbus_redis::RedisEventBus;
+use eventbus::{
+    NewEvent,
+    port::{HandlerProgress as _, ReadFeed as _, handler_progress::ListedShard},
+};
 use eventstore_postgres::PgEventStore;
 use sqlx::{Connection as _, PgConnection};
 
-use super::process_role::{ProcessConfig, Settings, bus_config, groups};
+use super::process_role::{ProcessConfig, Settings};
 use crate::fire::{
     HarnessError,
     database::{execute_sql, keeps_artifacts},
@@ -47,8 +49,6 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(180);
 pub struct ScenarioKind {
     /// Set if servers fail, so that Redis loses data; unset if processes fail.
     pub servers_fail: bool,
-    /// Number of streams into which the bus splits the events.
-    pub partitions: u32,
     /// The settings of its processes.
     pub settings: Settings,
 }
@@ -79,7 +79,6 @@ impl Scenario {
             seed: 0,
             death: None,
             rebuilds: false,
-            partitions: kind.partitions,
             servers_fail: kind.servers_fail,
             settings: kind.settings,
         };
@@ -119,8 +118,8 @@ impl Scenario {
             .append(&HistoryEntry::Told(AppendRecord::Sent(vec![event.event_id().as_uuid()])))
     }
 
-    pub(super) async fn bus(&self) -> Result<RedisEventBus, HarnessError> {
-        Ok(RedisEventBus::connect(bus_config(&self.config)).await?)
+    pub(super) async fn store(&self) -> Result<PgEventStore, HarnessError> {
+        Ok(PgEventStore::connect(&self.config.store).await?)
     }
 
     /// Waits until all events are handled; returns how long that took, and the last remaining part.
@@ -130,7 +129,7 @@ impl Scenario {
     pub async fn wait_until_handled(&self) -> Result<(Duration, String), HarnessError> {
         let (begin, mut last) = (Instant::now(), String::new());
         let (mut fewest, mut since) = (u64::MAX, begin);
-        let (mut connection, bus) = (self.connection().await?, self.bus().await?);
+        let (mut connection, store) = (self.connection().await?, self.store().await?);
         loop {
             let mut left = Vec::new();
             for reader in ["ledger", "inbox"] {
@@ -139,9 +138,12 @@ impl Scenario {
             }
             let count: i64 = sqlx::query_scalar(UNBALANCED_SQL).fetch_one(&mut connection).await?;
             left.push(("balances".to_owned(), count.try_into()?));
-            for group in groups() {
-                let progress = bus.progress(&group).await?;
-                left.push((format!("group {group}"), progress.unread + progress.pending));
+            let head = store.head().await?.get();
+            for handler in store.list_handlers().await? {
+                let of_shard =
+                    |shard: &ListedShard| head.saturating_sub(shard.checkpoint.get()) + shard.waiting + shard.started;
+                let count = handler.waiting_rows + handler.shards.iter().map(of_shard).sum::<u64>();
+                left.push((format!("handler {}", handler.noted.name), count));
             }
             left.retain(|(_, count)| *count > 0_u64);
             if left.is_empty() {

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use eventbus::{ExpectedVersion, port::AppendEvents as _};
+use eventbus::{ExpectedVersion, Position, port::AppendEvents as _, relay::republish};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventbus_test::{PrivatePostgres, PrivateRedis};
 use eventstore_postgres::PgEventStore;
 use fastrand::Rng;
@@ -27,6 +28,15 @@ const LEFT_BEFORE: &str = "
     WHERE e.position <= (SELECT position FROM eventbus.events WHERE event_id = $1)
       AND NOT EXISTS (SELECT FROM fire.effects f WHERE f.reader = reader.name AND f.event = e.event_id)";
 
+/// The position up to which `inbox` has handled all events.
+const ALL_HANDLED_THROUGH: &str = "
+    SELECT coalesce(min(e.position) - 1, (SELECT max(position) FROM eventbus.events), 0)
+    FROM eventbus.events e
+    WHERE NOT EXISTS (SELECT FROM fire.effects f WHERE f.reader = 'inbox' AND f.event = e.event_id)";
+
+/// How far `mail`, whose effects are in no table, may be behind `inbox`.
+const MAIL_BEHIND: i64 = 10_000;
+
 /// A failure of a server.
 #[derive(Debug, Clone, Copy)]
 enum ServerFailure {
@@ -36,11 +46,11 @@ enum ServerFailure {
     Postgres,
     /// Redis is killed, and starts again.
     Redis,
-    /// Redis loses all data.
+    /// Redis loses all data, and an operator fills it again.
     Flush,
     /// Redis returns to an older copy, as after a failover to an asynchronous replica.
     OlderCopy,
-    /// Redis loses the stream only.
+    /// Redis loses the stream only, and an operator fills it again.
     Stream,
 }
 
@@ -65,7 +75,7 @@ pub async fn fail_servers(
 ) -> Result<RunSummary, HarnessError> {
     let begin = Instant::now();
     let (postgres, redis) = block_in_place(|| (eventbus_test::private_postgres(), eventbus_test::private_redis()));
-    let kind = ScenarioKind { servers_fail: true, partitions: 1, settings };
+    let kind = ScenarioKind { servers_fail: true, settings };
     let scene = Scenario::prepare(postgres.url(), redis.url(), kind).await?;
     let store = PgEventStore::connect(postgres.url()).await?;
     let mut scenario = ServerScenario {
@@ -123,11 +133,14 @@ impl ServerScenario {
                 block_in_place(|| self.redis.start());
                 Ok(())
             }
-            ServerFailure::Flush => self.command(redis::cmd("FLUSHALL")).await,
+            ServerFailure::Flush => {
+                self.command(redis::cmd("FLUSHALL")).await?;
+                self.fill_again().await
+            }
             ServerFailure::Stream => {
-                let stream =
-                    super::process_role::bus_config(&self.scenario.process_config("watcher", 0, false)).stream_name();
-                self.command(redis::cmd("DEL").arg(stream).clone()).await
+                let stream = self.bus_config().stream_name();
+                self.command(redis::cmd("DEL").arg(stream).clone()).await?;
+                self.fill_again().await
             }
             ServerFailure::OlderCopy => {
                 follow(self.replica.url(), Some(self.redis.port())).await?;
@@ -137,6 +150,20 @@ impl ServerScenario {
                 follow(self.redis.url(), None).await
             }
         }
+    }
+
+    fn bus_config(&self) -> RedisEventBusConfig {
+        super::process_role::bus_config(&self.scenario.process_config("watcher", 0, false))
+    }
+
+    /// Does what the alert asks of an operator: publishes the events again that a group may not have.
+    async fn fill_again(&self) -> Result<(), HarnessError> {
+        let mut connection: PgConnection = self.scenario.connection().await?;
+        let handled: i64 = sqlx::query_scalar(ALL_HANDLED_THROUGH).fetch_one(&mut connection).await?;
+        let from = handled.saturating_sub(MAIL_BEHIND).max(0);
+        let bus = RedisEventBus::connect(self.bus_config()).await?;
+        republish(&self.store, &bus, Position::new(from.try_into()?)).await?;
+        Ok(())
     }
 
     async fn kill_backend(&self) -> Result<(), HarnessError> {

@@ -104,7 +104,7 @@ impl Runs {
     }
 }
 
-#[handler(manual)]
+#[handler(stream = "payments", manual)]
 async fn prepare_shipment(
     event: &PaymentTaken,
     meta: &Metadata,
@@ -192,9 +192,11 @@ impl Service {
         let redis = redis_connection(&self.redis_url).await;
         let key = runs_key(&self.stream_prefix, &self.name);
         let runs = Runs { redis, key, hold_after, begun: Arc::default() };
+        let bus = self.bus().await;
         let app = App::builder()
             .store(FailPointStore::new(self.store().await, FailPoints::new(crash)))
-            .bus(self.bus().await)
+            .bus(bus.clone())
+            .consume("payments", bus)
             .share_stream()
             .relay_lease(SHORT_LEASE)
             .state(runs)

@@ -359,5 +359,9 @@ async fn run_ready_tasks() {
 }
 
 const fn options(retries: Option<u32>, timeout_ms: Option<u64>, concurrency: Option<u32>) -> HandlerOptions {
-    HandlerOptions::new(retries, timeout_ms, concurrency)
+    let timeout = match timeout_ms {
+        Some(millis) => Some(Duration::from_millis(millis)),
+        None => None,
+    };
+    HandlerOptions { retries, timeout, concurrency, ..HandlerOptions::NONE }
 }

@@ -1,0 +1,3 @@
+//! Tests of the engine on the store in memory.
+
+mod model;

@@ -1,0 +1,14 @@
+-- Deletes the dead letter of handler $1 at position $2, and counts the change. A row if it was a dead letter.
+--
+-- Locks the shard before the row, as saves do.
+WITH {shard_of_row}, discarded AS (
+    DELETE FROM {schema}.handler_rows r
+    USING shard h
+    WHERE r.handler = h.handler AND r.position = $2::bigint AND r.dead_since IS NOT NULL
+    RETURNING r.position
+)
+UPDATE {schema}.handler_shards s
+SET changes = s.changes + 1
+FROM shard h, discarded
+WHERE s.handler = h.handler AND s.shard = h.shard
+RETURNING s.changes

@@ -1,0 +1,1 @@
+INSERT INTO {schema}.paused_groups (name) VALUES ($1::text) ON CONFLICT (name) DO NOTHING

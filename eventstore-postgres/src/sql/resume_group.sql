@@ -1,0 +1,1 @@
+DELETE FROM {schema}.paused_groups p WHERE p.name = $1::text

@@ -1,0 +1,1 @@
+SELECT count(*) FROM eventbus_handler_rows WHERE handler = ?1 AND dead_since IS NULL

@@ -1,3 +1,0 @@
-SELECT position FROM eventbus_unfinished_deliveries
-WHERE consumer_group = ?1 AND position > ?2 AND dead_since IS NOT NULL
-ORDER BY position

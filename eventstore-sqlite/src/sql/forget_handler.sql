@@ -1,0 +1,1 @@
+DELETE FROM eventbus_handlers WHERE name = ?1

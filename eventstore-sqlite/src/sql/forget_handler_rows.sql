@@ -1,0 +1,1 @@
+DELETE FROM eventbus_handler_rows WHERE handler = ?1

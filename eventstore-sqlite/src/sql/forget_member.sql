@@ -1,0 +1,1 @@
+DELETE FROM eventbus_handler_members WHERE name = ?1

@@ -1,0 +1,1 @@
+DELETE FROM eventbus_handler_shards WHERE handler = ?1

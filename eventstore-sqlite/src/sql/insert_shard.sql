@@ -1,0 +1,1 @@
+INSERT INTO eventbus_handler_shards (handler, shard, checkpoint) VALUES (?1, ?2, ?3)

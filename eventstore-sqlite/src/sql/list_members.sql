@@ -1,0 +1,1 @@
+SELECT name, lock_id FROM eventbus_handler_members

@@ -1,0 +1,1 @@
+SELECT name FROM eventbus_paused_groups

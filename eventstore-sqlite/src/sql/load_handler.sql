@@ -1,0 +1,1 @@
+SELECT note FROM eventbus_handlers WHERE name = ?1

@@ -1,0 +1,1 @@
+SELECT handlers FROM eventbus_handler_members WHERE name = ?1

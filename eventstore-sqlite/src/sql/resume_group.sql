@@ -1,0 +1,1 @@
+DELETE FROM eventbus_paused_groups WHERE name = ?1

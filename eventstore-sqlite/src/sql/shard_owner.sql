@@ -1,0 +1,1 @@
+SELECT owner FROM eventbus_handler_shards WHERE handler = ?1 AND shard = ?2
