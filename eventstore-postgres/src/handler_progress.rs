@@ -83,7 +83,7 @@ async fn read_declarations(
     Ok(known)
 }
 
-/// Saves notes, and returns the names of those that nobody has changed since they were read.
+/// Saves notes, and returns the names of those that it saved: no other process had changed them since this one read them.
 async fn save_declarations(store: &PgEventStore, changed: &[&Declaration]) -> Result<Vec<Name>, HandlerProgressError> {
     if changed.is_empty() {
         return Ok(Vec::new());

@@ -239,7 +239,7 @@ async fn a_payload_that_is_no_json_is_refused_whatever_its_size() {
 
 /// The claim of a job is long: the next worker would wait for it if this one had died.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_shutdown_aborts_goes_to_the_next_worker_at_once() {
+async fn the_next_worker_receives_at_once_what_a_shutdown_aborts() {
     let config = FileQueueConfig { claim_expiration: Duration::from_secs(300), ..fresh().await.config().clone() };
     let first = FileQueue::open(config.clone()).await.unwrap();
     let began = Arc::new(AtomicUsize::new(0));

@@ -74,7 +74,7 @@ async fn positions(queue: &FileQueue) -> Vec<u64> {
 #[tokio::test]
 async fn a_range_follows_the_one_before_and_no_other() {
     let queue = fresh().await;
-    assert_eq!(publish(&queue, 0, 3).await, "lost", "nobody has begun");
+    assert_eq!(publish(&queue, 0, 3).await, "lost", "no relay has set the first position");
     assert_eq!(queue.published_position(STORE).await.unwrap(), None);
     assert_eq!(queue.set_position(STORE, None, set_to(0)).await.unwrap(), set_to(0));
     assert_eq!(publish(&queue, 0, 3).await, "published");

@@ -58,7 +58,7 @@ async fn a_type_that_nobody_handles_is_acknowledged_and_counted() {
 
 /// Claims are long here: the other member would wait for them if the process had died.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_shutdown_aborts_goes_to_others_at_once() {
+async fn another_consumer_receives_at_once_what_a_shutdown_aborts() {
     let config = RedisEventBusConfig { pending_idle_ms: 300_000, concurrency: 2, consumer_name: None, ..quick() };
     let (bus, other) = (connect(&config).await, connect(&config).await);
     let (waiting, willing) = (Actor::waiting(), Actor::willing());

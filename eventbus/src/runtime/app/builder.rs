@@ -74,8 +74,9 @@ pub struct AppBuilder {
     bus: Option<Arc<dyn EventBus>>,
     /// The foreign streams, by the names that handlers give them.
     consumed: BTreeMap<Name, Arc<dyn EventBus>>,
-    /// The handlers on the store, in a test, and the bus that records their runs.
+    /// The bus of the handlers on the store; a test sets it, otherwise `check` makes it.
     store_bus: Option<StoreBus>,
+    /// The bus of a test, which wraps `store_bus` and records the runs of handlers.
     own_bus: Option<Arc<dyn EventBus>>,
     handler_lease: Duration,
     state: StateMap,

@@ -219,8 +219,10 @@ impl Heartbeats {
         Ok(())
     }
 
-    /// Notes which shards are free, and returns those that nobody has acquired for the time of a lease; `None` if the heartbeat before
-    /// it failed: leases that were over during an outage of the store are renewed before they count as free.
+    /// Notes which shards are free, and returns those that no process has acquired for the time of a lease.
+    ///
+    /// `None` if the heartbeat before it failed: the processes first renew the leases that ran out during an outage of
+    /// the store, and only then does a shard count as free.
     fn note_free(&self, free: &BTreeSet<ShardId>) -> Option<BTreeSet<ShardId>> {
         let mut known = self.known.lock();
         if std::mem::replace(&mut known.has_failed, false) {

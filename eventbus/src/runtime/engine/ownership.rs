@@ -45,7 +45,8 @@ fn most_of_all(shares: &BTreeMap<Name, HandlerShare>) -> usize {
     (shares.values().map(share).sum::<f64>() - 1e-6).ceil().max(0.0) as usize
 }
 
-/// Returns the free shards to acquire. `orphans` are those that nobody has acquired for long: their share does not count.
+/// Returns the free shards to acquire. `orphans` are those that no process has acquired for long: their
+/// share does not count.
 pub(super) fn choose_acquired(
     shares: &BTreeMap<Name, HandlerShare>,
     free: &BTreeSet<ShardId>,
