@@ -227,12 +227,10 @@ async fn load_progress(bus: &BusInner, group: &Name) -> Result<GroupProgress, Co
         // the server has lost count
         None => group::count_after(bus, &found.last_delivered).await?,
     };
-    Ok(GroupProgress {
-        unread: unread.min(length),
-        pending: found.pending,
-        exhausted: count_exhausted(bus, group).await?.min(found.pending),
-        is_paused: false,
-    })
+    let exhausted = count_exhausted(bus, group).await?.min(found.pending);
+    // after the server's replies: it writes a disposition before this process counts it and releases the entry
+    let in_flight = bus.subscribers().in_flight().get(group).map_or(0, |counts| counts.entries);
+    Ok(GroupProgress { unread: unread.min(length), pending: found.pending.max(in_flight), exhausted, is_paused: false })
 }
 
 /// Counts the entries that used up their attempts and stay pending.
