@@ -1,7 +1,7 @@
 //! Reading all events in one total order, without gaps.
 //!
 //! Invariant: the head and a page are two statements, in this order, so that the page's snapshot is the newer one; also
-//! those of the function that reads both in one round trip, see `migrations/0006_handlers.sql`.
+//! those of the function that reads both in one round trip, see `migrations/0001_initial.sql`.
 //!
 //! Invariant: the head is the position of an event, never one without. The sequence may draw such a position again
 //! after a crash, see `head.sql`; a reader that had passed it would miss the event stored there.

@@ -25,19 +25,8 @@ use crate::{
 };
 
 /// The steps of this release, oldest first. The first is breaking: no release works without it.
-pub(crate) const STEPS: &[MigrationStep] = &[
-    MigrationStep::inside(1, "initial", MigrationKind::Breaking, include_str!("../migrations/0001_initial.sql")),
-    MigrationStep::inside(2, "snapshots", MigrationKind::Additive, include_str!("../migrations/0002_snapshots.sql")),
-    MigrationStep::inside(
-        3,
-        "unique values",
-        MigrationKind::Additive,
-        include_str!("../migrations/0003_unique_values.sql"),
-    ),
-    MigrationStep::inside(4, "commands", MigrationKind::Additive, include_str!("../migrations/0004_commands.sql")),
-    MigrationStep::inside(5, "tags", MigrationKind::Additive, include_str!("../migrations/0005_tags.sql")),
-    MigrationStep::inside(6, "handlers", MigrationKind::Additive, include_str!("../migrations/0006_handlers.sql")),
-];
+pub(crate) const STEPS: &[MigrationStep] =
+    &[MigrationStep::inside(1, "initial", MigrationKind::Breaking, include_str!("../migrations/0001_initial.sql"))];
 
 /// The number of the newest step.
 pub(crate) const NEWEST: u32 = STEPS[STEPS.len() - 1].version();

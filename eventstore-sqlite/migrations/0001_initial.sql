@@ -21,8 +21,8 @@ BEGIN
     SELECT raise(ABORT, 'a stream cannot be deleted: its events would belong to another one');
 END;
 
--- Events in commit order, which is position order: SQLite has one writer at a time. Checkpoints, floors and the relay's
--- published position are numbers of this one order, so it stays one per store, not one per tenant or stream.
+-- Events in commit order, which is position order: SQLite has one writer at a time. Checkpoints and the relay's published
+-- position are numbers of this one order, so it stays one per store, not one per tenant or stream.
 --
 -- Payloads are JSON texts and stay so: the column keeps the bytes as given, and no payload is ever binary.
 --
@@ -94,14 +94,6 @@ CREATE TABLE eventbus_leases (
     expires_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- How far the consumer groups of a bus have finished.
-CREATE TABLE eventbus_floors (
-    destination    TEXT NOT NULL,
-    consumer_group TEXT NOT NULL,
-    position       INTEGER NOT NULL,
-    PRIMARY KEY (destination, consumer_group)
-) STRICT, WITHOUT ROWID;
-
 -- The inbox: which handler has handled which event, in the transaction in which it did.
 CREATE TABLE eventbus_deliveries (
     handler        TEXT NOT NULL,
@@ -114,20 +106,112 @@ CREATE TABLE eventbus_deliveries (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX eventbus_deliveries_handled_at_idx ON eventbus_deliveries (handled_at);
 
--- What groups of the in-process bus have not finished although their checkpoints may have passed it.
-CREATE TABLE eventbus_unfinished_deliveries (
-    consumer_group TEXT NOT NULL,
-    position       INTEGER NOT NULL, -- of the event
-    attempts       TEXT NOT NULL,    -- JSON: the attempts of its handlers so far
-    dead_since     INTEGER,          -- null while it waits
-    PRIMARY KEY (consumer_group, position)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX eventbus_unfinished_deliveries_dead_idx
-ON eventbus_unfinished_deliveries (dead_since, position, consumer_group) WHERE dead_since IS NOT NULL;
-
 -- The files in which projections are rebuilt, beside this one.
 CREATE TABLE eventbus_shadows (
     name       TEXT PRIMARY KEY,
     file       TEXT NOT NULL,
     has_served INTEGER NOT NULL DEFAULT 0 -- 1 once its rows have replaced the live ones: then it is not filled further
+) STRICT, WITHOUT ROWID;
+
+-- The state of an aggregate at a version of its stream, so that a load reads only the events after it. Disposable:
+-- without a row a load reads all events. No foreign key: the rows of an archived stream may stay or go.
+--
+-- With a rowid: the key then is an index without the data, along which the snapshots of a fold are found.
+CREATE TABLE eventbus_snapshots (
+    stream_no INTEGER NOT NULL,
+    fold      TEXT NOT NULL,    -- the state type that the data is of
+    version   INTEGER NOT NULL, -- of the last event that the data contains
+    taken_at  INTEGER NOT NULL,
+    data      BLOB NOT NULL,
+    PRIMARY KEY (stream_no, fold)
+) STRICT;
+
+-- The unique values that streams hold, such as email addresses. A row goes when its stream gives the value back.
+CREATE TABLE eventbus_unique_values (
+    value     TEXT NOT NULL,
+    scope     TEXT NOT NULL,    -- aggregate type and name: `User.email`
+    tenant_id BLOB NOT NULL,    -- the nil UUID is no tenant
+    stream_no INTEGER NOT NULL, -- the stream that holds it
+    PRIMARY KEY (value, scope, tenant_id),
+    CONSTRAINT eventbus_unique_values_stream_key UNIQUE (stream_no, scope)
+) STRICT, WITHOUT ROWID;
+
+-- The commands that took effect, by the key that their client gave them, with their answers.
+CREATE TABLE eventbus_commands (
+    key        TEXT NOT NULL,
+    tenant_id  BLOB NOT NULL, -- the nil UUID is no tenant
+    request    BLOB NOT NULL, -- a fingerprint of what was commanded
+    answer     TEXT NOT NULL,
+    handled_at INTEGER NOT NULL,
+    PRIMARY KEY (key, tenant_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX eventbus_commands_handled_at_idx ON eventbus_commands (handled_at);
+
+-- The tags of events, each with the number of its events. An append that depends on tags takes effect only if the numbers
+-- are those that its caller saw.
+CREATE TABLE eventbus_tags (
+    tag_no    INTEGER PRIMARY KEY,
+    tag       TEXT NOT NULL, -- name and value: `course:c1`
+    tenant_id BLOB NOT NULL, -- the nil UUID is no tenant
+    counts    TEXT NOT NULL, -- a JSON object: how many events of each type have the tag
+    CONSTRAINT eventbus_tags_identity_key UNIQUE (tag, tenant_id)
+) STRICT;
+
+-- Without its row a tag's number would be used again, and its events would belong to the next tag; and its counts would
+-- begin anew, so that an append could depend on events that its caller has not seen.
+CREATE TRIGGER eventbus_tags_keep_rows BEFORE DELETE ON eventbus_tags
+BEGIN
+    SELECT raise(ABORT, 'a tag cannot be deleted: its number would be used again, and its counts would begin anew');
+END;
+
+-- Which events have which tag: the index of `eventbus_events.tags`.
+CREATE TABLE eventbus_tagged_events (
+    tag_no   INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (tag_no, position)
+) STRICT, WITHOUT ROWID;
+
+-- The handlers that processes declared or operators created.
+CREATE TABLE eventbus_handlers (
+    name TEXT PRIMARY KEY,
+    note TEXT NOT NULL -- JSON: its group, the number of its shards, its types and their lists
+) STRICT, WITHOUT ROWID;
+
+-- Who owns each shard of a handler, and how far it has come. A `look` reads only the columns before `checkpoint`.
+CREATE TABLE eventbus_handler_shards (
+    handler    TEXT NOT NULL,
+    shard      INTEGER NOT NULL,
+    owner      TEXT,                       -- null after a release
+    epoch      INTEGER NOT NULL DEFAULT 0, -- the number of ownerships
+    changes    INTEGER NOT NULL DEFAULT 0, -- by operators
+    unclean    INTEGER NOT NULL DEFAULT 0, -- owners in a row that ended without progress
+    checkpoint INTEGER NOT NULL,           -- the highest event that was started
+    waiting    TEXT NOT NULL DEFAULT '[]', -- JSON: the events up to there that have not started
+    started    TEXT NOT NULL DEFAULT '[]', -- JSON: the events that ran at the last save
+    left_types TEXT NOT NULL DEFAULT '{}', -- JSON: from where the types count that the checkpoint does not count for
+    PRIMARY KEY (handler, shard)
+) STRICT, WITHOUT ROWID;
+
+-- The events that failed, are dead letters, or are suspected of ending their process.
+CREATE TABLE eventbus_handler_rows (
+    handler    TEXT NOT NULL,
+    position   INTEGER NOT NULL, -- of the event
+    shard      INTEGER NOT NULL,
+    attempts   TEXT NOT NULL,    -- JSON
+    dead_since INTEGER,          -- null while it waits
+    is_held    INTEGER NOT NULL, -- 1 if later events of its stream wait for a dead letter
+    PRIMARY KEY (handler, position)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX eventbus_handler_rows_dead_idx
+ON eventbus_handler_rows (dead_since, position, handler) WHERE dead_since IS NOT NULL;
+
+-- The processes that run handlers, each with the lock that it holds while it lives.
+CREATE TABLE eventbus_handler_members (
+    name     TEXT PRIMARY KEY,
+    lock_id  TEXT NOT NULL, -- the lock is on the file `<this file>.<lock_id>.member`
+    handlers TEXT NOT NULL  -- JSON: the number of the list of types of each, and its crate
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE eventbus_paused_groups (
+    name TEXT PRIMARY KEY
 ) STRICT, WITHOUT ROWID;

@@ -10,19 +10,8 @@ use crate::{
 };
 
 /// The steps of this release, oldest first. The first is breaking: no release works without it.
-pub(crate) const STEPS: &[MigrationStep] = &[
-    MigrationStep::new(1, "initial", MigrationKind::Breaking, include_str!("../migrations/0001_initial.sql")),
-    MigrationStep::new(2, "snapshots", MigrationKind::Additive, include_str!("../migrations/0002_snapshots.sql")),
-    MigrationStep::new(
-        3,
-        "unique values",
-        MigrationKind::Additive,
-        include_str!("../migrations/0003_unique_values.sql"),
-    ),
-    MigrationStep::new(4, "commands", MigrationKind::Additive, include_str!("../migrations/0004_commands.sql")),
-    MigrationStep::new(5, "tags", MigrationKind::Additive, include_str!("../migrations/0005_tags.sql")),
-    MigrationStep::new(6, "handlers", MigrationKind::Additive, include_str!("../migrations/0006_handlers.sql")),
-];
+pub(crate) const STEPS: &[MigrationStep] =
+    &[MigrationStep::new(1, "initial", MigrationKind::Breaking, include_str!("../migrations/0001_initial.sql"))];
 
 /// The number of the newest step.
 pub(crate) const NEWEST: u32 = STEPS[STEPS.len() - 1].version();

@@ -7,18 +7,8 @@ use workspace_tests::source::files;
 
 /// Each file of migrations, with the hash of its text.
 const PINNED: &[(&str, u64)] = &[
-    ("eventstore-postgres/migrations/0001_initial.sql", 0xa481a22ca1cf4dbc),
-    ("eventstore-postgres/migrations/0002_snapshots.sql", 0x12955b314f01961f),
-    ("eventstore-postgres/migrations/0003_unique_values.sql", 0x80be7e7c142dd6f5),
-    ("eventstore-postgres/migrations/0004_commands.sql", 0x3649f260f3a412d3),
-    ("eventstore-postgres/migrations/0005_tags.sql", 0xa5cb8816d9bc433d),
-    ("eventstore-postgres/migrations/0006_handlers.sql", 0x072ecaed2cde36e1),
-    ("eventstore-sqlite/migrations/0001_initial.sql", 0x3626177eea6a3fe4),
-    ("eventstore-sqlite/migrations/0002_snapshots.sql", 0xba29ed483ccb5b8b),
-    ("eventstore-sqlite/migrations/0003_unique_values.sql", 0x0e169080b63bd655),
-    ("eventstore-sqlite/migrations/0004_commands.sql", 0xeb11a7ab1b2478e3),
-    ("eventstore-sqlite/migrations/0005_tags.sql", 0xa17bfa604a9ac55f),
-    ("eventstore-sqlite/migrations/0006_handlers.sql", 0x4ced13217a886f9a),
+    ("eventstore-postgres/migrations/0001_initial.sql", 0xdb087e9cf1c8d446),
+    ("eventstore-sqlite/migrations/0001_initial.sql", 0x13512a86e10a7ea1),
 ];
 
 /// FNV-1a.

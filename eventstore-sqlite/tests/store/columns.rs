@@ -23,8 +23,7 @@ use time::OffsetDateTime;
 /// Returns each column that holds times, of each table.
 fn time_columns(connection: &Connection) -> Vec<(String, String)> {
     let sql = "SELECT t.name, c.name FROM sqlite_schema t, pragma_table_info(t.name) c
-               WHERE t.type = 'table' AND (c.name LIKE '%\\_at' ESCAPE '\\' OR c.name LIKE '%\\_since' ESCAPE '\\')
-               AND t.name <> 'eventbus_unfinished_deliveries'";
+               WHERE t.type = 'table' AND (c.name LIKE '%\\_at' ESCAPE '\\' OR c.name LIKE '%\\_since' ESCAPE '\\')";
     let mut columns = connection.prepare(sql).unwrap();
     let rows = columns.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
     rows.map(Result::unwrap).collect()
