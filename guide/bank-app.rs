@@ -65,7 +65,7 @@ async fn app() -> Result<AppBuilder> {
         consumer_group: "mail".into(),
         ..Default::default()
     })?;
-    let app = App::builder().store(store).bus(bus).discover().projection_lease(Duration::from_secs(1));
+    let app = App::builder().store(store).bus(bus).discover().lease(Duration::from_secs(1));
     Ok(match env::var_os("BANK_MANUAL") {
         Some(_) => app.handler::<audit>().projection_with(Counted::default),
         None => app,

@@ -355,7 +355,7 @@ pub mod __private {
 
         pub use crate::{
             ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version, delivery::*, handler::*,
-            health::*, port::feed_claim::*, port::handler_progress::*, port::listings::*, port::*, relay::*, store::*,
+            health::*, port::handler_progress::*, port::listings::*, port::*, relay::*, store::*,
         };
     }
 

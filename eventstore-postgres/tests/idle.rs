@@ -147,7 +147,7 @@ impl IdleApp {
             if running.is_empty() {
                 add(&store, &stream(), 3).await;
             }
-            let app = App::builder().store(store.clone()).clock(clock.clone()).projection_lease(LEASE);
+            let app = App::builder().store(store.clone()).clock(clock.clone()).lease(LEASE);
             let app = app.bus(InMemoryEventBus::new()).handler::<handled>();
             let app = add_projections(app, projections).start().await.unwrap();
             app.settled().await.unwrap();

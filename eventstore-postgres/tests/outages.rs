@@ -56,7 +56,7 @@ async fn of_a_server_that_is_away_roles_and_projections_say_so_once_and_when_the
     let store = common::open(config).await;
     let mut admin = common::connect(server.url()).await;
     common::run(&mut admin, "CREATE TABLE rows (id serial)").await;
-    let app = App::builder().store(store).projection_lease(Duration::from_secs(1)).discover();
+    let app = App::builder().store(store).lease(Duration::from_secs(1)).discover();
     let app = app.start().await.unwrap();
     save(&app).await;
     server.stop();
@@ -109,7 +109,7 @@ async fn a_rebuild_waits_for_a_server_that_is_away_between_two_rounds() {
     let counted = || NewEvent::from_event(&Counted {}).unwrap();
     let append = store.append(&stream, ExpectedVersion::NoStream, (0..300).map(|_| counted()).collect());
     within(append).await.unwrap();
-    let app = App::builder().store(store).projection_lease(LONG).projection(Rebuilt).start().await.unwrap();
+    let app = App::builder().store(store).lease(LONG).projection(Rebuilt).start().await.unwrap();
     drop(within(app.projected::<Rebuilt>(Position::new(300))).await.unwrap());
     let (stopped, is_stopped) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let back = tokio::spawn({

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use eventbus::{
+    InMemoryEventBus,
     bus::{EventBus, MergedDeadLetters, bus_of_store, reads_store},
     dead_letter::DeadLetters,
     health::StreamInfo,
@@ -55,7 +56,7 @@ impl OpenBus {
             return Ok(Self::on_redis(RedisEventBus::attach(bus.config().clone()).await?, store));
         }
         match store {
-            Some(store) if !bus.is_durable() => Ok(Self::of_store(store)),
+            Some(store) if reads_store(&**bus) || is_in_memory(bus) => Ok(Self::of_store(store)),
             _ => Ok(Self::Other(Arc::clone(bus))),
         }
     }
@@ -130,9 +131,13 @@ impl OpenBus {
         match self {
             Self::Redis(..) => false,
             Self::Store(_) => true,
-            Self::Other(bus) => !bus.is_durable(),
+            Self::Other(bus) => is_in_memory(bus),
         }
     }
+}
+
+fn is_in_memory(bus: &Arc<dyn EventBus>) -> bool {
+    bus.as_any().is_some_and(|bus| bus.is::<InMemoryEventBus>())
 }
 
 fn as_redis(bus: &Arc<dyn EventBus>) -> Option<&RedisEventBus> {

@@ -14,7 +14,6 @@ use serde::Serialize;
 use super::{
     ConnectError, ConsumeError, DeadLetters, MessageId, PublishError, RelayTarget, ShutdownError, Subscriber,
     SubscriberStatus, Subscription,
-    feed_claim::{FeedClaim, FeedInUse},
     health::Health,
     stats::{BusStats, InFlightCounts, StreamInfo},
 };
@@ -77,19 +76,8 @@ pub trait EventBus: Send + Sync + 'static {
     /// [`PublishError`]; see [`PublishError::is_retryable`].
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError>;
 
-    /// Publishes events that a relay read from its store's feed, on a bus without a
-    /// [`relay_target`](Self::relay_target).
-    ///
-    /// # Errors
-    /// [`PublishError`] as for [`publish`](Self::publish).
-    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        self.publish(events).await
-    }
-
-    /// Returns the atomic target for relays, if the bus keeps the position of a store beside its events.
-    ///
-    /// Without it a relay publishes at least once: after a crash between publishing and saving its checkpoint it
-    /// publishes events again.
+    /// Returns the target for relays, if the bus keeps the position of a store beside its events. An app with a store
+    /// relays to no other bus.
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
         None
     }
@@ -97,21 +85,6 @@ pub trait EventBus: Send + Sync + 'static {
     /// Returns the dead letters, if the bus keeps any; also if its configuration now disables them, since it may hold
     /// older ones.
     fn dead_letters(&self) -> Option<&dyn DeadLetters>;
-
-    /// Returns `true` if the bus itself keeps the published events and the progress of each group.
-    fn is_durable(&self) -> bool {
-        true
-    }
-
-    /// Claims a bus that is not durable for one relay, until the claim is dropped: a second relay of the same store would
-    /// publish its events again. The provided body claims nothing.
-    ///
-    /// # Errors
-    /// [`FeedInUse`] while a different app of this process feeds the bus; if that app has ended, only if its relay does
-    /// not end within five seconds.
-    async fn claim_feed(&self) -> Result<FeedClaim, FeedInUse> {
-        Ok(FeedClaim::default())
-    }
 
     /// Connects a bus that was created without connecting; has no effect if the bus is, or once was, connected. An app
     /// calls it when it starts, and again until it succeeds.

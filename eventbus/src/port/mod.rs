@@ -15,7 +15,6 @@ mod checkpoint;
 mod dead_letter;
 pub(crate) mod delivery;
 mod event_types;
-pub mod feed_claim;
 pub mod feed_end;
 pub mod feed_page;
 mod filter;

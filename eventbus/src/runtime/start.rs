@@ -268,16 +268,13 @@ pub enum StartMistake {
     /// [without a relay](crate::app::AppBuilder::without_relay) starts.
     #[error(transparent)]
     OtherStore(RelayError),
-    /// A different app of this process, with a store and a relay, feeds the bus, which keeps no progress of its own. The
-    /// groups would skip events of one of the two feeds. Give each app with a store a bus of its own; of two apps on one
-    /// store, start one [without a relay](crate::app::AppBuilder::without_relay). Once the other app was dropped, a start
-    /// succeeds: it waits up to five seconds for the end of the other relay.
+    /// The bus keeps no position of a store beside its events ([`EventBus::relay_target`](crate::bus::EventBus::relay_target)),
+    /// so that a relay could not tell, after a crash, which events it carries.
     #[error(
-        "a different app of this process feeds the bus `{destination}` from its store, and handlers would miss events of \
-         two feeds: give this app a bus of its own, or end the other app first; if both apps have the same store, start \
-         one of them with `.without_relay()`"
+        "the app cannot publish the events of its store on `{destination}`, which keeps no position of a store: take a bus \
+         that does, or say `.without_relay()` and consume it by `.consume(..)`"
     )]
-    BusFedByOtherApp {
+    BusWithoutPosition {
         /// The bus.
         destination: Name,
     },

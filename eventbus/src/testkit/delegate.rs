@@ -6,8 +6,8 @@
 /// Implements ports of a test double by passing each call on to the value that it wraps.
 ///
 /// The arguments are the type, the wrapped value, and the ports. For an event bus, write these methods by hand, all of
-/// them and in this order, so that none falls back to the body that the port provides: `publish`, `publish_feed`,
-/// `relay_target`, `dead_letters`, `is_durable`. The macro passes on the rest.
+/// them and in this order, so that none falls back to the body that the port provides: `publish`, `relay_target`,
+/// `dead_letters`. The macro passes on the rest.
 ///
 /// # Examples
 /// ```
@@ -403,10 +403,8 @@ macro_rules! __delegate {
     };
     (@EventBus $type:ty, $self:ident, $inner:expr, {
         async fn publish($($publish:tt)*) -> $published:ty $do_publish:block
-        async fn publish_feed($($publish_feed:tt)*) -> $published_feed:ty $do_publish_feed:block
         fn relay_target($($relay_target:tt)*) -> $target:ty $do_relay_target:block
         fn dead_letters($($dead_letters:tt)*) -> $dead_letter:ty $do_dead_letters:block
-        fn is_durable($($is_durable:tt)*) -> $durable:ty $do_is_durable:block
     }) => {
         const _: () = {
             use $crate::__private::ports::*;
@@ -415,13 +413,9 @@ macro_rules! __delegate {
             impl EventBus for $type {
                 async fn publish($($publish)*) -> $published $do_publish
 
-                async fn publish_feed($($publish_feed)*) -> $published_feed $do_publish_feed
-
                 fn relay_target($($relay_target)*) -> $target $do_relay_target
 
                 fn dead_letters($($dead_letters)*) -> $dead_letter $do_dead_letters
-
-                fn is_durable($($is_durable)*) -> $durable $do_is_durable
 
                 fn destination(&$self) -> &Name {
                     $inner.destination()
@@ -437,10 +431,6 @@ macro_rules! __delegate {
 
                 fn default_group(&$self) -> &Name {
                     $inner.default_group()
-                }
-
-                async fn claim_feed(&$self) -> Result<FeedClaim, FeedInUse> {
-                    $inner.claim_feed().await
                 }
 
                 async fn ensure_connected(&$self) -> Result<(), ConnectError> {
@@ -500,7 +490,7 @@ macro_rules! __delegate {
     (@EventBus $($other:tt)*) => {
         compile_error!(
             "write what a bus offers, and what it does for publishers, by hand, in this order: `publish`, \
-             `publish_feed`, `relay_target`, `dead_letters`, `is_durable`"
+             `relay_target`, `dead_letters`"
         );
     };
 }

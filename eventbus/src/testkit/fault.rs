@@ -18,8 +18,9 @@ use crate::{
     },
     port::{
         AppendError, AppendEvents, CheckpointError, Checkpoints, EventBus, EventStore, HandlerProgress,
-        MultiStreamAppends, PublishError, ReadError,
+        MultiStreamAppends, PublishError, ReadError, RelayTarget,
         multi_stream_append::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
+        relay::{PublishRange, PublishedPosition, RangeOutcome},
     },
 };
 
@@ -224,11 +225,10 @@ impl Checkpoints for FaultyStore {
     }
 }
 
-/// A bus that fails to publish on demand, and that a test can declare durable.
+/// A bus that fails to publish on demand.
 #[derive(Clone)]
 pub struct FaultyBus {
     bus: Arc<dyn EventBus>,
-    durable: bool,
     /// Failures of the next publish calls, the relay's included.
     pub publishes: Faults,
     /// The event that this bus refuses, also from the relay.
@@ -238,8 +238,7 @@ pub struct FaultyBus {
 impl FaultyBus {
     /// Wraps a working bus.
     pub fn new(bus: impl EventBus) -> Self {
-        let durable = bus.is_durable();
-        Self { bus: Arc::new(bus), durable, publishes: Faults::default(), refused: Refusal::default() }
+        Self { bus: Arc::new(bus), publishes: Faults::default(), refused: Refusal::default() }
     }
 
     async fn with_fault<T>(&self, publish: impl Future<Output = Result<T, PublishError>>) -> Result<T, PublishError> {
@@ -255,11 +254,36 @@ impl FaultyBus {
         }
     }
 
-    /// Makes the bus report that it is durable, as a bus on a server does.
-    #[must_use]
-    pub fn durable(mut self) -> Self {
-        self.durable = true;
-        self
+    /// Returns the target of the wrapped bus.
+    fn target(&self) -> Result<&dyn RelayTarget, PublishError> {
+        let unavailable =
+            || PublishError::Unavailable { destination: self.destination().clone(), source: test_fault() };
+        self.bus.relay_target().ok_or_else(unavailable)
+    }
+}
+
+#[async_trait]
+impl RelayTarget for FaultyBus {
+    async fn publish_range(&self, store: Uuid, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
+        self.refused.check(self.destination(), range.events)?;
+        self.with_fault(self.target()?.publish_range(store, range)).await
+    }
+
+    async fn published_position(&self, store: Uuid) -> Result<Option<PublishedPosition>, PublishError> {
+        self.target()?.published_position(store).await
+    }
+
+    async fn set_position(
+        &self,
+        store: Uuid,
+        from: Option<PublishedPosition>,
+        to: PublishedPosition,
+    ) -> Result<PublishedPosition, PublishError> {
+        self.target()?.set_position(store, from, to).await
+    }
+
+    async fn other_store(&self, own: Uuid) -> Result<Option<Uuid>, PublishError> {
+        self.target()?.other_store(own).await
     }
 }
 
@@ -275,21 +299,11 @@ delegate!(FaultyBus, self => self.bus; EventBus {
         self.with_fault(self.bus.publish(events)).await
     }
 
-    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        self.refused.check(self.destination(), events)?;
-        self.with_fault(self.bus.publish_feed(events)).await
-    }
-
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
-        // without a target the relay calls `publish_feed`, which fails on demand
-        None
+        self.bus.relay_target().map(|_| -> &dyn RelayTarget { self })
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         self.bus.dead_letters()
-    }
-
-    fn is_durable(&self) -> bool {
-        self.durable
     }
 });

@@ -173,19 +173,11 @@ delegate!(LossyBus, self => self.bus; EventBus {
         self.bus.publish(events).await
     }
 
-    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        self.bus.publish(events).await
-    }
-
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
         Some(self)
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         None
-    }
-
-    fn is_durable(&self) -> bool {
-        true
     }
 });

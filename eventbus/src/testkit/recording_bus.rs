@@ -137,19 +137,11 @@ delegate!(RecordingBus, self => self.0; EventBus {
         self.0.publish(events).await
     }
 
-    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        self.0.publish_feed(events).await
-    }
-
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
         self.0.relay_target()
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         self.0.dead_letters()
-    }
-
-    fn is_durable(&self) -> bool {
-        self.0.is_durable()
     }
 });

@@ -78,7 +78,7 @@ async fn project(customers: &[&str]) -> (Result<(), ProjectionError>, usize, Cal
     let (store, calls) = (TableStore::new(), Calls::default());
     let last = save(&store, customers).await;
     let app = App::builder().store(store.clone()).state(calls.clone()).projection(Customers);
-    let app = app.projection_lease(Duration::from_secs(1)).without_relay().start().await.unwrap();
+    let app = app.lease(Duration::from_secs(1)).without_relay().start().await.unwrap();
     let projected = app.projected::<Customers>(last).await.map(drop);
     (projected, store.tables().await.rows("customers").len(), calls)
 }

@@ -48,10 +48,8 @@ const MOST: Duration = Duration::MAX;
 fn app_options() -> Vec<(&'static str, AppBuilder, bool)> {
     let mut options = Vec::new();
     for time in [NONE, LEAST, MOST] {
-        options.push(("relay_lease", App::builder().relay_lease(time), true));
+        options.push(("lease", App::builder().lease(time), true));
         options.push(("relay_gather", App::builder().relay_gather(time), true));
-        options.push(("projection_lease", App::builder().projection_lease(time), true));
-        options.push(("handler_lease", App::builder().handler_lease(time), true));
         options.push(("inbox_retention", App::builder().inbox_retention(time), true));
         options.push(("command_retention", App::builder().command_retention(time), true));
         options.push(("wait_timeout", App::builder().wait_timeout(time), time == MOST));

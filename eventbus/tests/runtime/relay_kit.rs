@@ -32,7 +32,7 @@ pub async fn append(store: &InMemoryEventStore, events: usize) -> Position {
 }
 
 pub fn builder(store: &InMemoryEventStore, bus: &LossyBus) -> eventbus::app::AppBuilder {
-    App::builder().store(store.clone()).bus(bus.clone()).relay_lease(LEASE).wait_timeout(Duration::from_secs(20))
+    App::builder().store(store.clone()).bus(bus.clone()).lease(LEASE).wait_timeout(Duration::from_secs(20))
 }
 
 pub async fn app(store: &InMemoryEventStore, bus: &LossyBus) -> App {

@@ -1,22 +1,17 @@
 //! Stops of a relay that an operator has to resolve, and the operator's calls.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use eventbus::{
     EventId, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, Position, StreamId,
     app::{PublishedError, StartMistake},
-    event::EventFilter,
     health::HealthThresholds,
-    port::{AppendEvents as _, Checkpoints, EventBus, Leases, ReadFeed, RelayTarget, Subscriber},
+    port::{AppendEvents as _, Checkpoints, EventBus, Leases, ReadFeed, RelayTarget},
     prelude::*,
     relay::{PublishRange, PublishedPosition, RelayError},
     testkit::{Fault, FaultyBus, LossyBus},
 };
 use futures_util::TryStreamExt;
-use tokio::sync::Semaphore;
 
 use crate::{
     gated::GatedStore,
@@ -129,7 +124,7 @@ impl NoticedBy {
     /// appended to it before the relay reaches it again. Returns why the relay stopped.
     async fn stop_of_relay_to(self, bus: impl EventBus) -> Option<RelayError> {
         let (store, copy) = (GatedStore::open(), InMemoryEventStore::new());
-        let app = App::builder().store(store.clone()).bus(bus).relay_lease(LEASE).start().await.unwrap();
+        let app = App::builder().store(store.clone()).bus(bus).lease(LEASE).start().await.unwrap();
         let orders = app.repository::<Order>();
         let mut order = orders.create_new(AggregateId::new());
         order.record(vec![created("ada", 1.0); 10]);
@@ -164,16 +159,6 @@ async fn a_store_that_goes_back_and_comes_further_while_the_relay_runs_stops_it(
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_store_that_lost_events_stops_the_relay_to_a_bus_without_positions() {
-    for noticed_by in NoticedBy::ALL {
-        let bus = InMemoryEventBus::new();
-        let stopped = noticed_by.stop_of_relay_to(bus.clone()).await;
-        assert_eq!(bus.stats().events_published, 10);
-        assert!(matches!(stopped, Some(RelayError::StoreLostEvents { .. })), "{noticed_by:?} {stopped:?}");
-    }
-}
-
 fn noted(count: usize) -> Vec<NewEvent> {
     (0..count).map(|_| NewEvent::new(Name::from_static("Noted"), 1, "{}")).collect()
 }
@@ -189,7 +174,7 @@ async fn replaced_at(position: u64, events: Vec<NewEvent>, copy: &InMemoryEventS
     let (store, bus) = (GatedStore::open().silent(), LossyBus::new());
     *store.restored_at.lock().unwrap() = Some((position.into(), copy.clone()));
     add(&store, events).await;
-    let app = App::builder().store(store.clone()).bus(bus.clone()).relay_lease(LEASE).start().await.unwrap();
+    let app = App::builder().store(store.clone()).bus(bus.clone()).lease(LEASE).start().await.unwrap();
     tokio::time::sleep(Duration::from_secs(10)).await;
     (store, bus, app)
 }
@@ -210,54 +195,6 @@ async fn what_was_read_before_the_store_went_back_is_not_published() {
     let (_store, bus, app) = replaced_at(5, noted(10), &copy).await;
     assert_eq!(published_ids(&bus), ids(&copy).await);
     assert_eq!(app.relay_status().await.unwrap().stopped, None);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_was_read_before_the_store_went_back_is_not_published_to_a_bus_without_positions() {
-    let (store, copy) = (GatedStore::open().silent(), InMemoryEventStore::new());
-    let bus = FaultyBus::new(InMemoryEventBus::new()).durable();
-    append(&copy, 20).await;
-    *store.restored_at.lock().unwrap() = Some((5.into(), copy.clone()));
-    add(&store, noted(10)).await;
-    let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
-    until("the copy is published", async || bus.stats().events_published >= 20).await;
-    assert_eq!((bus.stats().events_published, app.relay_status().await.unwrap().stopped), (20, None));
-}
-
-/// The store fails over while the bus has no room for the second range: the first one has 256 events.
-#[tokio::test(start_paused = true)]
-async fn an_older_copy_does_not_take_the_position_of_lost_events() {
-    let (store, copy, permits) = (GatedStore::open(), InMemoryEventStore::new(), Arc::new(Semaphore::new(0)));
-    let bus = FaultyBus::new(InMemoryEventBus::builder().capacity(1).build()).durable();
-    let of_handler = Arc::clone(&permits);
-    let slow = Subscriber::new(Name::from_static("slow"), EventFilter::All, move |_| {
-        let permits = Arc::clone(&of_handler);
-        Box::pin(async move {
-            permits.acquire().await.unwrap().forget();
-            Ok(())
-        })
-    });
-    bus.add_subscriber(AUDIT.clone(), slow);
-    let consumer = bus.clone();
-    tokio::spawn(async move { consumer.start_consuming().await });
-    until("the bus consumes", async || bus.is_consuming()).await;
-    let app = App::builder().store(store.clone()).bus(bus.clone()).relay_lease(LEASE).start().await.unwrap();
-    let saved = async || store.load_checkpoint(&ROLE).await.unwrap().unwrap_or_default();
-    add(&store, noted(300)).await;
-    until("the first range is published", async || saved().await == 256).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(bus.stats().events_published, 256, "the bus has no room");
-    append(&copy, 400).await;
-    store.restored.set(copy).unwrap();
-    store.appended().note_possible_restore();
-    permits.add_permits(1_000);
-    let stopped = async || app.relay_status().await.unwrap().stopped;
-    until("the relay stops", async || stopped().await.is_some()).await;
-    let error = stopped().await;
-    assert!(matches!(&error, Some(RelayError::StoreLostEvents { published, .. }) if *published == 300), "{error:?}");
-    assert_eq!((bus.stats().events_published, saved().await.get()), (300, 256));
-    until("the relay goes on from the position in the store", async || saved().await == 400).await;
-    assert_eq!(bus.stats().events_published, 300 + 144);
 }
 
 #[tokio::test(start_paused = true)]
@@ -373,52 +310,30 @@ async fn a_bus_that_takes_nothing_stops_the_relay() {
     app.published(last).await.unwrap();
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_bus_without_positions_stops_its_relay_too() {
-    for bus in [FaultyBus::new(InMemoryEventBus::new()), FaultyBus::new(InMemoryEventBus::new()).durable()] {
-        let store = InMemoryEventStore::new();
-        bus.refused.set(Some(Position::new(3)));
-        let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
-        let last = append(&store, 5).await;
-        let error = app.published(last).await.unwrap_err();
-        let is_refused = |position: &Position| position.get() == 3;
-        assert!(
-            matches!(&error, PublishedError::Relay(RelayError::EventRefused { position, .. }) if is_refused(position)),
-            "{error}"
-        );
-        assert_eq!(app.published(Position::new(2)).await.unwrap().position, 2);
-        bus.refused.set(None);
-        until("it goes on", async || app.relay_status().await.unwrap().stopped.is_none()).await;
-        app.published(last).await.unwrap();
-        assert_eq!(bus.stats().events_published, 5);
-    }
-}
-
 /// An id is unique within its stream only: the relay stops at the position that the bus refuses, not at the first event
 /// with that id.
 #[tokio::test(start_paused = true)]
 async fn a_refused_event_is_told_from_those_of_other_streams_with_its_id() {
-    for bus in [FaultyBus::new(InMemoryEventBus::new()), FaultyBus::new(InMemoryEventBus::new()).durable()] {
-        let store = InMemoryEventStore::new();
-        bus.refused.set(Some(Position::new(3)));
-        let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
-        let event = NewEvent::new(Name::from_static("OrderCreated"), 1, "{}");
-        for id in 1..=5 {
-            let stream = StreamId::parse("Order", &id.to_string()).unwrap();
-            store.append(&stream, ExpectedVersion::NoStream, vec![event.clone()]).await.unwrap();
-        }
-        let error = app.published(Position::new(5)).await.unwrap_err();
-        let is_refused = |position: &Position| position.get() == 3;
-        assert!(
-            matches!(&error, PublishedError::Relay(RelayError::EventRefused { position, .. }) if is_refused(position)),
-            "{error}"
-        );
-        assert_eq!(bus.stats().events_published, 2);
-        bus.refused.set(None);
-        until("it goes on", async || app.relay_status().await.unwrap().stopped.is_none()).await;
-        app.published(Position::new(5)).await.unwrap();
-        assert_eq!(bus.stats().events_published, 5);
+    let bus = FaultyBus::new(InMemoryEventBus::new());
+    let store = InMemoryEventStore::new();
+    bus.refused.set(Some(Position::new(3)));
+    let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
+    let event = NewEvent::new(Name::from_static("OrderCreated"), 1, "{}");
+    for id in 1..=5 {
+        let stream = StreamId::parse("Order", &id.to_string()).unwrap();
+        store.append(&stream, ExpectedVersion::NoStream, vec![event.clone()]).await.unwrap();
     }
+    let error = app.published(Position::new(5)).await.unwrap_err();
+    let is_refused = |position: &Position| position.get() == 3;
+    assert!(
+        matches!(&error, PublishedError::Relay(RelayError::EventRefused { position, .. }) if is_refused(position)),
+        "{error}"
+    );
+    assert_eq!(bus.stats().events_published, 2);
+    bus.refused.set(None);
+    until("it goes on", async || app.relay_status().await.unwrap().stopped.is_none()).await;
+    app.published(Position::new(5)).await.unwrap();
+    assert_eq!(bus.stats().events_published, 5);
 }
 
 #[tokio::test(start_paused = true)]

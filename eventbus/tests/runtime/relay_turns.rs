@@ -107,7 +107,7 @@ async fn a_standby_follows_a_leader_that_publishes_again() {
 async fn a_relay_that_panicked_and_stands_by_is_not_the_owner() {
     let feed = InMemoryEventStore::new();
     let store = GatedStore::over(feed.clone()).silent();
-    let app = App::builder().store(store.clone()).bus(LossyBus::new()).relay_lease(LEASE).start().await.unwrap();
+    let app = App::builder().store(store.clone()).bus(LossyBus::new()).lease(LEASE).start().await.unwrap();
     until("it relays", async || app.relay_status().await.unwrap().is_owner).await;
     store.panics.store(1, Ordering::SeqCst);
     append(&feed, 1).await;

@@ -157,7 +157,7 @@ async fn rows_that_an_operator_accepts_go_on_without_what_was_passed_by() {
 
 async fn run<P: eventbus::projection::Projection>(store: &TableStore, projection: P) -> App {
     let app = App::builder().store(store.clone()).state(crate::rows::Mood::default()).projection(projection);
-    app.projection_lease(Duration::from_secs(1)).without_relay().start().await.unwrap()
+    app.lease(Duration::from_secs(1)).without_relay().start().await.unwrap()
 }
 
 async fn save(store: &TableStore, orders: usize) -> Position {
@@ -386,7 +386,7 @@ async fn a_projection_that_stops_beside_a_long_rebuild_goes_on_when_an_operator_
     let rebuild = Name::from_static("rebuild:order-rows");
     let of_other = store.seize_lease(&rebuild, &Name::from_static("other"), LONG).await.unwrap();
     let new = App::builder().store(store.clone()).state(Mood::refusing(u32::MAX)).projection(OrderRows);
-    let new = new.projection_lease(LONG).without_relay().start().await.unwrap();
+    let new = new.lease(LONG).without_relay().start().await.unwrap();
     let refused = crate::rows::save(&store, "bad", 0).await;
     let stopped = new.projected::<OrderRows>(refused).await.map(drop).unwrap_err();
     assert!(matches!(stopped, ProjectionError::Stopped { .. }), "{stopped:?}");

@@ -139,7 +139,7 @@ async fn save_other(store: &TableStore) -> Position {
 
 pub async fn app(store: &TableStore, mood: &Mood) -> App {
     let app = App::builder().store(store.clone()).state(mood.clone()).projection(OrderRows);
-    app.projection_lease(Duration::from_secs(1)).without_relay().start().await.unwrap()
+    app.lease(Duration::from_secs(1)).without_relay().start().await.unwrap()
 }
 
 /// The number of events that all rows count together, and the number of rows.
@@ -538,7 +538,7 @@ async fn a_method_that_hangs_is_shown_then_ended_after_a_minute_and_tried_again_
     let (store, mood, clock) = (TableStore::new(), Mood::default(), ManualClock::default());
     let app = App::builder().clock(clock.clone()).store(store.clone()).state(mood.clone()).projection(OrderRows);
     // so that the app keeps its lease while the clock advances
-    let app = app.projection_with(OrderStatistics::default).projection_lease(Duration::from_secs(86_400));
+    let app = app.projection_with(OrderStatistics::default).lease(Duration::from_secs(86_400));
     let app = app.without_relay().start().await.unwrap();
     save(&store, "slow", 0).await;
     mood.until_waiting().await;

@@ -520,7 +520,7 @@ async fn two_versions_are_not_rebuilt_at_once() {
     let rebuild = tokio::spawn(async move { first.rebuild::<OrderRows>().await });
     mood.until_waiting().await;
     let second = App::builder().store(store.clone()).projection(Later).without_relay();
-    let second = second.projection_lease(Duration::from_millis(200)).start().await.unwrap();
+    let second = second.lease(Duration::from_millis(200)).start().await.unwrap();
     let refused = tokio::time::timeout(Duration::from_secs(5), second.rebuild::<Later>().into_future()).await;
     assert!(matches!(refused, Ok(Err(RebuildError::Elsewhere { owner: Some(_), .. }))), "{refused:?}");
     mood.gate.add_permits(1);

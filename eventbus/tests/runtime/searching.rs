@@ -38,7 +38,7 @@ async fn many() -> TableStore {
 async fn searching<P: Projection + Default>(store: &GatedStore, finds: usize) -> App {
     store.finds.store(finds, Ordering::SeqCst);
     let app = App::builder().store(store.clone()).state(Mood::default()).projection_with(P::default);
-    let app = app.projection_lease(Duration::from_secs(1)).without_relay().start().await.unwrap();
+    let app = app.lease(Duration::from_secs(1)).without_relay().start().await.unwrap();
     store.until_searching().await;
     app
 }

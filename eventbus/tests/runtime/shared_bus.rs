@@ -2,18 +2,16 @@
 
 use std::sync::{Arc, Mutex};
 
-use eventbus::{
-    InMemoryEventBus, InMemoryEventStore,
-    app::{AppBuilder, StartMistake},
-    port::{EventBus, PublishError},
-    prelude::*,
-    repository::Publication,
-};
-use tokio::sync::Semaphore;
-
 use crate::{
     orders::{Order, OrderCreated, created},
     wait::until,
+};
+use eventbus::{
+    InMemoryEventBus, InMemoryEventStore,
+    app::AppBuilder,
+    port::{EventBus, PublishError},
+    prelude::*,
+    repository::Publication,
 };
 
 type Log = Arc<Mutex<Vec<String>>>;
@@ -28,22 +26,8 @@ async fn note_elsewhere(event: &OrderCreated, State(log): State<Log>) {
     log.lock().unwrap().push(format!("{} elsewhere", event.customer_id));
 }
 
-#[derive(Clone)]
-struct Gate(Arc<Semaphore>);
-
-#[handler(manual, stream = "orders")]
-async fn note_later(
-    event: &OrderCreated,
-    State(gate): State<Gate>,
-    State(log): State<Log>,
-) -> Result<(), HandlerError> {
-    drop(gate.0.acquire().await?);
-    log.lock().unwrap().push(event.customer_id.clone());
-    Ok(())
-}
-
 fn builder(bus: &InMemoryEventBus, store: &InMemoryEventStore, log: &Log) -> AppBuilder {
-    let builder = App::builder().bus(bus.clone()).consume("orders", bus.clone()).store(store.clone());
+    let builder = App::builder().bus(bus.clone()).consume("orders", bus.clone()).store(store.clone()).share_stream();
     builder.state(log.clone()).handler::<note_customer>()
 }
 
@@ -130,31 +114,6 @@ async fn consuming_can_be_stopped_and_started_by_hand() {
 }
 
 #[tokio::test]
-async fn one_app_at_a_time_feeds_the_bus_from_its_store() {
-    let (bus, log) = (InMemoryEventBus::new(), Log::default());
-    let (first, second) = (InMemoryEventStore::new(), InMemoryEventStore::new());
-    let of_first = app(&bus, &first, &log).await;
-    for store in [&first, &second] {
-        let error = builder(&bus, store, &log).start().await.unwrap_err();
-        assert!(
-            matches!(error.mistakes(), [StartMistake::BusFedByOtherApp { destination }] if destination == "memory"),
-            "{error}"
-        );
-    }
-    for customer in ["a", "b", "c"] {
-        save(&of_first.repository(), customer).await;
-    }
-    of_first.settled().await.unwrap();
-    assert_eq!(*log.lock().unwrap(), ["a", "b", "c"]);
-    drop(of_first);
-
-    let of_second = app(&bus, &second, &log).await;
-    save(&of_second.repository(), "d").await;
-    of_second.settled().await.unwrap();
-    assert_eq!(*log.lock().unwrap(), ["a", "b", "c", "d"]);
-}
-
-#[tokio::test]
 async fn apps_that_feed_nothing_share_the_bus_with_one_that_does() {
     let (bus, store, log) = (InMemoryEventBus::new(), InMemoryEventStore::new(), Log::default());
     let feeding = app(&bus, &store, &log).await;
@@ -168,35 +127,4 @@ async fn apps_that_feed_nothing_share_the_bus_with_one_that_does() {
     let mut noted = log.lock().unwrap().clone();
     noted.sort();
     assert_eq!(noted, ["a", "a elsewhere"]);
-}
-
-#[tokio::test]
-async fn what_an_app_has_not_published_when_it_ends_is_none_of_the_next_app() {
-    let bus = InMemoryEventBus::builder().capacity(1).max_in_flight(1).build();
-    let (log, gate) = (Log::default(), Gate(Arc::new(Semaphore::new(0))));
-    let start = async |store: &InMemoryEventStore| {
-        let app = App::builder().bus(bus.clone()).consume("orders", bus.clone()).store(store.clone());
-        app.state(log.clone()).state(gate.clone()).handler::<note_later>().start().await.unwrap()
-    };
-    let (first, second) = (InMemoryEventStore::new(), InMemoryEventStore::new());
-    let of_first = start(&first).await;
-    let orders = of_first.repository::<Order>();
-    let mut order = orders.create_new(AggregateId::new());
-    order.record(vec![created("a", 1.0); 50]);
-    orders.save(&mut order).await.unwrap();
-    until("the bus is full", async || bus.stats().events_published == 50).await;
-    save(&orders, "late").await;
-    for _ in 0..100 {
-        tokio::task::yield_now().await; // the relay waits for room
-    }
-    assert_eq!(bus.stats().events_published, 50);
-    drop((orders, of_first));
-
-    let of_second = start(&second).await;
-    save(&of_second.repository(), "b").await;
-    gate.0.add_permits(1);
-    of_second.settled().await.unwrap();
-    let expected: Vec<&str> = [["a"; 50].as_slice(), &["b"]].concat();
-    assert_eq!(*log.lock().unwrap(), expected);
-    assert_eq!(bus.stats().events_published, 51);
 }

@@ -116,8 +116,8 @@ pub(crate) async fn bus_on(url: &str) -> RedisEventBus {
 
 pub(crate) async fn app(store: &RedisEventStore, bus: impl EventBus) -> App {
     let builder = App::builder().store(store.clone()).bus(bus).handler::<note>();
-    let builder = builder.projection(OrderStats).projection(OrderRows).projection_lease(Duration::from_millis(900));
-    let builder = builder.relay_lease(Duration::from_millis(900));
+    let builder = builder.projection(OrderStats).projection(OrderRows).lease(Duration::from_millis(900));
+    let builder = builder.lease(Duration::from_millis(900));
     builder.start().await.unwrap()
 }
 

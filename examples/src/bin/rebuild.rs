@@ -97,7 +97,7 @@ async fn main() -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let file = folder.join("orders.db");
     let store = SqliteEventStore::open(&file).await?;
-    let app = App::builder().store(store).discover().projection_lease(Duration::from_secs(2)).start().await?;
+    let app = App::builder().store(store).discover().lease(Duration::from_secs(2)).start().await?;
     let table = Connection::open(&file)?;
     if !args.resume {
         let last = place_orders(&app, args.orders).await?;

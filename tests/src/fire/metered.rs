@@ -294,7 +294,7 @@ impl Role for Member {
         });
         let bus = bus.await?;
         let builder = App::builder().store(store).bus(bus.clone()).consume("work", bus).state(Arc::clone(&counters));
-        let builder = builder.relay_lease(LEASE).projection_lease(LEASE);
+        let builder = builder.lease(LEASE).lease(LEASE);
         let app = builder.handler::<work>().projection(Entries).start().await?;
         let mut saving = Box::pin(save(&app, &self, &counters));
         let reporting = async {

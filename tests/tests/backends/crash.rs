@@ -72,7 +72,7 @@ async fn backends(store: &str, bus: &str) -> (Arc<dyn EventStore>, Option<Arc<dy
 
 async fn app(store: &str, bus: &str, seen: Option<Seen>) -> App {
     let (store, bus) = backends(store, bus).await;
-    let builder = App::builder().store(store).state(seen).handler::<thank>().relay_lease(Duration::from_secs(1));
+    let builder = App::builder().store(store).state(seen).handler::<thank>().lease(Duration::from_secs(1));
     match bus {
         Some(bus) => builder.bus(bus).start().await.unwrap(),
         None => builder.start().await.unwrap(),

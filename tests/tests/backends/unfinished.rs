@@ -219,7 +219,7 @@ async fn the_process_that_dies() {
         return;
     };
     Actor::end_with_parent();
-    let builder = App::builder().store(opened(&place).await).handler_lease(Duration::from_secs(1));
+    let builder = App::builder().store(opened(&place).await).lease(Duration::from_secs(1));
     let _app = builder.state(Seen::default()).handler::<note>().start().await.unwrap();
     std::future::pending().await
 }
@@ -302,7 +302,7 @@ async fn the_process_that_ends() {
         return;
     };
     Actor::end_with_parent();
-    let app = App::builder().store(opened(&place).await).handler_lease(Duration::from_secs(1)).handler::<work>();
+    let app = App::builder().store(opened(&place).await).lease(Duration::from_secs(1)).handler::<work>();
     if env::var("ENDING_CLOCK").unwrap() == "machine" {
         let _app = app.start().await.unwrap();
         return std::future::pending().await;

@@ -21,7 +21,7 @@ const LEASE: Duration = Duration::from_millis(600);
 /// Returns the builder of an app that only relays.
 pub async fn builder(database: &str, redis_url: &str) -> eventbus::app::AppBuilder {
     let store = PgEventStore::connect(database).await.unwrap();
-    App::builder().store(store).bus(bus(redis_url).await).relay_lease(LEASE)
+    App::builder().store(store).bus(bus(redis_url).await).lease(LEASE)
 }
 
 pub async fn bus(redis_url: &str) -> RedisEventBus {

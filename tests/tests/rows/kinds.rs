@@ -58,7 +58,7 @@ pub(crate) trait Kind: Send + Sync + Sized + 'static {
     /// Starts an app with the projection.
     fn app(&self, pace: Pace, lease: Duration) -> impl Future<Output = App> + Send {
         let builder = App::builder().store(self.store()).state(pace).projection(Self::Rows::default());
-        let builder = builder.projection_lease(lease).without_relay();
+        let builder = builder.lease(lease).without_relay();
         async move { builder.start().await.unwrap() }
     }
 }

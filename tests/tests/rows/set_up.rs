@@ -59,7 +59,7 @@ set_up_on!(postgres, eventstore_postgres::PgConnection);
 
 async fn start<K: Kind>(kind: &K, projection: impl Projection + Clone) -> Result<App, StartError> {
     let builder = App::builder().store(kind.store()).projection_with(move || projection.clone());
-    builder.projection_lease(Duration::from_millis(400)).without_relay().start().await
+    builder.lease(Duration::from_millis(400)).without_relay().start().await
 }
 
 pub(crate) async fn an_app_creates_its_tables_and_keeps_their_rows_at_the_next_start<K: Kind>() {

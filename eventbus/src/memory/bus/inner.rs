@@ -9,12 +9,13 @@ use tokio::sync::watch;
 
 use super::{
     log::{Capacity, EntryLog},
+    relay::Records,
     settings::{BusSettings, DEFAULT_GROUP, DESTINATION},
 };
 use crate::{
     delivery::{Consuming, GroupContext, RunLock, Subscribers, handler_span},
     domain::{name::Name, record::RecordedEvent},
-    port::{MessageId, PublishError, feed_claim::Feed, stats::BusCounters},
+    port::{MessageId, PublishError, stats::BusCounters},
     support::check_records,
 };
 
@@ -28,8 +29,8 @@ pub(super) struct BusInner {
     published: watch::Sender<()>,
     /// Wakes publishers when there may be room.
     capacity_freed: watch::Sender<()>,
-    /// The claim of the app whose relay feeds the bus.
-    feed: Feed,
+    /// Locked while a range is published: the record of its store moves with it.
+    records: tokio::sync::Mutex<Records>,
     /// Makes a suspect run alone among the events of all groups.
     run_lock: RunLock,
     subscribers: Subscribers,
@@ -48,7 +49,7 @@ impl BusInner {
             log: Mutex::new(log),
             published: watch::Sender::new(()),
             capacity_freed: watch::Sender::new(()),
-            feed: Feed::default(),
+            records: tokio::sync::Mutex::default(),
             run_lock: RunLock::default(),
             subscribers: Subscribers::default(),
             counters: Arc::default(),
@@ -72,8 +73,8 @@ impl BusInner {
         &self.consuming
     }
 
-    pub(super) const fn feed(&self) -> &Feed {
-        &self.feed
+    pub(super) const fn records(&self) -> &tokio::sync::Mutex<Records> {
+        &self.records
     }
 
     pub(super) fn log(&self) -> MutexGuard<'_, EntryLog> {

@@ -13,9 +13,10 @@ mod group_cursor;
 mod inner;
 mod log;
 mod log_entry;
+mod relay;
 mod settings;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -27,9 +28,8 @@ use self::{
 use crate::{
     domain::{name::Name, record::RecordedEvent},
     port::{
-        ConsumeError, DeadLetters, EventBus, GroupProgress, MessageId, PublishError, ShutdownError, Subscriber,
-        SubscriberStatus, Subscription,
-        feed_claim::{FeedClaim, FeedInUse},
+        ConsumeError, DeadLetters, EventBus, GroupProgress, MessageId, PublishError, RelayTarget, ShutdownError,
+        Subscriber, SubscriberStatus, Subscription,
         health::Health,
         stats::{BusStats, InFlightCounts, StreamInfo},
     },
@@ -45,12 +45,12 @@ use crate::{
 ///
 /// The bus lives in memory, with its cursors, attempts and dead letters: a process that ends loses what its groups have
 /// not handled. The handlers of an app with a store do not need a bus, as they read the store. Take this bus for
-/// subscribers by hand and for tests, as a destination for the live events of an app, or as a stream that an app
+/// subscribers by hand and for tests, or as a stream that an app
 /// [consumes](crate::app::AppBuilder::consume).
 ///
-/// One app with a store feeds the bus at a time, with the events that are saved from its start on: the start of a second
-/// one fails with [`StartMistake::BusFedByOtherApp`](crate::app::StartMistake::BusFedByOtherApp). Apps without a store,
-/// or without a relay, may share the bus with it, and the next one may start once it was dropped.
+/// The relay of an app with a store publishes here as it does to Redis. But the bus is empty at each start, so a relay goes
+/// on behind the position that the store notes, and says that the events up to there are lost. Of several processes on
+/// one store only one relays, to its own bus: where processes share a store, take a bus on a server.
 ///
 /// The bus skips and logs events of a type that no handler of the group wants.
 ///
@@ -115,29 +115,20 @@ impl EventBus for InMemoryEventBus {
     /// Waits while a group lags by the bus's capacity. A handler that publishes to its own bus must not fill it so far:
     /// it would wait for itself.
     ///
-    /// While an app feeds the bus, stored events are refused here: the relay publishes them.
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        let is_stored = |event: &RecordedEvent| event.position().is_some();
-        if self.inner.feed().is_claimed() && events.iter().any(is_stored) {
-            return Err(PublishError::OwnedByRelay { destination: DESTINATION.clone() });
-        }
         self.inner.publish(events).await
     }
 
-    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        self.inner.publish(events).await
+    fn relay_target(&self) -> Option<&dyn RelayTarget> {
+        Some(self)
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         Some(self)
-    }
-
-    fn is_durable(&self) -> bool {
-        false
-    }
-
-    async fn claim_feed(&self) -> Result<FeedClaim, FeedInUse> {
-        self.inner.feed().claim().await
     }
 
     fn add_subscriber(&self, group: Name, subscriber: Subscriber) -> Subscription {

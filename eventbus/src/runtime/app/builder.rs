@@ -31,7 +31,7 @@ use crate::{
         stream::Position,
     },
     memory::InMemoryEventStore,
-    port::{BoxFuture, ConnectError, EventBus, EventStore, feed_claim::FeedClaim, state::StateMap},
+    port::{BoxFuture, ConnectError, EventBus, EventStore, state::StateMap},
     runtime::{
         definition::{Handler, HandlerDefinition, Projection, ProjectionKind},
         engine::StoreBus,
@@ -54,8 +54,7 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// A relay checks the bus's groups once a second.
 const RELAY_GATHER_MAX: Duration = Duration::from_secs(1);
-const PROJECTION_LEASE: Duration = Duration::from_secs(10);
-const HANDLER_LEASE: Duration = Duration::from_secs(10);
+const LEASE: Duration = Duration::from_secs(10);
 const HANDLER_LEASE_MIN: Duration = Duration::from_secs(1);
 const DELIVERY_RETENTION: Duration = Duration::from_secs(30 * 24 * 3_600);
 const COMMAND_RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -78,7 +77,6 @@ pub struct AppBuilder {
     store_bus: Option<StoreBus>,
     /// The bus of a test, which wraps `store_bus` and records the runs of handlers.
     own_bus: Option<Arc<dyn EventBus>>,
-    handler_lease: Duration,
     state: StateMap,
     discovery: Discovery,
     expected_crates: BTreeSet<String>,
@@ -88,7 +86,7 @@ pub struct AppBuilder {
     relay_options: RelayOptions,
     wait_timeout: Duration,
     shutdown_timeout: Duration,
-    projection_lease: Duration,
+    lease: Duration,
     retention: Retention,
     clock: SharedClock,
     /// The clock of the repositories, if it differs from the app's.
@@ -104,7 +102,6 @@ impl AppBuilder {
             consumed: BTreeMap::new(),
             store_bus: None,
             own_bus: None,
-            handler_lease: HANDLER_LEASE,
             state: StateMap::new(),
             discovery: Discovery::Off,
             expected_crates: BTreeSet::new(),
@@ -114,7 +111,7 @@ impl AppBuilder {
             relay_options: RelayOptions::default(),
             wait_timeout: WAIT_TIMEOUT,
             shutdown_timeout: SHUTDOWN_TIMEOUT,
-            projection_lease: PROJECTION_LEASE,
+            lease: LEASE,
             retention: Retention { deliveries: DELIVERY_RETENTION, commands: COMMAND_RETENTION },
             clock: SharedClock::SYSTEM,
             save_clock: None,
@@ -127,7 +124,7 @@ impl AppBuilder {
         Self { store: Some(Arc::new(store)), ..self }
     }
 
-    /// Publishes to, and consumes from, this bus. One app with a store and a relay feeds an in-process bus at a time.
+    /// Publishes the events of the store on this bus; an app without a store consumes it.
     pub fn bus(self, bus: impl EventBus) -> Self {
         Self { bus: Some(Arc::new(bus)), ..self }
     }
@@ -214,13 +211,6 @@ impl AppBuilder {
         Self { relay: false, ..self }
     }
 
-    /// Sets the duration of the relay's lease: if the process that relays dies, a standby takes over that long after
-    /// the last renewal; after a shutdown, at once. 10 s by default, at least 100 ms.
-    pub fn relay_lease(mut self, lease: Duration) -> Self {
-        self.relay_options.lease = lease.max(LEASE_TTL_MIN);
-        self
-    }
-
     /// Sets the shortest time between two publications of the relay: 0 by default, at most 1 s. The relay publishes
     /// together all events that are saved within `gather` after a publication.
     ///
@@ -258,18 +248,14 @@ impl AppBuilder {
         Self { shutdown_timeout: timeout, ..self }
     }
 
-    /// Sets the duration of the leases of handlers on the store: if a process dies, others run its handlers that long after
-    /// the last renewal; after a shutdown, at once. 10 s by default, at least 1 s, as it is renewed each second. A store
-    /// that sees the end of a process, as SQLite does, needs no lease.
-    pub fn handler_lease(self, lease: Duration) -> Self {
-        Self { handler_lease: lease.max(HANDLER_LEASE_MIN), ..self }
-    }
-
-    /// Sets the duration of a projection's lease: if the process that feeds the projection dies, a standby takes over
-    /// that long after the last renewal; 10 s by default, at least 100 ms. State in memory needs no lease: every
-    /// process feeds its own.
-    pub fn projection_lease(self, lease: Duration) -> Self {
-        Self { projection_lease: lease.max(LEASE_TTL_MIN), ..self }
+    /// Sets the duration of the leases by which one process runs handlers, feeds a projection and relays: if it dies,
+    /// another one takes over that long after the last renewal; after a shutdown, at once. 10 s by default, at least
+    /// 100 ms, and at least 1 s for handlers, whose leases are renewed each second.
+    ///
+    /// State in memory needs no lease, as every process feeds its own; nor do handlers on a store that sees the end of a
+    /// process, as SQLite does.
+    pub fn lease(self, lease: Duration) -> Self {
+        Self { lease: lease.max(LEASE_TTL_MIN), ..self }
     }
 
     /// Sets how long the store remembers which events took effect in handlers that use its transaction or save by a
@@ -363,7 +349,7 @@ impl AppBuilder {
     /// New state in memory is dropped at the end: such a rebuild only shows that the methods handle all events.
     ///
     /// If the future is dropped, or the process ends, the next rebuild of rows with `tables(..)` continues where this
-    /// one stopped. It can begin a [`projection_lease`](Self::projection_lease) later at the latest.
+    /// one stopped. It can begin a [`lease`](Self::lease) later at the latest.
     ///
     /// # Examples
     /// ```standalone_crate
@@ -428,8 +414,8 @@ impl AppBuilder {
     /// # Errors
     /// [`StartError`] with every mistake that [`start`](Self::start) finds before it connects.
     pub fn standalone(mut self) -> Result<StandaloneApp, StartError> {
-        let Self { projection_lease, wait_timeout: guard_timeout, .. } = self;
-        Ok(StandaloneApp { parts: self.check()?, projection_lease, guard_timeout })
+        let Self { lease, wait_timeout: guard_timeout, .. } = self;
+        Ok(StandaloneApp { parts: self.check()?, lease, guard_timeout })
     }
 
     /// Takes the parts out of the builder, and checks them.
@@ -452,6 +438,9 @@ impl AppBuilder {
         let mut mistakes = Vec::new();
         if relayed.is_some() && !self.relay && consumed.is_empty() {
             mistakes.push(StartMistake::BusWithoutUse);
+        }
+        if let Some(bus) = relayed.as_ref().filter(|bus| self.relay && bus.relay_target().is_none()) {
+            mistakes.push(StartMistake::BusWithoutPosition { destination: bus.destination().clone() });
         }
         let groups = GroupNames {
             own: store_bus.is_none().then(|| own.default_group().clone()),
@@ -502,8 +491,7 @@ impl AppBuilder {
     /// `eventbus dashboard` hides their values.
     ///
     /// # Errors
-    /// [`StartError`] with all mistakes, each with its place in the source; also if a different app of this process feeds
-    /// the same in-process bus from its store ([`StartMistake::BusFedByOtherApp`]).
+    /// [`StartError`] with all mistakes, each with its place in the source.
     pub async fn start(self) -> Result<App, StartError> {
         self.start_boxed().await
     }
@@ -542,16 +530,6 @@ impl AppBuilder {
         if is_connected && relay_options.is_some_and(|options| !options.is_stream_shared) {
             relay::refuse_other_store(&*store, &**transport).await.map_err(StartMistake::OtherStore)?;
         }
-        // before tables, groups and types are written for an app that may not start
-        let relay = match relay_options {
-            None => None,
-            // a durable bus keeps its progress and the position of the feed itself
-            Some(options) if transport.is_durable() => Some((options, FeedClaim::default())),
-            Some(options) => {
-                let fed = |_| StartMistake::BusFedByOtherApp { destination: transport.destination().clone() };
-                Some((options, transport.claim_feed().await.map_err(fed)?))
-            }
-        };
         // before the app has subscribers on it
         let stats_at_start = bus.stats();
         // before other processes learn of the groups and types of an app that may not start
@@ -559,14 +537,14 @@ impl AppBuilder {
         let unavailable =
             |source| StartMistake::Unavailable { what: format!("the relay to `{}`", transport.destination()), source };
         note_first_head(&*store, &plan.projections).await;
-        let context = RunnerContext::new(Arc::clone(&store), clock, state, new_owner(), self.projection_lease);
+        let context = RunnerContext::new(Arc::clone(&store), clock, state, new_owner(), self.lease);
         let tables = plan.projections.iter().flat_map(|projection| projection.definition().tables.iter().copied());
         let context = context.with_tables(tables);
         if let Some(store_bus) = &store_bus {
-            store_bus.bind(context.feed_head.clone(), self.handler_lease, relay_to(bus.destination()));
+            store_bus.bind(context.feed_head.clone(), self.lease.max(HANDLER_LEASE_MIN), relay_to(bus.destination()));
         }
         let buses = Buses { bus: Arc::clone(&bus), relayed: relayed.clone(), has_store, is_connected };
-        let tasks = AppTasks::spawn(context, buses, &plan, relay, self.retention, &repositories);
+        let tasks = AppTasks::spawn(context, buses, &plan, relay_options, self.retention, &repositories);
         let tasks = tasks.await.map_err(unavailable)?;
         plan.log_start(has_store.then_some(&*store), &*bus, relay_options.is_some());
         let app = Arc::new(AppInner {

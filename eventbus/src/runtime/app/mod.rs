@@ -489,9 +489,8 @@ impl App {
     /// Makes the relay skip for good an event that it cannot read or the bus refuses: for operators. Handlers do not
     /// get the event. Returns `false` if the relay skips it already.
     ///
-    /// The relay, in whichever process it runs, continues after the event within a minute, or within seconds if the bus
-    /// is in the process; its [status](crate::relay::RelayStatus::skipped) counts the event. If a group of a bus in the
-    /// process waits for the event because the store can no longer read it, the group releases it within seconds.
+    /// The relay, in whichever process it runs, continues after the event within a minute; its
+    /// [status](crate::relay::RelayStatus::skipped) counts the event.
     ///
     /// # Errors
     /// [`SkipError`]; the relay does not skip the event then.

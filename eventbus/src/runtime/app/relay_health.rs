@@ -204,7 +204,7 @@ pub(super) async fn read_first_recorded(
 }
 
 pub(super) fn relay_view(app: &AppInner) -> Option<RelayView> {
-    let other = || app.relayed.as_ref().and_then(|bus| RelayView::for_bus(&app.store, &**bus));
+    let other = || app.relayed.as_ref().map(|bus| RelayView::for_bus(&app.store, &**bus));
     app.tasks.relay().cloned().or_else(other)
 }
 

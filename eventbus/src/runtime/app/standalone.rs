@@ -40,7 +40,7 @@ const BEGIN_WITHIN: Duration = Duration::from_secs(30);
 #[debug("StandaloneApp({:?}, {:?})", self.parts.plan.projection_names(), self.parts.plan.handler_names())]
 pub struct StandaloneApp {
     pub(super) parts: Parts,
-    pub(super) projection_lease: Duration,
+    pub(super) lease: Duration,
     pub(super) guard_timeout: Duration,
 }
 
@@ -92,7 +92,7 @@ impl StandaloneApp {
         let Parts { store, clock, state, plan, .. } = self.parts;
         let projection = plan.projection(name)?;
         set_up_tables(&*store, std::slice::from_ref(projection)).await.map_err(StartError::from)?;
-        let context = RunnerContext::new(store, clock, state, new_owner(), self.projection_lease);
+        let context = RunnerContext::new(store, clock, state, new_owner(), self.lease);
         let stop = CancellationToken::new();
         let _stop_if_dropped = stop.clone().drop_guard();
         // the rebuild of such rows is a run of the projection from the first event on

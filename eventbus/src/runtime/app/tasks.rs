@@ -21,11 +21,11 @@ use crate::{
         ConnectError, ConsumeError, EventBus, EventStore, ShutdownError, SubscriberStatus, Subscription,
         app_number::AppNumber,
         backoff::{Backoff, BackoffTimer},
-        feed_claim::FeedClaim,
     },
     runtime::{
         definition::HandlerDefinition,
         handler_context::HandlerContext,
+        lease_renewer::LeaseOutage,
         projection::RunnerContext,
         relay::{Relay, RelayOptions, RelayView},
         repository::RepositorySource,
@@ -50,8 +50,6 @@ pub(super) struct AppTasks {
     /// Store, states and lease settings of the projection runners.
     runner_context: RunnerContext,
     relay: Option<RelayView>,
-    /// The relay's claim on the feed of the bus, while the relay runs.
-    feed_claim: Weak<FeedClaim>,
     /// The subscriptions of the handlers, while the consumer has them.
     subscriptions: Weak<Subscriptions>,
     number: AppNumber,
@@ -78,7 +76,7 @@ impl AppTasks {
         context: RunnerContext,
         Buses { bus, relayed, has_store, is_connected }: Buses,
         plan: &CheckedPlan,
-        relay: Option<(RelayOptions, FeedClaim)>,
+        relay: Option<RelayOptions>,
         retention: Retention,
         repositories: &RepositorySource,
     ) -> Result<Self, BoxError> {
@@ -105,7 +103,6 @@ impl AppTasks {
             tracker: TaskTracker::new(),
             runner_context: context,
             relay: None,
-            feed_claim: Weak::new(),
             subscriptions: Arc::downgrade(&subscriptions),
             number,
             subscribers,
@@ -119,10 +116,11 @@ impl AppTasks {
             let connecting = connect(Arc::clone(transport), clock.clone(), connected, tasks.cancel.clone());
             tasks.spawn_abortable(&tasks.abort, connecting);
         }
-        if let Some((options, claim)) = relay {
-            let claim = Arc::new(claim);
-            tasks.feed_claim = Arc::downgrade(&claim);
-            let relay = Relay::prepare(feed_head, Arc::clone(transport), options, claim).await?;
+        if let Some(options) = relay {
+            let context = &tasks.runner_context;
+            let (role, outage) = (Relay::role(&**transport), LeaseOutage::new(&clock));
+            let lease_request = context.lease_request(role, context.owner.clone(), outage);
+            let relay = Relay::prepare(feed_head, Arc::clone(transport), options, lease_request).await?;
             tasks.relay = Some(relay.view());
             let (relay, is_connected) = (Arc::new(relay), is_connected.clone());
             tasks.spawn_restarted("the relay", move |cancel| {
@@ -274,12 +272,9 @@ impl AppTasks {
 
 impl Drop for AppTasks {
     fn drop(&mut self) {
-        // before consumer and relay have ended: the next app may start meanwhile
+        // before the consumer has ended: the next app may start meanwhile
         if let Some(subscriptions) = self.subscriptions.upgrade() {
             subscriptions.0.iter().for_each(Subscription::leave);
-        }
-        if let Some(claim) = self.feed_claim.upgrade() {
-            claim.leave();
         }
         self.cancel.cancel();
     }

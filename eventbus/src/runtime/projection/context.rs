@@ -72,7 +72,7 @@ impl RunnerContext {
     }
 
     /// Makes a request for a role's lease.
-    pub(super) fn lease_request(&self, role: Name, owner: Name, outage: LeaseOutage) -> LeaseRequest {
+    pub(crate) fn lease_request(&self, role: Name, owner: Name, outage: LeaseOutage) -> LeaseRequest {
         LeaseRequest {
             store: Arc::clone(&self.store),
             role,

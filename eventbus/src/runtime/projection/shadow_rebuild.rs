@@ -525,7 +525,7 @@ mod tests {
 
     #[tokio::test]
     async fn rows_are_rebuilt_under_leases_that_never_expire() {
-        let builder = App::builder().store(TableStore::new()).without_relay().projection_lease(Duration::MAX);
+        let builder = App::builder().store(TableStore::new()).without_relay().lease(Duration::MAX);
         assert_eq!(builder.projection(Written).rebuild("written", drop).await.unwrap().events, 0);
     }
 

@@ -32,23 +32,6 @@ pub enum RelayError {
         /// The end of the store.
         newest: Position,
     },
-    /// The store lacks the event that this process published last, to a bus that keeps no position: the store was
-    /// restored from an older copy, or failed over to a replica without the last events. Events that it appends now
-    /// would get published positions, and never reach the bus. Resolved by starting the app again, and by
-    /// [`AppBuilder::replay`](crate::app::AppBuilder::replay) of the events after the position at which the copy ended.
-    #[error(
-        "the store lacks the event at position {published}, which this process published to `{destination}`, and ends \
-         at {newest} now: it was restored, or failed over; start the app again, and run its handlers on the events after \
-         the position at which the copy ended"
-    )]
-    StoreLostEvents {
-        /// The bus.
-        destination: Name,
-        /// Position up to which this process has published.
-        published: Position,
-        /// The end of the store.
-        newest: Position,
-    },
     /// The stream carries the events of a different store, and the app does not share it: the address of the store or
     /// the prefix of the stream may be wrong, or the database is new. The app does not start; if it runs already, its
     /// relay retries every minute.
@@ -196,7 +179,7 @@ pub enum RepublishError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BeginError {
-    /// The bus is in the process: its groups keep their own progress.
+    /// The bus keeps no position beside its events.
     #[error("`{destination}` keeps no position after which its relay could begin")]
     NoPosition {
         /// The bus.

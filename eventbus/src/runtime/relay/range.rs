@@ -81,19 +81,11 @@ struct SkipList {
 impl SkipList {
     async fn refresh_if_due(&mut self, store: &dyn EventStore) -> Result<(), ReadError> {
         if self.refreshed_at.is_none_or(|at| self.clock.elapsed(at) >= SKIPS_REFRESH_INTERVAL) {
-            self.refresh(store).await?;
+            let positions = skipped_positions(store, &self.reader).await;
+            self.positions = positions.map_err(|error| ReadError::Unavailable(error.into()))?;
+            self.refreshed_at = Some(self.clock.instant());
         }
         Ok(())
-    }
-
-    /// Loads the skipped positions; returns `true` if they have changed.
-    async fn refresh(&mut self, store: &dyn EventStore) -> Result<bool, ReadError> {
-        let positions = skipped_positions(store, &self.reader).await;
-        let positions = positions.map_err(|error| ReadError::Unavailable(error.into()))?;
-        self.refreshed_at = Some(self.clock.instant());
-        let has_changed = self.positions != positions;
-        self.positions = positions;
-        Ok(has_changed)
     }
 }
 
@@ -102,11 +94,6 @@ impl<'a> RangeReader<'a> {
     pub(super) fn new(store: &'a dyn EventStore, destination: &Name, clock: &SharedClock) -> Self {
         let (reader, clock) = (relay_to(destination), clock.clone());
         Self { store, feed: None, skips: SkipList { reader, clock, positions: Vec::new(), refreshed_at: None } }
-    }
-
-    /// Loads the skipped positions; returns `true` if they have changed since the last load.
-    pub(super) async fn have_skips_changed(&mut self) -> Result<bool, ReadError> {
-        self.skips.refresh(self.store).await
     }
 
     /// Forgets what it has read ahead: the store may have been replaced by an older copy.

@@ -279,23 +279,20 @@ impl RelayStatusCell {
 #[derive(Clone)]
 pub(crate) struct RelayView {
     store: Arc<dyn EventStore>,
-    /// The relay's name as a reader that skips events.
-    reader: Name,
-    /// The checkpoint that the leader saves about once a second; `None` if no other process can relay to this bus.
-    checkpoint: Option<Name>,
+    /// The relay's name: of the checkpoint that the leader saves about once a second, and as a reader that skips events.
+    role: Name,
     /// The progress of the relay of this process; `None` if this process has no relay.
     progress: Option<watch::Receiver<RelayProgress>>,
 }
 
 impl RelayView {
-    /// Returns the view of a process without a relay; `None` if no other process can relay to this bus.
-    pub(crate) fn for_bus(store: &Arc<dyn EventStore>, bus: &dyn EventBus) -> Option<Self> {
-        bus.is_durable().then(|| Self::new(store, bus, None))
+    /// Returns the view of a process without a relay.
+    pub(crate) fn for_bus(store: &Arc<dyn EventStore>, bus: &dyn EventBus) -> Self {
+        Self::new(store, bus, None)
     }
 
     fn new(store: &Arc<dyn EventStore>, bus: &dyn EventBus, progress: Option<watch::Receiver<RelayProgress>>) -> Self {
-        let (store, reader) = (Arc::clone(store), relay_to(bus.destination()));
-        Self { store, reader, checkpoint: bus.is_durable().then(|| relay_to(bus.destination())), progress }
+        Self { store: Arc::clone(store), role: relay_to(bus.destination()), progress }
     }
 
     /// Reads the progress of the relay of this process; the default if there is none.
@@ -350,15 +347,8 @@ impl RelayView {
     /// Loads the position up to which all events are published.
     pub(crate) async fn load_position(&self) -> Result<Position, CheckpointError> {
         let (known, is_leading) = self.read(|now| (now.known_position(), now.is_leading()));
-        let saved = if is_leading { None } else { self.load_saved_position().await? };
+        let saved = if is_leading { None } else { self.store.load_checkpoint(&self.role).await? };
         Ok(known.max(saved).unwrap_or_else(|| self.own_position()))
-    }
-
-    async fn load_saved_position(&self) -> Result<Option<Position>, CheckpointError> {
-        match &self.checkpoint {
-            Some(checkpoint) => self.store.load_checkpoint(checkpoint).await,
-            None => Ok(None),
-        }
     }
 
     /// Waits until all events up to `wanted` are published. Returns `false` if the relay ended, or has stopped until an
@@ -367,7 +357,8 @@ impl RelayView {
         loop {
             let (known, is_leading, is_stopped) =
                 self.read(|now| (now.known_position(), now.is_leading(), now.stopped.is_some()));
-            let has_saved = async || matches!(self.load_saved_position().await, Ok(Some(saved)) if saved >= wanted);
+            let has_saved =
+                async || matches!(self.store.load_checkpoint(&self.role).await, Ok(Some(saved)) if saved >= wanted);
             if known.unwrap_or_default() >= wanted || !is_leading && has_saved().await {
                 return true;
             }
@@ -383,7 +374,7 @@ impl RelayView {
                 changed = progress.changed() => if changed.is_err() {
                     return progress.borrow().known_position().unwrap_or_default() >= wanted;
                 },
-                () = clock.sleep(POSITION_POLL_INTERVAL), if self.checkpoint.is_some() && !is_leading => {}
+                () = clock.sleep(POSITION_POLL_INTERVAL), if !is_leading => {}
             }
         }
     }
@@ -406,7 +397,7 @@ impl RelayView {
             stopped: self.stopped(),
             since: self.since(),
             lost_through: self.lost_through(),
-            skipped: skipped_positions(&*self.store, &self.reader).await.ok().map(|skips| skips.len() as u64),
+            skipped: skipped_positions(&*self.store, &self.role).await.ok().map(|skips| skips.len() as u64),
         }
     }
 }

@@ -70,19 +70,11 @@ delegate!(FailPointBus, self => self.bus; EventBus {
         self.fail_points.around("publish", self.bus.publish(events)).await
     }
 
-    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        self.fail_points.around("publish", self.bus.publish_feed(events)).await
-    }
-
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
         self.bus.relay_target().is_some().then_some(self)
     }
 
     fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         self.bus.dead_letters()
-    }
-
-    fn is_durable(&self) -> bool {
-        self.bus.is_durable()
     }
 });

@@ -296,7 +296,7 @@ async fn start(
         Settings::Default => builder,
         Settings::Short => {
             let lease = process_config.settings.lease();
-            builder.relay_lease(lease).projection_lease(lease).handler_lease(lease)
+            builder.lease(lease).lease(lease).lease(lease)
         }
     };
     Ok(builder.handler::<mail>().handler::<inbox>().projection(Ledger).projection(Balances).start().await?)

@@ -86,7 +86,7 @@ impl Member {
         let store = FailPointStore::new(self.place.open().await?, fail_points);
         let builder = App::builder().store(store).handler::<count>();
         let builder = match &self.bus {
-            None => builder.relay_lease(SHORT_LEASE),
+            None => builder.lease(SHORT_LEASE),
             Some((url, prefix, name)) => builder.bus(RedisEventBus::connect(bus_config(url, prefix, name)).await?),
         };
         Ok(builder.start().await?)

@@ -198,7 +198,7 @@ impl Service {
             .bus(bus.clone())
             .consume("payments", bus)
             .share_stream()
-            .relay_lease(SHORT_LEASE)
+            .lease(SHORT_LEASE)
             .state(runs)
             .handler::<prepare_shipment>()
             .start()

@@ -1,18 +1,20 @@
-//! Publishing to a bus that moves its record of the store in the same atomic step in which it adds the events.
+//! The publisher: reads the feed in ranges and publishes them, while this process holds the lease.
+//!
+//! The bus moves its record of the store in the same atomic step in which it adds the events.
 //!
 //! Invariant: the bus's answer decides. After any doubt the relay asks the bus, and continues from the bus's record.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use super::{
     RelayError,
     checkpoint_names::{halt_checkpoint_name, load_halt},
-    error::relay_error_of_publish,
-    leadership::{FeedPublisher, PublishStep},
+    error::{is_shut_down, relay_error_of_publish, relay_error_of_read},
     range::{FeedRange, RangeReader},
     restore_watch::{RestoreWatch, holds_event},
     status::RelayStatusCell,
@@ -23,12 +25,36 @@ use crate::{
         EventBus, EventStore, PublishError, RelayTarget,
         relay::{PublishRange, PublishedPosition, RangeOutcome},
     },
+    runtime::{feed_head::FeedHead, feed_poller::FeedPoller},
     support::{is_beyond_end, relay_to, spans},
 };
 
 /// Interval at which an idle relay asks the bus for its record, to notice that the bus lost data or that an operator set
 /// the record back. That the store lost data it notices at the next poll of the head.
 const RECORD_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the relay waits for its own end after the bus was shut down.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+
+/// Outcome of one step.
+#[derive(Debug)]
+enum PublishStep {
+    /// The relay goes on at once: there may be more events to publish.
+    Published,
+    /// All events are published.
+    CaughtUp,
+    /// Only an operator can help.
+    Stopped(RelayError),
+}
+
+/// Reason why publishing ended.
+#[derive(Debug)]
+pub(super) enum PublishEnd {
+    /// The app ended it, or this process does not hold the lease any more.
+    Cancelled,
+    /// Only an operator can help.
+    Stopped(RelayError),
+}
 
 /// Publishes ranges, each from the record that the bus keeps; its states:
 ///
@@ -43,7 +69,7 @@ const RECORD_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// | publishing | the error `Refused` for all events | stopped: `Refused` |
 /// | starting, publishing | a different error, the outcome may be unknown | the same: reads and sends the range again, and the bus tells how far it is |
 /// | publishing | the store is behind the bus (checked first, after failures, after a lower head or a possible restore, while idle) | stopped: `StoreBehindBus` |
-pub(super) struct AtomicPublisher<'a> {
+pub(super) struct Publisher<'a> {
     store: &'a dyn EventStore,
     bus: &'a dyn EventBus,
     status: &'a RelayStatusCell,
@@ -62,30 +88,7 @@ pub(super) struct AtomicPublisher<'a> {
     restore_watch: RestoreWatch,
 }
 
-impl FeedPublisher for AtomicPublisher<'_> {
-    // the leadership saves the position as the checkpoint
-    const SAVES_CHECKPOINT: bool = false;
-    const IDLE_INTERVAL: Option<Duration> = Some(RECORD_CHECK_INTERVAL);
-
-    fn note_failure(&mut self) {
-        self.restore_watch.note_failure();
-    }
-
-    async fn step(&mut self, head: Position) -> Result<PublishStep, BoxError> {
-        self.restore_watch.note_head(head);
-        self.restore_watch.note_restores(self.store);
-        let step = match self.store_id {
-            Some(store_id) => self.publish_next(store_id).await,
-            None => self.start().await,
-        };
-        if step.is_err() {
-            self.restore_watch.note_failure();
-        }
-        step
-    }
-}
-
-impl<'a> AtomicPublisher<'a> {
+impl<'a> Publisher<'a> {
     pub(super) fn new(
         store: &'a dyn EventStore,
         bus: &'a dyn EventBus,
@@ -108,6 +111,67 @@ impl<'a> AtomicPublisher<'a> {
             last_bus_answer: now,
             restore_watch,
         }
+    }
+
+    /// Publishes until cancelled or stopped. At the end of the feed, `gather` passes between two publications.
+    pub(super) async fn run(
+        &mut self,
+        feed_head: &FeedHead,
+        gather: Duration,
+        cancel: &CancellationToken,
+    ) -> PublishEnd {
+        let (status, mut feed) = (self.status, FeedPoller::new(feed_head));
+        while !cancel.is_cancelled() {
+            let head = feed.head().await;
+            if feed.take_failure() {
+                self.restore_watch.note_failure();
+            }
+            let end = head.as_ref().copied().unwrap_or_default();
+            let step = match head {
+                Ok(head) => self.step(head).await,
+                Err(error) => Err(error.into()),
+            };
+            match step {
+                Ok(PublishStep::Published) => {
+                    feed.reset();
+                    if status.position() >= end && gather > Duration::ZERO {
+                        cancel.run_until_cancelled(status.clock().sleep(gather)).await;
+                    }
+                }
+                Ok(PublishStep::CaughtUp) => {
+                    status.set_caught_up();
+                    feed.wait_idle(Some(RECORD_CHECK_INTERVAL), cancel).await;
+                }
+                Ok(PublishStep::Stopped(error)) => return PublishEnd::Stopped(error),
+                // a retry would read the same damaged event
+                Err(error) => match relay_error_of_read(error, status.destination(), status.position()) {
+                    Ok(damaged) => return PublishEnd::Stopped(damaged),
+                    Err(error) => {
+                        // an app that shuts down stops its bus first and cancels the relay right after: that is no outage
+                        let is_no_outage = is_shut_down(&error)
+                            && cancel.run_until_cancelled(status.clock().sleep(SHUTDOWN_GRACE)).await.is_none();
+                        if !is_no_outage {
+                            status.set_problem(&error);
+                            feed.wait_after_failure(cancel).await;
+                        }
+                    }
+                },
+            }
+        }
+        PublishEnd::Cancelled
+    }
+
+    async fn step(&mut self, head: Position) -> Result<PublishStep, BoxError> {
+        self.restore_watch.note_head(head);
+        self.restore_watch.note_restores(self.store);
+        let step = match self.store_id {
+            Some(store_id) => self.publish_next(store_id).await,
+            None => self.start().await,
+        };
+        if step.is_err() {
+            self.restore_watch.note_failure();
+        }
+        step
     }
 
     /// Asks the bus for its record, unless an operator has to decide first.
