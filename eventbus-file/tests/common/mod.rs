@@ -61,8 +61,7 @@ pub(crate) fn text_of_bytes(count: usize) -> Box<RawValue> {
     RawValue::from_string(format!("\"{}\"", "x".repeat(count))).unwrap()
 }
 
-/// The rules of the event-bus suite that a queue keeps whose events are jobs: it has no groups, and no order beyond that
-/// of claiming.
+/// The rules of the event-bus suite that a queue keeps whose events are jobs: it has neither groups nor an order.
 macro_rules! jobs_conformance {
     ($name:ident, $fresh:expr, $another:expr) => {
         mod $name {
@@ -71,7 +70,6 @@ macro_rules! jobs_conformance {
                 publishing_nothing_does_nothing,
                 publish_returns_an_increasing_id_per_event,
                 events_published_before_and_after_the_start_are_delivered,
-                order_is_kept_within_a_group,
                 all_metadata_and_the_payload_survive,
                 events_with_one_id_in_different_streams_are_all_delivered,
                 typed_subscribers_get_their_types_and_wildcards_everything,
