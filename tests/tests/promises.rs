@@ -106,6 +106,23 @@ const PROMISES: &[(&str, &[Proof])] = &[
         "Every consumer group gets every event at least once",
         &[
             (
+                "tests/tests/backends/handlers_on_store.rs",
+                &[
+                    "on_sqlite_each_event_is_handled_by_one_process_and_a_killed_one_is_replaced",
+                    "on_postgres_each_event_is_handled_by_one_process_and_a_killed_one_is_replaced",
+                ],
+            ),
+            (
+                "eventbus/src/testkit/event_store/handler_progress.rs",
+                &[
+                    "a_shard_has_one_owner",
+                    "a_former_owner_saves_nothing",
+                    "progress_is_saved_together",
+                    "deaths_are_counted_until_a_shard_progresses",
+                ],
+            ),
+            ("eventbus/tests/runtime/on_store.rs", &["two_apps_share_the_shards_of_a_handler"]),
+            (
                 "tests/tests/backends/kill.rs",
                 &["what_a_killed_consumer_had_in_hand_is_handled_by_the_other_and_nothing_else_twice"],
             ),
@@ -144,6 +161,14 @@ const PROMISES: &[(&str, &[Proof])] = &[
         "A failing event blocks only its own aggregate",
         &[
             (
+                "eventbus/tests/runtime/on_store.rs",
+                &[
+                    "a_held_dead_letter_keeps_later_events_of_its_aggregate_until_it_is_replayed",
+                    "a_handler_with_too_many_waiting_events_reads_no_more_and_is_an_alert",
+                    "a_running_app_takes_a_dead_letter_that_is_replayed",
+                ],
+            ),
+            (
                 "eventbus-redis/tests/bus/retries.rs",
                 &[
                     "delays_grow_while_other_aggregates_flow_and_the_same_one_waits",
@@ -163,6 +188,10 @@ const PROMISES: &[(&str, &[Proof])] = &[
     (
         "No unknown event is dropped in silence",
         &[
+            (
+                "eventbus/tests/runtime/on_store.rs",
+                &["an_event_that_cannot_be_decoded_here_waits_for_a_release_of_its_version"],
+            ),
             ("eventbus-redis/tests/bus/retries.rs", &["what_is_no_event_becomes_a_dead_letter_byte_by_byte"]),
             (
                 "eventbus-redis/tests/bus/releases.rs",
@@ -279,7 +308,6 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 "eventbus/tests/runtime/relay_stopped.rs",
                 &[
                     "a_store_that_goes_back_and_comes_further_while_the_relay_runs_stops_it",
-                    "a_store_that_lost_events_stops_the_relay_to_a_bus_without_positions",
                     "what_was_read_before_the_store_went_back_is_not_published",
                 ],
             ),

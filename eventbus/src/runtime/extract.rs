@@ -155,7 +155,9 @@ impl EffectKey {
 
 impl FromDelivery for EffectKey {
     fn from_delivery(delivery: &Delivery) -> Result<Self, HandlerError> {
-        let (group, handler, stream) = (delivery.group(), delivery.handler(), delivery.metadata().stream());
+        let (handler, stream) = (delivery.handler(), delivery.metadata().stream());
+        // a handler's name is unique on its store, and on a stream within a consumer group
+        let group = delivery.message_id().map_or("", |_| delivery.group().as_str());
         // names and ids have no control characters; an event id is unique within its stream
         let tenant = stream.tenant_id().unwrap_or_default();
         let (of_type, id) = (stream.aggregate_type(), stream.aggregate_id());

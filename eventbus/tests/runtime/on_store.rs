@@ -10,6 +10,7 @@ use std::{
 
 use eventbus::{
     ExpectedVersion, InMemoryEventStore, Name, Never, NewEvent, StreamId,
+    health::HealthThresholds,
     port::{AppendEvents as _, DeadLetterFilter, EventBus as _, HandlerProgress as _},
     prelude::*,
 };
@@ -113,6 +114,114 @@ async fn a_running_app_takes_a_dead_letter_that_is_replayed() {
     app.settled().await.unwrap();
     assert_eq!(store.count_dead_rows(10).await.unwrap(), 0);
     assert_eq!(store.list_handlers().await.unwrap()[0].waiting_rows, 0);
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+/// Handlers whose progress has options of their own.
+mod options {
+    use super::*;
+
+    #[handler(manual, when_dead = "hold")]
+    pub(super) async fn greet_in_order(
+        event: &OrderCreated,
+        State(handled): State<Handled>,
+    ) -> Result<(), HandlerError> {
+        greet(event, State(handled)).await
+    }
+
+    #[handler(manual, shards = 4)]
+    pub(super) async fn greet_in_shards(event: &OrderCreated, State(handled): State<Handled>) {
+        handled.log.lock().unwrap().push((handled.by, event.customer_id.clone()));
+    }
+
+    #[handler(manual, max_waiting = 10)]
+    pub(super) async fn greet_later(event: &OrderCreated, State(handled): State<Handled>) -> Result<(), HandlerError> {
+        if handled.refuses.load(Ordering::SeqCst) && event.customer_id == "ada" {
+            return Err(HandlerError::retry_after(Duration::from_millis(20), "not yet"));
+        }
+        handled.log.lock().unwrap().push((handled.by, event.customer_id.clone()));
+        Ok(())
+    }
+}
+
+async fn save_to(app: &App, order: &AggregateId, customer: &str) {
+    app.repository::<Order>().upsert(order, |_| Ok::<_, Never>(created(customer, 1.0))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_held_dead_letter_keeps_later_events_of_its_aggregate_until_it_is_replayed() {
+    let (store, handled) = (InMemoryEventStore::new(), Handled::default());
+    let builder = App::builder().store(store.clone()).state(handled.by("app"));
+    let app = builder.handler::<options::greet_in_order>().start().await.unwrap();
+    let order = AggregateId::new();
+    handled.refuses.store(true, Ordering::SeqCst);
+    save_to(&app, &order, "ada").await;
+    until("it is held", async || store.dead_rows(None, 10).await.unwrap().iter().any(|row| row.is_held)).await;
+    handled.refuses.store(false, Ordering::SeqCst);
+    save_to(&app, &order, "bob").await;
+    save(&app, "eve").await;
+    until("another aggregate goes on", async || !handled.log.lock().unwrap().is_empty()).await;
+    assert_eq!(handled.take(), [("app", "eve".to_owned())]);
+    let held = store.dead_rows(None, 10).await.unwrap().remove(0);
+    assert!(store.replay_dead(&held.handler, held.position).await.unwrap());
+    app.settled().await.unwrap_err(); // names the delivery that was given up
+    app.settled().await.unwrap();
+    assert_eq!(handled.take(), [("app", "ada".to_owned()), ("app", "bob".to_owned())]);
+    assert_eq!(store.count_dead_rows(10).await.unwrap(), 0);
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_apps_share_the_shards_of_a_handler() {
+    let (store, handled) = (InMemoryEventStore::new(), Handled::default());
+    let start = async |by| {
+        let builder = App::builder().store(store.clone()).state(handled.by(by));
+        builder.handler::<options::greet_in_shards>().start().await.unwrap()
+    };
+    let (one, other) = (start("one").await, start("other").await);
+    until("each owns two of the four shards", async || {
+        let listed = store.list_handlers().await.unwrap().remove(0);
+        let mut owners: Vec<_> = listed.shards.iter().filter_map(|shard| shard.owner.clone()).collect();
+        owners.sort_unstable();
+        owners.len() == 4 && owners[0] == owners[1] && owners[2] == owners[3] && owners[1] != owners[2]
+    })
+    .await;
+    let customers: Vec<_> = (10..50).map(|number| format!("customer {number}")).collect();
+    for customer in &customers {
+        save(&one, customer).await;
+    }
+    one.settled().await.unwrap();
+    other.settled().await.unwrap();
+    let (apps, mut greeted): (Vec<_>, Vec<_>) = handled.take().into_iter().unzip();
+    greeted.sort_unstable();
+    assert_eq!(greeted, customers, "each once");
+    assert!(apps.contains(&"one") && apps.contains(&"other"), "{apps:?}");
+    one.shutdown(Duration::from_secs(60)).await.unwrap();
+    other.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_handler_with_too_many_waiting_events_reads_no_more_and_is_an_alert() {
+    let (store, handled) = (InMemoryEventStore::new(), Handled::default());
+    let builder = App::builder().store(store.clone()).state(handled.by("app"));
+    let app = builder.handler::<options::greet_later>().start().await.unwrap();
+    let order = AggregateId::new();
+    handled.refuses.store(true, Ordering::SeqCst);
+    for _ in 0..1_000 {
+        save_to(&app, &order, "ada").await;
+    }
+    until("it is an alert", async || {
+        let alerts = app.health().await.alerts(&HealthThresholds::default());
+        alerts.iter().any(|alert| alert.contains("greet_later"))
+    })
+    .await;
+    save(&app, "bob").await;
+    let read = app.bus().in_flight()[&Name::from_static("greet_later")].entries;
+    assert!(read < 1_000, "it reads on: {read}");
+    assert_eq!(handled.take(), []);
+    handled.refuses.store(false, Ordering::SeqCst);
+    app.settled().await.unwrap();
+    assert_eq!(handled.take().len(), 1_001);
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 

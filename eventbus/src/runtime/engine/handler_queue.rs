@@ -294,8 +294,6 @@ impl HandlerQueue {
     /// Offers the events of the feed in a range, of all types: each shard takes what it has not read.
     pub(super) fn offer(&self, after: Position, through: Position, events: &[RecordedEvent], clock: &SharedClock) {
         let mut state = self.state.lock();
-        let is_crowded = state.size().events >= self.spec.max_waiting;
-        state.crowded_since = state.crowded_since.or_else(|| Some(clock.now())).filter(|_| is_crowded);
         let (count, now) = (state.shard_count, clock.unix_millis());
         let is_behind = |owned: &OwnedShard| {
             !owned.is_leaving
@@ -332,6 +330,9 @@ impl HandlerQueue {
                 }
             }
         }
+        // here, as a handler without room is offered nothing more
+        let is_crowded = state.size().events >= self.spec.max_waiting;
+        state.crowded_since = state.crowded_since.or_else(|| Some(clock.now())).filter(|_| is_crowded);
     }
 
     /// Offers the events of left types in a range to the shard that wanted them.
