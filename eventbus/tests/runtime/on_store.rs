@@ -131,6 +131,9 @@ mod options {
 
     #[handler(manual, shards = 4)]
     pub(super) async fn greet_in_shards(event: &OrderCreated, State(handled): State<Handled>) {
+        if handled.by == "one" && handled.refuses.load(Ordering::SeqCst) {
+            std::future::pending().await
+        }
         handled.log.lock().unwrap().push((handled.by, event.customer_id.clone()));
     }
 
@@ -196,7 +199,19 @@ async fn two_apps_share_the_shards_of_a_handler() {
     greeted.sort_unstable();
     assert_eq!(greeted, customers, "each once");
     assert!(apps.contains(&"one") && apps.contains(&"other"), "{apps:?}");
-    one.shutdown(Duration::from_secs(60)).await.unwrap();
+
+    // the other app has read past the events of shards that it takes over
+    handled.refuses.store(true, Ordering::SeqCst);
+    for customer in &customers {
+        save(&other, customer).await;
+    }
+    let is_over = |handled: &Handled| handled.log.lock().unwrap().len() >= customers.len() / 4;
+    until("the other app has handled its share", async || is_over(&handled)).await;
+    one.shutdown(Duration::ZERO).await.unwrap_err();
+    other.settled().await.unwrap();
+    let mut greeted: Vec<_> = handled.take().into_iter().map(|(_, customer)| customer).collect();
+    greeted.sort_unstable();
+    assert_eq!(greeted, customers, "each once");
     other.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 

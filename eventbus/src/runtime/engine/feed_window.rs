@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::slots::Slots;
 use crate::domain::{record::RecordedEvent, stream::Position};
 
 /// The most events of the window.
@@ -9,13 +10,24 @@ const EVENTS_MAX: usize = 2_048;
 /// The most bytes of their payloads; the last page may exceed it.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The events of a range of the feed that the handlers of this process take.
+/// Events of the feed: all in a range that the handlers of this process take, of streams in `slots`.
+#[derive(Debug, Clone)]
+pub(super) struct Page {
+    pub(super) after: Position,
+    /// The feed is read up to here.
+    pub(super) through: Position,
+    pub(super) events: Vec<RecordedEvent>,
+    pub(super) slots: Slots,
+}
+
+/// The events of a range of the feed that the handlers of this process take, of streams in its slots.
 #[derive(Debug, Default)]
 pub(super) struct FeedWindow {
     /// Unset until the end of the feed is known.
     is_begun: bool,
     after: Position,
     through: Position,
+    slots: Slots,
     events: VecDeque<RecordedEvent>,
     bytes: usize,
 }
@@ -39,13 +51,18 @@ impl FeedWindow {
         self.through
     }
 
-    /// Appends the events up to `through`.
-    pub(super) fn push(&mut self, events: &[RecordedEvent], through: Position) {
-        for event in events {
+    /// Appends a page. If it is of other slots, the window begins anew with it.
+    pub(super) fn push(&mut self, page: &Page) {
+        if self.slots != page.slots {
+            let is_begun = self.is_begun;
+            *self = Self { is_begun, after: page.after, slots: page.slots, ..Self::default() };
+        }
+        for event in &page.events {
             self.bytes += event.payload().len();
             self.events.push_back(event.clone());
         }
-        self.through = through;
+        self.through = page.through;
+        let events = &page.events;
         while self.events.len() > EVENTS_MAX.max(events.len())
             || (self.bytes > BYTES_MAX && self.events.len() > events.len())
         {
@@ -55,12 +72,13 @@ impl FeedWindow {
         }
     }
 
-    /// Returns the events after a position; `None` if the window begins later.
-    pub(super) fn after_position(&self, after: Position) -> Option<Vec<RecordedEvent>> {
-        if !self.is_begun || after < self.after {
+    /// Returns the rest of the window after a position; `None` if the window begins later, or lacks some of these slots.
+    pub(super) fn page_after(&self, after: Position, slots: Slots) -> Option<Page> {
+        if !self.is_begun || after < self.after || (!self.slots.covers(slots) && after < self.through) {
             return None;
         }
         let first = self.events.partition_point(|event| event.position().unwrap_or_default() <= after);
-        Some(self.events.range(first..).cloned().collect())
+        let events = self.events.range(first..).cloned().collect();
+        Some(Page { after, through: self.through, events, slots: self.slots })
     }
 }

@@ -4,17 +4,19 @@
 //! there. The other reads for handlers that are behind, the lowest position first; so a handler that catches up, or is slow,
 //! holds up none at the end of the feed.
 //!
-//! Invariant: a shard takes a page only if it has read exactly up to a place within it, and then has read it all or up to
-//! where its room ended. So it does not matter which loop brings a page, or how often.
+//! Invariant: a shard takes a page only if the page has all its slots and the shard has read exactly up to a place within it;
+//! then it has read it all or up to where its room ended. So it does not matter which loop brings a page, or how often.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    feed_window::Page,
     handler_queue::{HandlerQueue, Wanted},
     shared::Shared,
+    slots::Slots,
     workers::Workers,
 };
 use crate::{
@@ -27,53 +29,44 @@ use crate::{
 const PAGE_EVENTS: usize = 256;
 const PAGE_BYTES: usize = 1024 * 1024;
 
-/// A page of the feed.
-struct Page {
-    events: Vec<RecordedEvent>,
-    /// The feed is read up to here.
-    through: Position,
-}
-
 /// Reads pages of a range of the feed, one after the other from one stream as long as each begins where the last ended.
 struct PageReader<'s> {
     shared: &'s Shared,
-    filter: FeedFilter,
-    /// The stream, the position that its next event follows, and the end of its range.
-    open: Option<(RecordStream<'s>, Position, Position)>,
+    /// The stream and its filter, the position that its next event follows, and the end of its range.
+    open: Option<(RecordStream<'s>, FeedFilter, Position, Position)>,
 }
 
 impl<'s> PageReader<'s> {
-    const fn new(shared: &'s Shared, filter: FeedFilter) -> Self {
-        Self { shared, filter, open: None }
+    const fn new(shared: &'s Shared) -> Self {
+        Self { shared, open: None }
     }
 
-    async fn read(&mut self, after: Position, through: Position) -> Result<Page, ReadError> {
+    async fn read(
+        &mut self,
+        after: Position,
+        through: Position,
+        (filter, slots): (FeedFilter, Slots),
+    ) -> Result<Page, ReadError> {
         let (mut stream, end) = match self.open.take() {
-            Some((stream, next, end)) if next == after && end <= through => (stream, end),
-            _ => (self.shared.store().read_feed(after, through, &self.filter), through),
+            Some((stream, of, next, end)) if of == filter && next == after && end <= through => (stream, end),
+            _ => (self.shared.store().read_feed(after, through, &filter), through),
         };
-        let (mut events, mut bytes) = (Vec::<RecordedEvent>::new(), 0);
-        while events.len() < PAGE_EVENTS && bytes < PAGE_BYTES {
+        let (mut page, mut bytes) = (Page { after, through: after, events: Vec::new(), slots }, 0);
+        while page.events.len() < PAGE_EVENTS && bytes < PAGE_BYTES {
             match stream.next().await {
                 Some(Ok(event)) => {
                     bytes += event.payload().len();
-                    events.push(event);
+                    page.through = event.position().unwrap_or(after);
+                    page.events.push(event);
                 }
                 // the events before it count, and the next page begins with the error
-                Some(Err(_)) if !events.is_empty() => {
-                    let through = events.last().and_then(RecordedEvent::position).unwrap_or(after);
-                    return Ok(Page { events, through });
-                }
-                Some(Err(error)) => {
-                    let through = self.shared.skipped(error).await?;
-                    return Ok(Page { events, through });
-                }
-                None => return Ok(Page { events, through: end }),
+                Some(Err(_)) if !page.events.is_empty() => return Ok(page),
+                Some(Err(error)) => return Ok(Page { through: self.shared.skipped(error).await?, ..page }),
+                None => return Ok(Page { through: end, ..page }),
             }
         }
-        let through = events.last().and_then(RecordedEvent::position).unwrap_or(after);
-        self.open = Some((stream, through, end));
-        Ok(Page { events, through })
+        self.open = Some((stream, filter, page.through, end));
+        Ok(page)
     }
 }
 
@@ -81,22 +74,27 @@ impl<'s> PageReader<'s> {
 pub(super) struct Feeder {
     shared: Arc<Shared>,
     workers: Arc<Workers>,
+    /// The filter for the types that any handler takes.
+    of_types: OnceLock<FeedFilter>,
 }
 
 impl Feeder {
     pub(super) const fn new(shared: Arc<Shared>, workers: Arc<Workers>) -> Self {
-        Self { shared, workers }
+        Self { shared, workers, of_types: OnceLock::new() }
     }
 
-    /// Returns the filter for the events that any handler takes.
-    fn filter(&self) -> FeedFilter {
-        filter_of(self.shared.queues().iter().flat_map(|queue| queue.spec.types()).collect())
+    /// Returns the filter for the events that any handler takes, of the slots of the shards here, and these slots.
+    fn reading(&self) -> (FeedFilter, Slots) {
+        let slots = self.shared.queues().iter().fold(Slots::default(), |slots, queue| slots.with(queue.slots()));
+        let types = || filter_of(self.shared.queues().iter().flat_map(|queue| queue.spec.types()).collect());
+        let of_types = self.of_types.get_or_init(types).clone();
+        let filter = if slots == Slots::ALL { of_types } else { of_types.slots(slots.iter()) };
+        (filter, slots)
     }
 
     /// Follows the end of the feed.
     pub(super) async fn follow_end(&self, cancel: &CancellationToken) {
         let mut poller = FeedPoller::new(self.shared.feed_head());
-        let filter = self.filter();
         let kept = Arc::clone(self.shared.store());
         let _kept = kept.appended().recent().keep();
         while !cancel.is_cancelled() {
@@ -125,10 +123,10 @@ impl Feeder {
                 }
                 continue;
             }
-            match self.read_end(after, head, &filter).await {
+            match self.read_end(after, head).await {
                 Ok(page) => {
                     self.shared.note_read(&page.events);
-                    self.shared.window.lock().push(&page.events, page.through);
+                    self.shared.window.lock().push(&page);
                     self.offer_window();
                     self.shared.backlog.notify_one();
                 }
@@ -143,13 +141,14 @@ impl Feeder {
     }
 
     /// Reads the next page at the end of the feed, from the appends of this process if they directly follow.
-    async fn read_end(&self, after: Position, head: Position, filter: &FeedFilter) -> Result<Page, ReadError> {
+    async fn read_end(&self, after: Position, head: Position) -> Result<Page, ReadError> {
+        let (filter, slots) = self.reading();
         let recent = self.shared.store().appended().recent().read(after, head, PAGE_EVENTS, PAGE_BYTES);
         if let Some(through) = recent.last().and_then(RecordedEvent::position) {
             let events = recent.into_iter().filter(|event| filter.matches(event)).collect();
-            return Ok(Page { events, through });
+            return Ok(Page { after, through, events, slots });
         }
-        let page = PageReader::new(&self.shared, filter.clone()).read(after, head).await;
+        let page = PageReader::new(&self.shared).read(after, head, (filter, slots)).await;
         page.inspect(|_| self.shared.note_feed_read())
     }
 
@@ -161,15 +160,13 @@ impl Feeder {
         }
     }
 
-    /// Offers the window to a handler that has read up to `after`; returns `false` if the window begins later.
+    /// Offers the window to a handler that has read up to `after`; returns `false` if the window begins later, or lacks
+    /// slots of the handler.
     fn offer_window_to(&self, queue: &Arc<HandlerQueue>, after: Position) -> bool {
-        let (events, through) = {
-            let window = self.shared.window.lock();
-            (window.after_position(after), window.through())
-        };
-        let Some(events) = events else { return false };
-        if after < through {
-            queue.offer(after, through, &events, self.shared.clock());
+        let slots = queue.slots();
+        let Some(page) = self.shared.window.lock().page_after(after, slots) else { return false };
+        if after < page.through {
+            queue.offer(&page, self.shared.clock());
             self.workers.start(queue);
         }
         true
@@ -177,7 +174,7 @@ impl Feeder {
 
     /// Reads for the handlers that are behind the window.
     pub(super) async fn feed_backlogs(&self, cancel: &CancellationToken) {
-        let mut reader = PageReader::new(&self.shared, self.filter());
+        let mut reader = PageReader::new(&self.shared);
         let mut failures = BackoffTimer::new(FAILURE_BACKOFF);
         loop {
             // a page that is dropped unread is read again
@@ -220,11 +217,11 @@ impl Feeder {
         }
         let through = self.shared.window.lock().through();
         let Some(after) = lowest.filter(|after| *after < through) else { return Ok(false) };
-        let page = reader.read(after, through).await?;
+        let page = reader.read(after, through, self.reading()).await?;
         self.shared.note_feed_read();
         self.shared.note_read(&page.events);
         for queue in self.shared.queues() {
-            queue.offer(after, page.through, &page.events, self.shared.clock());
+            queue.offer(&page, self.shared.clock());
             self.workers.start(queue);
         }
         Ok(true)
@@ -233,8 +230,8 @@ impl Feeder {
     /// Reads a page of the types that a shard was left with.
     async fn feed_left(&self, queue: &Arc<HandlerQueue>, wanted: &Wanted) -> Result<(), ReadError> {
         let Wanted::Left { after, through, .. } = wanted else { return Ok(()) };
-        let mut reader = PageReader::new(&self.shared, filter_of(queue.spec.types()));
-        let page = reader.read(*after, *through).await?;
+        let of_queue = (filter_of(queue.spec.types()), Slots::ALL);
+        let page = PageReader::new(&self.shared).read(*after, *through, of_queue).await?;
         self.shared.note_feed_read();
         queue.offer_left(wanted, page.through, page.events, self.shared.clock());
         self.workers.start(queue);

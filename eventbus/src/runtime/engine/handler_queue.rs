@@ -17,8 +17,10 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{
+    feed_window::Page,
     left_types::LeftTypes,
     shard::{End, Restored, Shard, Size, Taken},
+    slots::Slots,
 };
 use crate::{
     delivery::{ActiveSubscriber, ConsumerReport, Limits},
@@ -109,6 +111,7 @@ struct QueueState {
 
 struct OwnedShard {
     shard: Shard,
+    slots: Slots,
     left: LeftTypes,
     /// No event starts from then on: the lease may be over. `None` if it ends with the process.
     deadline: Option<Instant>,
@@ -291,12 +294,14 @@ impl HandlerQueue {
         left.or_else(|| after.map(Wanted::After))
     }
 
-    /// Offers the events of the feed in a range, of all types: each shard takes what it has not read.
-    pub(super) fn offer(&self, after: Position, through: Position, events: &[RecordedEvent], clock: &SharedClock) {
+    /// Offers a page of the feed: each shard takes what it has not read, if the page has all its slots.
+    pub(super) fn offer(&self, page: &Page, clock: &SharedClock) {
+        let Page { after, through, ref events, slots } = *page;
         let mut state = self.state.lock();
         let (count, now) = (state.shard_count, clock.unix_millis());
         let is_behind = |owned: &OwnedShard| {
-            !owned.is_leaving
+            slots.covers(owned.slots)
+                && !owned.is_leaving
                 && owned.left.unread().is_none()
                 && owned.shard.read() >= after
                 && owned.shard.read() < through
@@ -389,15 +394,22 @@ impl HandlerQueue {
         for name in leaves {
             shard.set_left(name, Some(acquired.checkpoint));
         }
-        let owned =
-            OwnedShard { shard, left, deadline, changes: acquired.changes, is_leaving: false, is_releasing: false };
-        self.state.lock().shards.insert(acquired.shard.number, owned);
+        let (number, changes) = (acquired.shard.number, acquired.changes);
+        let mut state = self.state.lock();
+        let slots = Slots::of_shard(number, state.shard_count);
+        let owned = OwnedShard { shard, slots, left, deadline, changes, is_leaving: false, is_releasing: false };
+        state.shards.insert(number, owned);
     }
 
     /// Returns the shards with their epochs.
     pub(super) fn owned(&self) -> Vec<(ShardId, u64)> {
         let state = self.state.lock();
         state.shards.values().map(|owned| (owned.shard.id().clone(), owned.shard.epoch())).collect()
+    }
+
+    /// Returns the slots of the shards here.
+    pub(super) fn slots(&self) -> Slots {
+        self.state.lock().shards.values().fold(Slots::default(), |slots, owned| slots.with(owned.slots))
     }
 
     /// Returns the number of shards that stay.

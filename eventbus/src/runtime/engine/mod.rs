@@ -21,6 +21,7 @@ mod process;
 mod saver;
 mod shard;
 mod shared;
+mod slots;
 mod start_log;
 mod store_bus;
 #[cfg(test)]

@@ -13,8 +13,10 @@ use futures_util::{FutureExt as _, TryStreamExt as _};
 use proptest::prelude::*;
 
 use super::super::{
+    feed_window::Page,
     handler_queue::{HandlerQueue, HandlerSpec, MAX_WAITING, Wanted},
     shard::{End, Restored, Taken},
+    slots::Slots,
 };
 use crate::{
     InMemoryEventStore,
@@ -244,7 +246,7 @@ impl World {
             }
             Some(Wanted::After(after)) => {
                 let (events, through) = self.read(after, head, most);
-                self.queue.offer(after, through, &events, &clock);
+                self.queue.offer(&Page { after, through, events, slots: Slots::ALL }, &clock);
             }
         }
     }
