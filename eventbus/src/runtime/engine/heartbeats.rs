@@ -46,6 +46,8 @@ pub(super) struct Heartbeats {
     joined: Mutex<Option<(Member, MemberGuard)>>,
     /// Set when the process acquires no shard any more.
     is_stopping: AtomicBool,
+    /// Held while a heartbeat is under way.
+    sending: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +66,8 @@ struct Known {
 impl Heartbeats {
     pub(super) fn new(shared: Arc<Shared>, saver: Arc<Saver>, workers: Arc<Workers>) -> Self {
         let (known, joined) = (Mutex::default(), Mutex::default());
-        Self { shared, saver, workers, known, joined, is_stopping: AtomicBool::new(false) }
+        let (is_stopping, sending) = Default::default();
+        Self { shared, saver, workers, known, joined, is_stopping, sending }
     }
 
     /// Joins the members of the store.
@@ -92,9 +95,12 @@ impl Heartbeats {
         *self.joined.lock() = None;
     }
 
-    /// Lets the process acquire no shard any more.
-    pub(super) fn stop_acquiring(&self) {
+    /// Lets the process acquire no shard any more. A heartbeat under way may still acquire some, which start no event:
+    /// waits for its end, so that the caller releases them too.
+    pub(super) async fn stop_acquiring(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
+        // a store that does not answer keeps the leases until they are over
+        let _ = self.shared.clock().timeout(LEAVE_TIMEOUT, self.sending.lock()).await;
     }
 
     /// Returns the crates of other live members that define a handler of this name.
@@ -129,6 +135,7 @@ impl Heartbeats {
 
     /// Sends a heartbeat once.
     pub(super) async fn send(&self) -> Result<(), HandlerProgressError> {
+        let _sending = self.sending.lock().await;
         let progress = self.shared.progress()?;
         let handlers: Vec<_> = self.shared.queues().iter().map(|queue| queue.spec.name.clone()).collect();
         let owned: Vec<_> = self.shared.queues().iter().flat_map(|queue| queue.owned()).collect();
@@ -257,6 +264,9 @@ impl Heartbeats {
             let restored =
                 events.into_iter().map(|(position, event)| Restored { position, event, row: rows.remove(&position) });
             queue.acquire(&acquired, restored.collect(), &noted.types, deadline, self.shared.clock());
+            if self.is_stopping.load(Ordering::Relaxed) {
+                queue.begin_release(None);
+            }
             tracing::debug!(shard = %acquired.shard, epoch = acquired.epoch, checkpoint = %acquired.checkpoint, "shard acquired");
         }
         self.shared.backlog.notify_one();
