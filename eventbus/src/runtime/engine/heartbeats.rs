@@ -59,7 +59,7 @@ struct Known {
     free_since: HashMap<ShardId, Instant>,
     /// When the leases were last renewed.
     renewed_at: Option<Instant>,
-    /// Set if the last heartbeat failed: what is free now may be the store's own outage.
+    /// Set if the last heartbeat failed, or this one was slow: what is free now may be the store's own outage.
     has_failed: bool,
 }
 
@@ -145,6 +145,10 @@ impl Heartbeats {
         let renew_for = renews.then_some(self.shared.lease);
         let heartbeat =
             progress.heartbeat(&self.shared.member, &handlers, &owned, renew_for, self.shared.lease).await?;
+        // it may have waited for the end of an outage
+        if sent_at.elapsed() > HEARTBEAT_INTERVAL {
+            self.known.lock().has_failed = true;
+        }
         let deadline = (!progress.lease_ends_with_process()).then(|| sent_at + startable_for(self.shared.lease));
         for queue in self.shared.queues() {
             if renews {
@@ -228,12 +232,11 @@ impl Heartbeats {
 
     /// Notes which shards are free, and returns those that no process has acquired for the time of a lease.
     ///
-    /// `None` if the heartbeat before it failed: the processes first renew the leases that ran out during an outage of
-    /// the store, and only then does a shard count as free.
+    /// `None` after a failed or slow heartbeat: the processes first renew the leases that ran out during an outage of the
+    /// store, and a shard counts as free only at the next heartbeat.
     fn note_free(&self, free: &BTreeSet<ShardId>) -> Option<BTreeSet<ShardId>> {
         let mut known = self.known.lock();
         if std::mem::replace(&mut known.has_failed, false) {
-            self.shared.heartbeat.notify_one();
             return None;
         }
         let now = Instant::now();
