@@ -11,7 +11,7 @@ use workspace_tests::fire::{
     kills::{self, Program, process_role::Settings},
     metered, network_faults,
     place::StoreKind,
-    race, reactions, role,
+    processes, race, reactions, releases, role,
     run_summary::RunSummary,
     sqlite_files, stuck_handlers, unique_values,
 };
@@ -83,6 +83,42 @@ async fn faults_of_databases_cost_no_event_anything() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_never_returns_is_named_and_holds_up_no_other_aggregate() {
     judge(&stuck_handlers::run(&program(), false).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_of_one_store_lose_no_event_and_share_none() {
+    let plan = processes::Plan {
+        on_sqlite: false,
+        processes: 3,
+        kills: 6,
+        stops: 3,
+        pauses: 2,
+        crashes: 1,
+        lease: Duration::from_secs(2),
+        seed: seed(),
+    };
+    judge(&processes::run(&program(), plan).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_of_one_file_lose_no_event_and_share_none() {
+    let plan = processes::Plan {
+        on_sqlite: true,
+        processes: 2,
+        kills: 8,
+        stops: 4,
+        pauses: 0,
+        crashes: 0,
+        lease: Duration::from_secs(2),
+        seed: seed(),
+    };
+    judge(&processes::run(&program(), plan).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn releases_that_replace_each_other_miss_no_event_of_a_handler() {
+    let plan = releases::Plan { processes: 3, rounds: 1, lease: Duration::from_secs(2), seed: seed() };
+    judge(&releases::run(&program(), plan).await.unwrap());
 }
 
 /// Makes a test on each of three stores.

@@ -1,6 +1,7 @@
 //! Handlers that read the store: shared by apps, paused, replayed, and taken over.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -9,13 +10,17 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, InMemoryEventStore, Name, Never, NewEvent, StreamId,
+    ExpectedVersion, InMemoryEventStore, Name, Never, NewEvent, Position, StreamId,
     health::HealthThresholds,
-    port::{AppendEvents as _, DeadLetterFilter, EventBus as _, HandlerProgress as _},
+    port::{
+        AppendEvents as _, DeadLetterFilter, EventBus as _, HandlerProgress as _,
+        handler_progress::{Member, ShardId},
+    },
     prelude::*,
 };
 
 use crate::{
+    gated::GatedStore,
     orders::{Order, OrderCreated, created},
     wait::until,
 };
@@ -238,6 +243,42 @@ async fn a_handler_with_too_many_waiting_events_reads_no_more_and_is_an_alert() 
     app.settled().await.unwrap();
     assert_eq!(handled.take().len(), 1_001);
     app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_shard_that_an_app_acquires_while_it_stops_is_released_without_a_run() {
+    let (store, handled) = (InMemoryEventStore::new(), Handled::default());
+    handled.refuses.store(true, Ordering::SeqCst);
+    let first = app(&store, handled.by("first")).await;
+    save(&first, "ada").await;
+    first.settled().await.unwrap_err();
+    first.shutdown(Duration::from_secs(60)).await.unwrap();
+    let greet = Name::from_static("greet");
+    assert!(store.replay_dead(&greet, Position::new(1)).await.unwrap());
+    handled.refuses.store(false, Ordering::SeqCst);
+
+    // the next owner reads the replayed event, which waits for a permit
+    let gated = GatedStore::over(store.clone());
+    let permits = gated.events.forget_permits(usize::MAX);
+    let builder = App::builder().store(gated.clone()).state(handled.by("second"));
+    let second = builder.handler::<self::greet>().start().await.unwrap();
+    until("it has acquired the shard", async || store.list_handlers().await.unwrap()[0].shards[0].owner.is_some())
+        .await;
+    let mut stopping = std::pin::pin!(second.shutdown(Duration::from_secs(60)));
+    assert!(futures_util::poll!(&mut stopping).is_pending());
+    // all tasks have seen the stop
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    gated.events.add_permits(permits);
+    stopping.await.unwrap();
+
+    let next = Member { name: Name::from_static("next"), handlers: BTreeMap::new() };
+    let _guard = store.join(&next).await.unwrap();
+    let shard = ShardId { handler: greet, number: 0 };
+    let acquired = store.acquire_shards(&next.name, &[shard], Duration::from_secs(60)).await.unwrap();
+    assert!(!acquired[0].has_crashed, "the app has released the shard: {acquired:?}");
+    assert_eq!(handled.take(), []);
 }
 
 /// Two releases of a service: the second one changes an event.

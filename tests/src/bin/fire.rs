@@ -26,7 +26,7 @@ use workspace_tests::fire::{
     kills::{self, Program, process_role::Settings},
     metered, model, network_faults,
     place::StoreKind,
-    race, reactions, role,
+    processes, race, reactions, releases, role,
     run_summary::RunSummary,
     sqlite_files, stuck_handlers, unique_values,
 };
@@ -46,6 +46,13 @@ struct Arguments {
     /// Number of times a process is paused for longer than its lease.
     #[arg(long, default_value_t = 50)]
     pauses: u64,
+    /// Number of processes with handlers to kill on PostgreSQL, and to stop; a tenth as many are paused, a twentieth as many
+    /// times the server crashes, and a fifth as many processes are killed on an SQLite file.
+    #[arg(long, default_value_t = 400)]
+    process_kills: u64,
+    /// Number of times that a release replaces the one before it and is replaced by it, process by process.
+    #[arg(long, default_value_t = 50)]
+    rounds: u64,
     /// Number of server failures, each kind in turn.
     #[arg(long, default_value_t = 300)]
     server_kills: u64,
@@ -98,6 +105,10 @@ enum Part {
     Pauses,
     /// Servers that crash, lose data and return to older data.
     Servers,
+    /// Processes that share the handlers of a store: killed, stopped, paused, and without a server.
+    Processes,
+    /// Releases with different handlers that replace each other under load, in both directions.
+    Releases,
     /// Appends to several streams, and handlers that save, in processes that are killed.
     Reactions,
     /// Unique values, taken by writers that are killed; and by writers that look first, which must be caught.
@@ -115,6 +126,9 @@ enum Part {
     /// Handlers that never return: one awaits, one blocks its thread.
     Stuck,
 }
+
+/// The lease of handlers in the parts that wait for many takeovers.
+const LEASE: Duration = Duration::from_secs(3);
 
 /// Time limit of the ordering race.
 const RACE: Duration = Duration::from_secs(3_600);
@@ -145,6 +159,8 @@ impl Part {
             cuts,
             kills,
             pauses,
+            process_kills,
+            rounds,
             server_kills,
             reactions,
             attempts,
@@ -164,6 +180,8 @@ impl Part {
             Self::Metrics => runtime.block_on(metered::run(&Program::this(&[])?, kills / 4, seed)),
             Self::Pauses => runtime.block_on(kills::pause(&Program::this(&[])?, Settings::Default, pauses, seed)),
             Self::Servers => runtime.block_on(spawned(server_kills, seed)),
+            Self::Processes => runtime.block_on(share_handlers(process_kills, seed)),
+            Self::Releases => runtime.block_on(release(rounds, seed)),
             Self::Reactions => runtime.block_on(react(reactions, seed)),
             Self::Unique => runtime.block_on(take_addresses(attempts, seed)),
             Self::Commands => runtime.block_on(command(commands, seed)),
@@ -180,6 +198,40 @@ impl Part {
 async fn spawned(server_kills: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let program = Program::this(&[])?;
     tokio::spawn(async move { kills::fail_servers(&program, Settings::Default, server_kills, seed).await }).await?
+}
+
+/// Runs the processes on PostgreSQL and on an SQLite file, on a thread of the runtime, which may block.
+async fn share_handlers(kills: u64, seed: u64) -> Result<RunSummary, HarnessError> {
+    let (program, mut figures) = (Program::this(&[])?, RunSummary::new("processes"));
+    let plan = processes::Plan {
+        on_sqlite: false,
+        processes: 4,
+        kills,
+        stops: kills,
+        pauses: kills / 10,
+        crashes: kills / 20,
+        lease: LEASE,
+        seed,
+    };
+    let on_file = processes::Plan {
+        on_sqlite: true,
+        processes: 2,
+        kills: kills / 5,
+        stops: kills / 5,
+        pauses: 0,
+        crashes: 0,
+        ..plan
+    };
+    for plan in [plan, on_file] {
+        let program = program.clone();
+        figures.add(tokio::spawn(async move { processes::run(&program, plan).await }).await??);
+    }
+    Ok(figures)
+}
+
+async fn release(rounds: u64, seed: u64) -> Result<RunSummary, HarnessError> {
+    let plan = releases::Plan { processes: 4, rounds, lease: LEASE, seed };
+    releases::run(&Program::this(&[])?, plan).await
 }
 
 /// Takes unique values on each store, and by writers that look first.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use eventbus::{RecordedEvent, Uuid};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::HarnessError;
 
@@ -81,7 +81,7 @@ impl HistoryWriter {
     ///
     /// # Errors
     /// If the file system fails.
-    pub fn append(&self, note: &HistoryEntry) -> Result<(), HarnessError> {
+    pub fn append(&self, note: &impl Serialize) -> Result<(), HarnessError> {
         let line = format!("\n{}", serde_json::to_string(note)?);
         // after a torn `write_all` the record of a second process could follow the first half
         let written = (&self.0).write(line.as_bytes())?;
@@ -104,19 +104,18 @@ impl History {
     /// # Errors
     /// If the file system fails.
     pub fn read(path: &Path) -> Result<Self, HarnessError> {
-        if !path.exists() {
-            return Ok(Self::default());
-        }
-        let bytes = std::fs::read(path)?;
-        let mut history = Self::default();
-        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            match serde_json::from_slice(line) {
-                Ok(note) => history.entries.push(note),
-                Err(_) => history.torn += 1,
-            }
-        }
-        Ok(history)
+        let (entries, torn) = if path.exists() { read_records(path)? } else { Default::default() };
+        Ok(Self { entries, torn })
     }
+}
+
+/// Reads the records of a file in the order in which they were written, and the number of torn ones.
+pub(super) fn read_records<T: DeserializeOwned>(path: &Path) -> Result<(Vec<T>, usize), HarnessError> {
+    let bytes = std::fs::read(path)?;
+    let lines: Vec<_> = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
+    let records: Vec<T> = lines.iter().filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    let torn = lines.len() - records.len();
+    Ok((records, torn))
 }
 
 #[cfg(test)]

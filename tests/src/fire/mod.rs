@@ -22,11 +22,14 @@ pub mod metered;
 pub mod model;
 pub mod network_faults;
 pub mod place;
+pub mod processes;
 pub mod proxy;
 pub mod race;
 pub mod reactions;
+pub mod releases;
 pub mod role;
 pub mod run_summary;
+mod runs;
 #[cfg(unix)]
 pub mod sqlite_files;
 pub mod stuck_handlers;

@@ -5,7 +5,8 @@ use std::env;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    HarnessError, commands, consumer_crashes, decisions, kills, metered, reactions, stuck_handlers, unique_values,
+    HarnessError, commands, consumer_crashes, decisions, kills, metered, processes, reactions, releases,
+    stuck_handlers, unique_values,
 };
 
 /// The work of a child process, and what it needs to know for it.
@@ -29,7 +30,9 @@ pub async fn play() -> Result<bool, HarnessError> {
         || play_if_given::<commands::Server>().await?
         || play_if_given::<consumer_crashes::Consumer>().await?
         || play_if_given::<stuck_handlers::Consumer>().await?
-        || play_if_given::<metered::Member>().await?)
+        || play_if_given::<metered::Member>().await?
+        || play_if_given::<processes::Process>().await?
+        || play_if_given::<releases::Process>().await?)
 }
 
 async fn play_if_given<R: Role>() -> Result<bool, HarnessError> {

@@ -49,6 +49,8 @@ impl RunSummary {
         self.took += other.took;
         self.description.push_str(&other.description);
         self.description.push_str("; ");
+        self.report.merge(other.report);
+        self.slowest_recovery = self.slowest_recovery.max(other.slowest_recovery);
         self.failures.extend(other.failures);
     }
 

@@ -46,6 +46,8 @@ pub(super) struct Heartbeats {
     joined: Mutex<Option<(Member, MemberGuard)>>,
     /// Set when the process acquires no shard any more.
     is_stopping: AtomicBool,
+    /// Held while a heartbeat is under way.
+    sending: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -57,14 +59,15 @@ struct Known {
     free_since: HashMap<ShardId, Instant>,
     /// When the leases were last renewed.
     renewed_at: Option<Instant>,
-    /// Set if the last heartbeat failed: what is free now may be the store's own outage.
+    /// Set if the last heartbeat failed, or this one was slow: what is free now may be the store's own outage.
     has_failed: bool,
 }
 
 impl Heartbeats {
     pub(super) fn new(shared: Arc<Shared>, saver: Arc<Saver>, workers: Arc<Workers>) -> Self {
         let (known, joined) = (Mutex::default(), Mutex::default());
-        Self { shared, saver, workers, known, joined, is_stopping: AtomicBool::new(false) }
+        let (is_stopping, sending) = Default::default();
+        Self { shared, saver, workers, known, joined, is_stopping, sending }
     }
 
     /// Joins the members of the store.
@@ -92,9 +95,12 @@ impl Heartbeats {
         *self.joined.lock() = None;
     }
 
-    /// Lets the process acquire no shard any more.
-    pub(super) fn stop_acquiring(&self) {
+    /// Lets the process acquire no shard any more. A heartbeat under way may still acquire some, which start no event:
+    /// waits for its end, so that the caller releases them too.
+    pub(super) async fn stop_acquiring(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
+        // a store that does not answer keeps the leases until they are over
+        let _ = self.shared.clock().timeout(LEAVE_TIMEOUT, self.sending.lock()).await;
     }
 
     /// Returns the crates of other live members that define a handler of this name.
@@ -129,6 +135,7 @@ impl Heartbeats {
 
     /// Sends a heartbeat once.
     pub(super) async fn send(&self) -> Result<(), HandlerProgressError> {
+        let _sending = self.sending.lock().await;
         let progress = self.shared.progress()?;
         let handlers: Vec<_> = self.shared.queues().iter().map(|queue| queue.spec.name.clone()).collect();
         let owned: Vec<_> = self.shared.queues().iter().flat_map(|queue| queue.owned()).collect();
@@ -138,6 +145,10 @@ impl Heartbeats {
         let renew_for = renews.then_some(self.shared.lease);
         let heartbeat =
             progress.heartbeat(&self.shared.member, &handlers, &owned, renew_for, self.shared.lease).await?;
+        // it may have waited for the end of an outage
+        if sent_at.elapsed() > HEARTBEAT_INTERVAL {
+            self.known.lock().has_failed = true;
+        }
         let deadline = (!progress.lease_ends_with_process()).then(|| sent_at + startable_for(self.shared.lease));
         for queue in self.shared.queues() {
             if renews {
@@ -221,12 +232,11 @@ impl Heartbeats {
 
     /// Notes which shards are free, and returns those that no process has acquired for the time of a lease.
     ///
-    /// `None` if the heartbeat before it failed: the processes first renew the leases that ran out during an outage of
-    /// the store, and only then does a shard count as free.
+    /// `None` after a failed or slow heartbeat: the processes first renew the leases that ran out during an outage of the
+    /// store, and a shard counts as free only at the next heartbeat.
     fn note_free(&self, free: &BTreeSet<ShardId>) -> Option<BTreeSet<ShardId>> {
         let mut known = self.known.lock();
         if std::mem::replace(&mut known.has_failed, false) {
-            self.shared.heartbeat.notify_one();
             return None;
         }
         let now = Instant::now();
@@ -257,6 +267,9 @@ impl Heartbeats {
             let restored =
                 events.into_iter().map(|(position, event)| Restored { position, event, row: rows.remove(&position) });
             queue.acquire(&acquired, restored.collect(), &noted.types, deadline, self.shared.clock());
+            if self.is_stopping.load(Ordering::Relaxed) {
+                queue.begin_release(None);
+            }
             tracing::debug!(shard = %acquired.shard, epoch = acquired.epoch, checkpoint = %acquired.checkpoint, "shard acquired");
         }
         self.shared.backlog.notify_one();

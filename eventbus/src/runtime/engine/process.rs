@@ -119,10 +119,10 @@ impl Engine {
     /// Releases all shards, once their runs have ended or were aborted.
     async fn release_all(&self) {
         let shared = &*self.shared;
-        self.heartbeats.stop_acquiring();
         for queue in shared.queues() {
             queue.begin_release(None);
         }
+        self.heartbeats.stop_acquiring().await;
         self.workers.join().await;
         for queue in shared.queues() {
             queue.abort_runs(shared.clock());

@@ -54,7 +54,7 @@ pub struct Report(BTreeMap<Violation, (u64, Vec<String>)>);
 impl Report {
     const EXAMPLES: usize = 5;
 
-    pub(super) fn add(&mut self, violation: Violation, what: impl FnOnce() -> String) {
+    pub(in crate::fire) fn add(&mut self, violation: Violation, what: impl FnOnce() -> String) {
         let (times, examples) = self.0.entry(violation).or_default();
         *times += 1;
         if examples.len() < Self::EXAMPLES {
