@@ -7,7 +7,7 @@ use crate::{
     catalog::{CatalogView, async_api, event_schemas, mermaid},
     connection::OpenBus,
     error::{CommandError, ExitStatus},
-    output::{Align, Table},
+    output::Table,
     session::Session,
 };
 
@@ -78,14 +78,7 @@ impl CatalogArgs {
 }
 
 fn text(catalog: &CatalogView) -> String {
-    let mut events = Table::new([
-        ("EVENT", Align::Left),
-        ("VERSION", Align::Right),
-        ("AGGREGATE", Align::Left),
-        ("BEFORE", Align::Left),
-        ("TAGS", Align::Left),
-        ("DECLARED", Align::Left),
-    ]);
+    let mut events = Table::new("EVENT, VERSION>, AGGREGATE, BEFORE, TAGS, DECLARED");
     for event in &catalog.events {
         events.add([
             event.event_type.to_owned(),
@@ -96,12 +89,7 @@ fn text(catalog: &CatalogView) -> String {
             event.source.clone(),
         ]);
     }
-    let mut aggregates = Table::new([
-        ("AGGREGATE", Align::Left),
-        ("STATE", Align::Left),
-        ("RETIRED", Align::Left),
-        ("DECLARED", Align::Left),
-    ]);
+    let mut aggregates = Table::new("AGGREGATE, STATE, RETIRED, DECLARED");
     for aggregate in &catalog.aggregates {
         let state = if aggregate.is_fold { "further" } else { "main" };
         aggregates.add([
@@ -111,12 +99,7 @@ fn text(catalog: &CatalogView) -> String {
             aggregate.source.clone(),
         ]);
     }
-    let mut handlers = Table::new([
-        ("HANDLER", Align::Left),
-        ("GROUP", Align::Left),
-        ("EVENTS", Align::Left),
-        ("DECLARED", Align::Left),
-    ]);
+    let mut handlers = Table::new("HANDLER, GROUP, EVENTS, DECLARED");
     for handler in &catalog.handlers {
         handlers.add([
             handler.name.to_owned(),
@@ -125,17 +108,11 @@ fn text(catalog: &CatalogView) -> String {
             handler.source.clone(),
         ]);
     }
-    let mut groups = Table::new([("GROUP", Align::Left), ("HANDLERS", Align::Left)]);
+    let mut groups = Table::new("GROUP, HANDLERS");
     for group in &catalog.groups {
         groups.add([group.name.as_deref().unwrap_or(DEFAULT_GROUP).to_owned(), listed(&group.handlers)]);
     }
-    let mut projections = Table::new([
-        ("PROJECTION", Align::Left),
-        ("VERSION", Align::Right),
-        ("TABLES", Align::Left),
-        ("EVENTS", Align::Left),
-        ("DECLARED", Align::Left),
-    ]);
+    let mut projections = Table::new("PROJECTION, VERSION>, TABLES, EVENTS, DECLARED");
     for projection in &catalog.projections {
         projections.add([
             projection.name.to_owned(),

@@ -14,7 +14,7 @@ use super::{other_buses::note_other_buses, parse_duration};
 use crate::{
     dead_letter_action::DeadLetterAction,
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, age, optional, time_text},
+    output::{Progress, Table, age, optional, time_text},
     query::{DeadLetterQuery, DeadLetterRow, find_dead_letters},
     session::{Consent, Session},
 };
@@ -205,16 +205,7 @@ async fn list_rows(
 }
 
 fn list_text(body: &DeadLetterList, session: &Session) -> String {
-    let mut table = Table::new([
-        ("ID", Align::Left),
-        ("GROUP", Align::Left),
-        ("HANDLER", Align::Left),
-        ("TYPE", Align::Left),
-        ("AGGREGATE", Align::Left),
-        ("ATTEMPTS", Align::Right),
-        ("AGE", Align::Right),
-        ("ERROR", Align::Left),
-    ]);
+    let mut table = Table::new("ID, GROUP, HANDLER, TYPE, AGGREGATE, ATTEMPTS>, AGE>, ERROR");
     for row in &body.dead_letters {
         let since = row.dead_since.map(|since| session.printer().as_of() - since);
         table.add([
@@ -247,7 +238,7 @@ async fn show(session: &Session, id: &str) -> Result<ExitStatus, CommandError> {
 }
 
 fn one_text(row: &DeadLetterRow) -> String {
-    let mut table = Table::new([("DEAD LETTER", Align::Left), ("", Align::Left)]);
+    let mut table = Table::new("DEAD LETTER, ");
     let fields = row.event.as_ref().and_then(|event| event.fields.as_ref()).map(|fields| fields.get().to_owned());
     for (name, value) in [
         ("id", Some(row.id.clone())),

@@ -15,7 +15,7 @@ use crate::{
     connection::{ConnectionSettings, StoreUrl},
     doctor::{Check, Doctor, DoctorConfig, Report, Severity, Subject, UnknownCheck, checks},
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, optional},
+    output::{Progress, Table, optional},
     session::Session,
 };
 
@@ -64,11 +64,9 @@ struct ListedChecks {
 
 impl ListedChecks {
     fn table(&self) -> Table {
-        let mut table = Table::new([("CHECK", Align::Left), ("DEEP", Align::Left), ("FINDS", Align::Left)]);
-        for ListedCheck { name, finds, is_deep, .. } in &self.checks {
-            table.add([(*name).into(), optional(is_deep.then_some("yes")), (*finds).into()]);
-        }
-        table
+        Table::new("CHECK, DEEP, FINDS").rows(&self.checks, |ListedCheck { name, finds, is_deep, .. }| {
+            [(*name).into(), optional(is_deep.then_some("yes")), (*finds).into()]
+        })
     }
 }
 
@@ -145,19 +143,14 @@ pub(super) async fn examine(
     let doctor = add_bus(doctor, settings).await?;
     Ok(match settings.store.as_ref().map(|_| settings.store_url()).transpose()? {
         Some(StoreUrl::Redis(url)) if settings.bus.as_ref() != Some(&url) => {
-            let connected = connect_redis(&url, settings).await?;
-            let beside = connected.as_ref().ok().cloned();
-            let of_store = add_redis(of_store, connected).redis_store_with(settings.redis_store_config(url));
+            let of_redis = settings.redis_store_config(url.clone());
+            let of_store = add_redis(of_store, connect_redis(&url, settings).await?).redis_store_with(of_redis.clone());
             if settings.bus.is_none() {
                 return Ok(vec![of_store.run_reporting(progress).await]);
             }
             // a doctor examines one Redis, and store and bus are on two
             let of_store = of_store.leave(|subject| subject != Subject::Redis && !is_of_redis_store(subject));
-            let of_bus = doctor.leave(is_of_redis_store);
-            let of_bus = match beside {
-                Some(connection) => of_bus.redis_store_beside(connection, &settings.store_prefix),
-                None => of_bus,
-            };
+            let of_bus = doctor.leave(is_of_redis_store).redis_store_beside(of_redis);
             vec![of_store.run_reporting(&mut progress).await, of_bus.run_reporting(progress).await]
         }
         store => vec![add_store(doctor, store, settings)?.run_reporting(progress).await],

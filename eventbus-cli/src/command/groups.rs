@@ -15,7 +15,7 @@ use super::{
 use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, age, optional},
+    output::{Progress, Table, age, optional},
     query::{DeadLetterTally, GroupRow, GroupView, HandlerRow, list_groups, list_handlers, load_group},
     session::{Consent, Session},
 };
@@ -144,40 +144,30 @@ async fn show(session: &Session, group: &str, limit: usize) -> Result<ExitStatus
 }
 
 fn consumers(view: &GroupView) -> Table {
-    let mut table = Table::new([("CONSUMER", Align::Left), ("PENDING", Align::Right), ("IDLE", Align::Right)]);
-    for consumer in &view.consumers {
+    Table::new("CONSUMER, PENDING>, IDLE>").rows(&view.consumers, |consumer| {
         let idle = age(Duration::from_millis(consumer.idle_ms));
-        table.add([consumer.name.clone(), consumer.pending.to_string(), idle]);
-    }
-    table
+        [consumer.name.clone(), consumer.pending.to_string(), idle]
+    })
 }
 
 fn pending(view: &GroupView) -> Table {
-    let mut table = Table::new([
-        ("ENTRY", Align::Left),
-        ("POSITION", Align::Right),
-        ("EVENT", Align::Left),
-        ("STREAM", Align::Left),
-        ("CONSUMER", Align::Left),
-        ("IDLE", Align::Right),
-        ("FAILED RUNS", Align::Right),
-        ("LAST ERRORS", Align::Left),
-    ]);
-    for row in &view.pending {
-        let errors = row.attempts.failed.iter().map(|(handler, error)| format!("{handler}: {error}"));
-        let errors = Some(errors.collect::<Vec<_>>().join("; ")).filter(|errors| !errors.is_empty());
-        table.add([
-            row.entry.clone(),
-            optional(row.position.as_ref()),
-            optional(row.event_type.as_ref()),
-            optional(row.stream.as_ref()),
-            row.consumer.clone(),
-            age(Duration::from_millis(row.idle_ms)),
-            row.attempts.failed_runs.to_string(),
-            optional(errors),
-        ]);
-    }
-    table
+    Table::new("ENTRY, POSITION>, EVENT, STREAM, CONSUMER, IDLE>, FAILED RUNS>, LAST ERRORS").rows(
+        &view.pending,
+        |row| {
+            let errors = row.attempts.failed.iter().map(|(handler, error)| format!("{handler}: {error}"));
+            let errors = Some(errors.collect::<Vec<_>>().join("; ")).filter(|errors| !errors.is_empty());
+            [
+                row.entry.clone(),
+                optional(row.position.as_ref()),
+                optional(row.event_type.as_ref()),
+                optional(row.stream.as_ref()),
+                row.consumer.clone(),
+                age(Duration::from_millis(row.idle_ms)),
+                row.attempts.failed_runs.to_string(),
+                optional(errors),
+            ]
+        },
+    )
 }
 
 async fn create(session: &Session, group: &str, start: &StartArgs) -> Result<ExitStatus, CommandError> {
@@ -261,17 +251,8 @@ fn text(body: &Groups) -> String {
 
 /// Returns the table of groups.
 pub(super) fn table(groups: &[GroupRow]) -> Table {
-    let mut table = Table::new([
-        ("GROUP", Align::Left),
-        ("CONSUMERS", Align::Right),
-        ("PENDING", Align::Right),
-        ("OLDEST", Align::Right),
-        ("UNREAD", Align::Right),
-        ("DEAD", Align::Right),
-        ("HOLDS TRIM", Align::Left),
-    ]);
-    for row in groups {
-        table.add([
+    Table::new("GROUP, CONSUMERS>, PENDING>, OLDEST>, UNREAD>, DEAD>, HOLDS TRIM").rows(groups, |row| {
+        [
             row.group.clone(),
             row.consumers.to_string(),
             row.pending.to_string(),
@@ -279,7 +260,6 @@ pub(super) fn table(groups: &[GroupRow]) -> Table {
             optional(row.unread),
             row.dead_letters.to_string(),
             if row.holds_trim { "yes" } else { "no" }.into(),
-        ]);
-    }
-    table
+        ]
+    })
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::group_creation::StartArgs;
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, optional, serialize_position},
+    output::{Progress, Table, optional, serialize_position},
     query::{HandlerRow, list_handlers, progress_of},
     session::Session,
 };
@@ -37,19 +37,8 @@ struct Paused<'g> {
 
 /// Returns the table of handlers.
 pub(super) fn table(handlers: &[HandlerRow]) -> Table {
-    let mut table = Table::new([
-        ("HANDLER", Align::Left),
-        ("GROUP", Align::Left),
-        ("SHARDS", Align::Right),
-        ("OWNER", Align::Left),
-        ("POSITION", Align::Right),
-        ("HEAD", Align::Right),
-        ("SECONDS", Align::Right),
-        ("WAITING", Align::Right),
-        ("DEAD", Align::Right),
-    ]);
-    for row in handlers {
-        table.add([
+    Table::new("HANDLER, GROUP, SHARDS>, OWNER, POSITION>, HEAD>, SECONDS>, WAITING>, DEAD>").rows(handlers, |row| {
+        [
             row.handler.clone(),
             row.group.clone(),
             row.shards.len().to_string(),
@@ -59,24 +48,14 @@ pub(super) fn table(handlers: &[HandlerRow]) -> Table {
             optional(row.lag.seconds.map(|seconds| format!("{seconds:.1}"))),
             row.waiting.to_string(),
             row.dead_letters.to_string(),
-        ]);
-    }
-    table
+        ]
+    })
 }
 
 fn shard_table(handler: &HandlerRow) -> Table {
-    let mut table = Table::new([
-        ("SHARD", Align::Right),
-        ("OWNER", Align::Left),
-        ("EPOCH", Align::Right),
-        ("CHECKPOINT", Align::Right),
-        ("WAITING", Align::Right),
-        ("STARTED", Align::Right),
-        ("TYPES LEFT", Align::Left),
-    ]);
-    for shard in &handler.shards {
+    Table::new("SHARD>, OWNER, EPOCH>, CHECKPOINT>, WAITING>, STARTED>, TYPES LEFT").rows(&handler.shards, |shard| {
         let left: Vec<_> = shard.left.iter().map(|(name, from)| format!("{name} from {from} on")).collect();
-        table.add([
+        [
             shard.shard.to_string(),
             optional(shard.owner.as_ref()),
             shard.epoch.to_string(),
@@ -84,9 +63,8 @@ fn shard_table(handler: &HandlerRow) -> Table {
             shard.waiting.to_string(),
             shard.started.to_string(),
             optional(Some(left.join(", ")).filter(|left| !left.is_empty())),
-        ]);
-    }
-    table
+        ]
+    })
 }
 
 /// Finds a handler of the store; `None` if there is no store, or it does not know the handler.

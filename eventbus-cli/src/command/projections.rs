@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, optional, printable, time_text},
+    output::{Progress, Table, optional, printable, time_text},
     query::{ProjectionRow, ReaderSkips, list_other_skips, list_projections},
     session::Session,
 };
@@ -133,22 +133,12 @@ pub(super) fn text(projections: &[ProjectionRow]) -> String {
 }
 
 fn table(projections: &[ProjectionRow]) -> Table {
-    let mut table = Table::new([
-        ("PROJECTION", Align::Left),
-        ("POSITION", Align::Right),
-        ("HEAD", Align::Right),
-        ("EVENTS", Align::Right),
-        ("SECONDS", Align::Right),
-        ("OWNER", Align::Left),
-        ("SKIPS", Align::Right),
-        ("SAVED", Align::Left),
-    ]);
-    for row in projections {
+    Table::new("PROJECTION, POSITION>, HEAD>, EVENTS>, SECONDS>, OWNER, SKIPS>, SAVED").rows(projections, |row| {
         let owner = match (&row.owner, &row.rebuilt_by) {
             (owner, None) => optional(owner.as_ref()),
             (owner, Some(rebuilt_by)) => format!("{} (rebuilt by {rebuilt_by})", optional(owner.as_ref())),
         };
-        table.add([
+        [
             row.name.clone(),
             row.position.to_string(),
             row.head.to_string(),
@@ -157,7 +147,6 @@ fn table(projections: &[ProjectionRow]) -> Table {
             owner,
             row.skipped.len().to_string(),
             optional(row.updated_at.map(time_text)),
-        ]);
-    }
-    table
+        ]
+    })
 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, optional, serialize_position, time_text},
+    output::{Progress, Table, optional, serialize_position, time_text},
     query::{ReaderSkips, RelayRow, list_other_skips, list_relays},
     session::Session,
 };
@@ -233,22 +233,12 @@ impl From<BeginError> for CommandError {
 
 /// Returns the table of relays.
 pub(super) fn table(relays: &[RelayRow]) -> Table {
-    let mut table = Table::new([
-        ("DESTINATION", Align::Left),
-        ("PUBLISHED", Align::Right),
-        ("HEAD", Align::Right),
-        ("EVENTS", Align::Right),
-        ("SECONDS", Align::Right),
-        ("LEADER", Align::Left),
-        ("SKIPS", Align::Right),
-        ("SAVED", Align::Left),
-    ]);
-    for row in relays {
+    Table::new("DESTINATION, PUBLISHED>, HEAD>, EVENTS>, SECONDS>, LEADER, SKIPS>, SAVED").rows(relays, |row| {
         let leader = match &row.halted_at {
             None => optional(row.leader.as_ref()),
             Some(halted) => format!("{} (stopped: the store went back behind {halted})", optional(row.leader.as_ref())),
         };
-        table.add([
+        [
             row.destination.clone(),
             row.position.to_string(),
             row.head.to_string(),
@@ -257,7 +247,6 @@ pub(super) fn table(relays: &[RelayRow]) -> Table {
             leader,
             row.skipped.len().to_string(),
             optional(row.updated_at.map(time_text)),
-        ]);
-    }
-    table
+        ]
+    })
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     connection::{ConnectionSettings, StoreUrl},
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table},
+    output::{Progress, Table},
     session::Session,
 };
 
@@ -99,12 +99,7 @@ fn layout_text(layout: &Layout) -> String {
         let min_reader = layout.min_reader.unwrap_or(layout.at);
         return format!("format {}, readable by releases that know format {min_reader}\n", layout.at);
     };
-    let mut table = Table::new([
-        ("MIGRATION", Align::Right),
-        ("NAME", Align::Left),
-        ("KIND", Align::Left),
-        ("APPLIED", Align::Left),
-    ]);
+    let mut table = Table::new("MIGRATION>, NAME, KIND, APPLIED");
     for row in &layout.migrations {
         let applied = if row.applied { "yes" } else { "no" };
         table.add([row.number.to_string(), row.name.clone(), row.kind.into(), applied.into()]);

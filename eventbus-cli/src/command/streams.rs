@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, optional, printable, time_text},
+    output::{Progress, Table, optional, printable, time_text},
     query::{
         Change, Difference, EventView, FieldChoice, Payload, PayloadComparison, StateComparison, StreamPage,
         list_streams,
@@ -273,13 +273,7 @@ pub(super) fn event_text(event: &EventView) -> String {
 }
 
 fn page_text(page: &StreamPage) -> String {
-    let mut table = Table::new([
-        ("TYPE", Align::Left),
-        ("ID", Align::Left),
-        ("EVENTS", Align::Right),
-        ("LAST EVENT", Align::Left),
-        ("TENANT", Align::Left),
-    ]);
+    let mut table = Table::new("TYPE, ID, EVENTS>, LAST EVENT, TENANT");
     for row in &page.streams {
         table.add([
             row.aggregate_type.clone(),

@@ -2,41 +2,35 @@
 
 use std::collections::HashMap;
 
+use eventbus::Uuid;
 use eventbus_redis::{keys, redis::cmd};
 use serde_json::json;
 
 use super::{
     bus_target::BusTarget,
-    check::{Check, Run},
-    config::DoctorConfig,
+    check::{Check, code},
     finding::Finding,
     outcome::{CheckError, Outcome},
-    store_beside::StoreBeside,
+    subjects::{Subject::BusAndStore, Subjects},
 };
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::new(
+        BusAndStore,
         "relay-ahead",
         "a bus that has events of later positions than the store",
-        Run::BusAndStore(|bus, store, config| Box::pin(check_relay_ahead(bus, store, config))),
+        code!(check_relay_ahead),
     ),
-    Check::new(
-        "relay-stalled",
-        "events that the relay does not publish",
-        Run::BusAndStore(|bus, store, config| Box::pin(check_relay_stalled(bus, store, config))),
-    ),
-    Check::new(
-        "relay-other-store",
-        "a bus that belongs to a different store",
-        Run::BusAndStore(|bus, store, config| Box::pin(check_other_stores(bus, store, config))),
-    ),
+    Check::new(BusAndStore, "relay-stalled", "events that the relay does not publish", code!(check_relay_stalled)),
+    Check::new(BusAndStore, "relay-other-store", "a bus that belongs to a different store", code!(check_other_stores)),
 ];
 
 /// Returns the position up to which each store's events are published.
-async fn load_published(bus: &BusTarget) -> Result<HashMap<String, u64>, CheckError> {
+async fn load_published(bus: &BusTarget) -> Result<HashMap<Uuid, u64>, CheckError> {
     let records: HashMap<String, String> = bus.redis().query(cmd("HGETALL").arg(keys::relay(&bus.stream()))).await?;
-    let records = records.into_iter().filter(|(name, _)| is_store_id(name));
-    let read = |(store, record): (String, String)| {
+    // other fields are notes about the stream
+    let records = records.into_iter().filter_map(|(field, record)| Some((Uuid::try_parse(&field).ok()?, record)));
+    let read = |(store, record): (Uuid, String)| {
         // position, event and entry
         match record.split(' ').next().and_then(|position| position.parse().ok()) {
             Some(position) => Ok((store, position)),
@@ -46,17 +40,8 @@ async fn load_published(bus: &BusTarget) -> Result<HashMap<String, u64>, CheckEr
     records.map(read).collect()
 }
 
-/// Returns `true` for the fields that are named by a store; notes about the stream have a colon or are shorter.
-fn is_store_id(field: &str) -> bool {
-    const UUID_LEN: usize = 36;
-    field.len() == UUID_LEN && !field.contains(':')
-}
-
-async fn check_relay_ahead(
-    bus: &BusTarget,
-    store: StoreBeside<'_>,
-    config: &DoctorConfig,
-) -> Result<Outcome, CheckError> {
+async fn check_relay_ahead(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (bus, store, config) = (on.bus()?, on.store_beside()?, on.config);
     // first the bus: a position that it has was stored before
     let published = load_published(bus).await?;
     let (id, head) = store.load(config).await?;
@@ -73,11 +58,8 @@ async fn check_relay_ahead(
     Ok(Some(Finding::fault(found, consequence, repair).observed(observed)).into())
 }
 
-async fn check_relay_stalled(
-    bus: &BusTarget,
-    store: StoreBeside<'_>,
-    config: &DoctorConfig,
-) -> Result<Outcome, CheckError> {
+async fn check_relay_stalled(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (bus, store, config) = (on.bus()?, on.store_beside()?, on.config);
     let (id, head) = store.load(config).await?;
     let published = load_published(bus).await?.get(&id).copied();
     let first = store.first_after(published.unwrap_or_default(), config).await?;
@@ -100,19 +82,16 @@ async fn check_relay_stalled(
     Ok(Some(Finding::fault(found, consequence, repair).observed(observed)).into())
 }
 
-async fn check_other_stores(
-    bus: &BusTarget,
-    store: StoreBeside<'_>,
-    config: &DoctorConfig,
-) -> Result<Outcome, CheckError> {
+async fn check_other_stores(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (bus, store, config) = (on.bus()?, on.store_beside()?, on.config);
     let (id, _) = store.load(config).await?;
     let published = load_published(bus).await?;
-    let mut foreign: Vec<_> = published.keys().filter(|other| **other != id).collect();
+    let mut foreign: Vec<_> = published.keys().filter(|other| **other != id).map(ToString::to_string).collect();
     foreign.sort();
     if foreign.is_empty() {
         return Ok(Outcome::healthy());
     }
-    let list = foreign.iter().map(|other| other.as_str()).collect::<Vec<_>>().join(", ");
+    let list = foreign.join(", ");
     let found = format!("`{}` also has events of other stores: {list}", bus.stream());
     let consequence = "unless each application says `share_stream`, the relay of this store refuses the stream";
     let repair = format!(

@@ -32,12 +32,15 @@ mod report;
 mod run;
 mod sqlite_file;
 mod sqlite_target;
+mod statement;
 mod store_beside;
 mod store_contents;
+mod subjects;
 
 pub use catalog::{UnknownCheck, checks};
-pub use check::{Check, Subject};
+pub use check::Check;
 pub use config::DoctorConfig;
 pub use finding::{Finding, Severity};
 pub use report::{CheckFinding, NotChecked, Report};
 pub use run::Doctor;
+pub use subjects::Subject;

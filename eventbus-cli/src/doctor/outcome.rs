@@ -5,6 +5,7 @@ use eventstore_postgres::sqlx;
 use eventstore_sqlite::rusqlite::{self, ErrorCode as SqliteErrorCode};
 
 use super::finding::Finding;
+use crate::error::CommandError;
 
 /// The findings of a check, and its parts that the server did not allow. Without either, all is well.
 #[derive(Debug, Default)]
@@ -16,6 +17,11 @@ pub(crate) struct Outcome {
 impl Outcome {
     pub(crate) fn healthy() -> Self {
         Self::default()
+    }
+
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.findings.extend(other.findings);
+        self.not_checked.extend(other.not_checked);
     }
 
     pub(crate) fn add(&mut self, finding: Finding) {
@@ -35,6 +41,12 @@ impl Outcome {
 impl From<Option<Finding>> for Outcome {
     fn from(finding: Option<Finding>) -> Self {
         Self { findings: finding.into_iter().collect(), not_checked: Vec::new() }
+    }
+}
+
+impl From<Finding> for Outcome {
+    fn from(finding: Finding) -> Self {
+        Some(finding).into()
     }
 }
 
@@ -80,6 +92,11 @@ impl CheckError {
         let Self::Sqlite(error) = self else { return false };
         matches!(error.sqlite_error_code(), Some(SqliteErrorCode::NotADatabase | SqliteErrorCode::DatabaseCorrupt))
     }
+}
+
+/// Returns the reason why a check was not made, for an error of a store.
+pub(crate) fn unread(error: impl Into<CommandError>) -> CheckError {
+    CheckError::Other(error.into().to_line())
 }
 
 /// The reason why the disk of a server on a different machine is not checked.

@@ -1,227 +1,210 @@
 //! Checks of the settings and the state of a PostgreSQL server.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use eventstore_postgres::PgOpenAppend;
 use serde_json::json;
 
 use super::{
-    check::{Check, Run},
+    check::{Check, code},
     config::DoctorConfig,
     disk::check_free_space,
     finding::Finding,
     outcome::{CheckError, DISK_ELSEWHERE, Outcome},
-    postgres_target::PostgresTarget,
+    statement::{Database as _, fault, not_checked, warning},
+    subjects::{
+        Subject::{Postgres, PostgresStore},
+        Subjects,
+    },
 };
 
+/// Selects the state of the server, if a condition holds.
+macro_rules! server_with {
+    ($condition:literal) => {
+        concat!(
+            "SELECT * FROM (
+                SELECT current_setting('server_version_num')::int AS version,
+                    current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS standby,
+                    current_setting('default_transaction_read_only') = 'on' AS read_only,
+                    quote_ident(current_database()) AS _database) s
+             WHERE ",
+            $condition
+        )
+    };
+}
+
+/// Selects the settings that are off, of those with a condition, each with its repair.
+macro_rules! settings_off {
+    ($condition:literal) => {
+        concat!(
+            "SELECT name AS setting, source,
+                CASE source
+                    -- it takes precedence over the files of the server
+                    WHEN 'command line'
+                        THEN format('remove `%s` from the command line of the server, and restart the server', name)
+                    WHEN 'client' THEN 'remove it from the options of the connection'
+                    ELSE format('ALTER SYSTEM SET %s = ''on''; SELECT pg_reload_conf()', name)
+                END AS _repair
+             FROM pg_settings WHERE setting = 'off' AND ",
+            $condition,
+            " ORDER BY 1"
+        )
+    };
+}
+pub(crate) use settings_off;
+
+const REFUSED: &str = "the store refuses to connect";
+const ACKNOWLEDGED_LOST: &str = "a crash of the server loses saves that it has acknowledged";
+
 pub(crate) const CHECKS: &[Check] = &[
-    Check::new(
+    Check::sql(
+        Postgres,
         "pg-server",
         "a server that the store refuses: version, encoding, standby, read-only",
-        Run::Postgres(|target, config| Box::pin(check_server(target, config))),
+        &[
+            fault(
+                concat!("SELECT *, version / 10000 AS _major FROM (", server_with!("version < 130000"), ") s"),
+                "the server is PostgreSQL {_major}",
+                REFUSED,
+                "upgrade the server to PostgreSQL 13 or newer",
+            ),
+            fault(
+                server_with!("encoding <> 'UTF8'"),
+                "the encoding of the database is {encoding}",
+                REFUSED,
+                "create the database anew: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
+            ),
+            fault(server_with!("standby"), "the server is a standby", REFUSED, "connect to the primary"),
+            fault(
+                server_with!("read_only AND NOT standby"),
+                "transactions are read-only by default",
+                REFUSED,
+                // without the first statement a session may not make the second one
+                "find out where `default_transaction_read_only` is set, and remove it; for the database by SET \
+                 default_transaction_read_only = off; ALTER DATABASE {_database} RESET default_transaction_read_only",
+            ),
+        ],
     ),
-    Check::new(
+    Check::sql(
+        Postgres,
         "pg-sync-commit",
         "`synchronous_commit` off, for the server, a database or a role",
-        Run::Postgres(|target, config| Box::pin(check_synchronous_commit(target, config))),
+        &[
+            fault(
+                "SELECT role, database,
+                    CASE WHEN role = '' AND database = '' THEN 'all roles'
+                        ELSE concat_ws(' in ', 'role `' || nullif(role, '') || '`',
+                            'database `' || nullif(database, '') || '`')
+                    END AS _of,
+                    CASE WHEN role = '' AND database = '' THEN 'ALTER ROLE ALL'
+                        WHEN role = '' THEN 'ALTER DATABASE \"' || database || '\"'
+                        ELSE 'ALTER ROLE \"' || role || '\"'
+                            || coalesce(' IN DATABASE \"' || nullif(database, '') || '\"', '')
+                    END AS _alter
+                 FROM (
+                    SELECT coalesce(r.rolname, '')::text AS role, coalesce(d.datname, '')::text AS database
+                    FROM pg_db_role_setting s
+                    CROSS JOIN unnest(s.setconfig) c
+                    LEFT JOIN pg_roles r ON r.oid = s.setrole
+                    LEFT JOIN pg_database d ON d.oid = s.setdatabase
+                    WHERE c ~* '^synchronous_commit=(off|false|no|0)$'
+                        AND (s.setdatabase = 0 OR d.datname = current_database())) s",
+                "`synchronous_commit` is off for {_of}",
+                ACKNOWLEDGED_LOST,
+                "{_alter} RESET synchronous_commit",
+            ),
+            fault(
+                settings_off!(
+                    "name = 'synchronous_commit' AND source NOT IN ('global', 'database', 'user', 'database user')"
+                ),
+                "`synchronous_commit` is off (source: {source})",
+                ACKNOWLEDGED_LOST,
+                "{_repair}",
+            ),
+        ],
     ),
-    Check::new(
+    Check::sql(
+        Postgres,
         "pg-fsync",
         "`fsync` or `full_page_writes` off",
-        Run::Postgres(|target, config| Box::pin(check_fsync(target, config))),
+        &[fault(
+            settings_off!("name IN ('fsync', 'full_page_writes')"),
+            "`{setting}` is off",
+            "a power failure damages the database, all of it",
+            "{_repair}",
+        )],
     ),
-    Check::new(
+    Check::sql(
+        Postgres,
         "pg-long-transaction",
         "transactions that are open for long",
-        Run::Postgres(|target, config| Box::pin(check_long_transactions(target, config))),
+        &[
+            warning(
+                "SELECT pid, coalesce(application_name, '') AS application_name, coalesce(state, '') AS state,
+                    {now} - {seconds xact_start} AS seconds
+                 FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+                    AND {now} - {seconds xact_start} > {long_transaction}
+                 ORDER BY xact_start LIMIT 20",
+                "a transaction of `{application_name}` (process {pid}, {state}) is open for {seconds:.0} s",
+                "vacuum removes no row that became dead since, in any table",
+                "SELECT pg_terminate_backend({pid}); set `idle_in_transaction_session_timeout` for the role that began it",
+            ),
+            not_checked(
+                "SELECT count(*) AS hidden FROM pg_stat_activity
+                 WHERE datname = current_database() AND query = '<insufficient privilege>' HAVING count(*) > 0",
+                "{hidden} sessions of different roles are hidden: GRANT pg_read_all_stats to the role of this connection",
+            ),
+        ],
     ),
-    Check::new(
-        "pg-open-append",
-        "an append whose transaction stays open",
-        Run::PostgresStore(|target, config| Box::pin(check_open_append(target, config))),
-    ),
-    Check::new(
+    Check::new(PostgresStore, "pg-open-append", "an append whose transaction stays open", code!(check_open_append)),
+    Check::sql(
+        Postgres,
         "pg-prepared",
         "prepared transactions without an end",
-        Run::Postgres(|target, config| Box::pin(check_prepared(target, config))),
+        &[fault(
+            "SELECT gid AS name, owner::text, {now} - {seconds prepared} AS seconds, quote_literal(gid) AS _quoted
+             FROM pg_prepared_xacts
+             WHERE database = current_database() AND {now} - {seconds prepared} > {prepared_transaction}
+             ORDER BY prepared LIMIT 20",
+            "the prepared transaction `{name}` of `{owner}` is {seconds:.0} s old",
+            "it keeps its locks over restarts: vacuum stands still, and the feed if it appended events",
+            "ROLLBACK PREPARED {_quoted}",
+        )],
     ),
-    Check::new(
+    Check::sql(
+        Postgres,
         "pg-connections",
         "connections that are nearly used up",
-        Run::Postgres(|target, config| Box::pin(check_connections(target, config))),
+        &[warning(
+            "SELECT * FROM (
+                SELECT (SELECT sum(numbackends) FROM pg_stat_database)::bigint AS used,
+                    current_setting('max_connections')::bigint
+                        - current_setting('superuser_reserved_connections')::bigint AS max) c
+             WHERE used > {connections_share} * max",
+            "{used} of {max} connections are in use",
+            "the next process cannot connect, and a store that lost its connections neither",
+            "lower `max_connections` of the stores, stop idle clients, or raise the server's `max_connections`",
+        )],
     ),
-    Check::new(
+    Check::sql(
+        Postgres,
         "pg-transaction-ids",
         "rows that vacuum has not frozen",
-        Run::Postgres(|target, config| Box::pin(check_transaction_ids(target, config))),
+        &[warning(
+            "SELECT datname::text AS database, age(datfrozenxid)::bigint AS age FROM pg_database
+             WHERE age(datfrozenxid) > {transaction_id_age} ORDER BY 2 DESC LIMIT 5",
+            "the oldest unfrozen row of database `{database}` is {age} transactions old",
+            "at about 2,100,000,000 the server refuses every write",
+            "end long and prepared transactions, drop replication slots without a reader, then VACUUM in `{database}`",
+        )],
     ),
-    Check::new(
-        "pg-clock",
-        "a clock that differs from this machine's",
-        Run::Postgres(|target, config| Box::pin(check_clock(target, config))),
-    ),
-    Check::new(
-        "pg-disk",
-        "a disk that is nearly full, if the server is on this machine",
-        Run::Postgres(|target, config| Box::pin(check_disk(target, config))),
-    ),
+    Check::new(Postgres, "pg-clock", "a clock that differs from this machine's", code!(check_clock)),
+    Check::new(Postgres, "pg-disk", "a disk that is nearly full, if the server is on this machine", code!(check_disk)),
 ];
 
-const VERSION_MIN: i32 = 130_000;
-
-async fn check_server(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let (version, encoding, standby, read_only, database): (i32, String, bool, bool, String) = target
-        .session(config)
-        .await?
-        .row(
-            "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'),
-             pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on',
-             quote_ident(current_database())",
-        )
-        .await?;
-    let observed = json!({ "version": version, "encoding": encoding, "standby": standby, "read_only": read_only });
-    let refused = "the store refuses to connect";
-    let mut outcome = Outcome::healthy();
-    if version < VERSION_MIN {
-        let found = format!("the server is PostgreSQL {}", version / 10_000);
-        let fault = Finding::fault(found, refused, "upgrade the server to PostgreSQL 13 or newer");
-        outcome.add(fault.observed(observed.clone()));
-    }
-    if encoding != "UTF8" {
-        let found = format!("the encoding of the database is {encoding}");
-        let repair = "create the database anew: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0";
-        outcome.add(Finding::fault(found, refused, repair).observed(observed.clone()));
-    }
-    if standby {
-        let fault = Finding::fault("the server is a standby", refused, "connect to the primary");
-        outcome.add(fault.observed(observed));
-    } else if read_only {
-        // without the first statement a session may not make the second one
-        let repair = format!(
-            "find out where `default_transaction_read_only` is set, and remove it; for the database by SET \
-             default_transaction_read_only = off; ALTER DATABASE {database} RESET default_transaction_read_only"
-        );
-        let fault = Finding::fault("transactions are read-only by default", refused, repair);
-        outcome.add(fault.observed(observed));
-    }
-    Ok(outcome)
-}
-
-async fn check_synchronous_commit(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    const CONSEQUENCE: &str = "a crash of the server loses saves that it has acknowledged";
-    let mut session = target.session(config).await?;
-    let by_role: Vec<(String, String)> = session
-        .rows(
-            "SELECT coalesce(r.rolname, '')::text, coalesce(d.datname, '')::text
-             FROM pg_db_role_setting s
-             CROSS JOIN unnest(s.setconfig) c
-             LEFT JOIN pg_roles r ON r.oid = s.setrole
-             LEFT JOIN pg_database d ON d.oid = s.setdatabase
-             WHERE c ~* '^synchronous_commit=(off|false|no|0)$'
-               AND (s.setdatabase = 0 OR d.datname = current_database())",
-        )
-        .await?;
-    let mut outcome: Outcome = by_role
-        .into_iter()
-        .map(|(role, database)| {
-            let (of, alter) = match (role.as_str(), database.as_str()) {
-                ("", "") => ("all roles".to_owned(), "ALTER ROLE ALL".to_owned()),
-                ("", database) => (format!("database `{database}`"), format!("ALTER DATABASE \"{database}\"")),
-                (role, "") => (format!("role `{role}`"), format!("ALTER ROLE \"{role}\"")),
-                (role, database) => (
-                    format!("role `{role}` in database `{database}`"),
-                    format!("ALTER ROLE \"{role}\" IN DATABASE \"{database}\""),
-                ),
-            };
-            let repair = format!("{alter} RESET synchronous_commit");
-            Finding::fault(format!("`synchronous_commit` is off for {of}"), CONSEQUENCE, repair)
-                .observed(json!({ "role": role, "database": database }))
-        })
-        .collect();
-    let of_session: Vec<(String,)> = session
-        .rows(
-            "SELECT source FROM pg_settings WHERE name = 'synchronous_commit' AND setting = 'off'
-             AND source NOT IN ('global', 'database', 'user', 'database user')",
-        )
-        .await?;
-    for (source,) in of_session {
-        let repair = repair_of_setting("synchronous_commit", &source);
-        let fault = Finding::fault(format!("`synchronous_commit` is off (source: {source})"), CONSEQUENCE, repair);
-        outcome.add(fault.observed(json!({ "source": source })));
-    }
-    Ok(outcome)
-}
-
-/// Returns the repair of a setting that is off, by the source of its value.
-pub(crate) fn repair_of_setting(name: &str, source: &str) -> String {
-    match source {
-        // it takes precedence over the files of the server
-        "command line" => format!("remove `{name}` from the command line of the server, and restart the server"),
-        "client" => "remove it from the options of the connection".to_owned(),
-        _ => format!("ALTER SYSTEM SET {name} = 'on'; SELECT pg_reload_conf()"),
-    }
-}
-
-async fn check_fsync(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let off: Vec<(String, String)> = target
-        .session(config)
-        .await?
-        .rows(
-            "SELECT name, source FROM pg_settings
-             WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY 1",
-        )
-        .await?;
-    let finding = |(name, source): (String, String)| {
-        let repair = repair_of_setting(&name, &source);
-        let consequence = "a power failure damages the database, all of it";
-        Finding::fault(format!("`{name}` is off"), consequence, repair).observed(json!({ "setting": name }))
-    };
-    Ok(off.into_iter().map(finding).collect())
-}
-
-/// Returns a duration in seconds, as PostgreSQL expects it.
-fn seconds(time: Duration) -> f64 {
-    time.as_secs_f64()
-}
-
-async fn check_long_transactions(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let mut session = target.session(config).await?;
-    let open: Vec<(i32, String, String, f64)> = session
-        .rows_with(
-            "SELECT pid, coalesce(application_name, ''), coalesce(state, ''),
-                extract(epoch FROM clock_timestamp() - xact_start)::float8
-             FROM pg_stat_activity
-             WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
-               AND extract(epoch FROM clock_timestamp() - xact_start) > $1
-             ORDER BY xact_start LIMIT 20",
-            |statement| statement.bind(seconds(config.long_transaction)),
-        )
-        .await?;
-    let finding = |(pid, application, state, age): (i32, String, String, f64)| {
-        let found = format!("a transaction of `{application}` (process {pid}, {state}) is open for {age:.0} s");
-        let consequence = "vacuum removes no row that became dead since, in any table";
-        let repair = format!(
-            "SELECT pg_terminate_backend({pid}); set `idle_in_transaction_session_timeout` for the role that began it"
-        );
-        let observed = json!({ "pid": pid, "application_name": application, "state": state, "seconds": age });
-        Finding::warning(found, consequence, repair).observed(observed)
-    };
-    let mut outcome: Outcome = open.into_iter().map(finding).collect();
-    let (hidden,): (i64,) = session
-        .row(
-            "SELECT count(*) FROM pg_stat_activity
-             WHERE datname = current_database() AND query = '<insufficient privilege>'",
-        )
-        .await?;
-    if hidden > 0 {
-        outcome.not_checked(format!(
-            "{hidden} sessions of different roles are hidden: GRANT pg_read_all_stats to the role of this connection"
-        ));
-    }
-    Ok(outcome)
-}
-
-async fn check_open_append(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+async fn check_open_append(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (target, config) = (on.postgres()?, on.config);
     let mut session = target.session(config).await?;
     let mut outcome = Outcome::healthy();
     let Some(open) = PgOpenAppend::load_on(session.connection(), target.schema()).await? else { return Ok(outcome) };
@@ -247,72 +230,11 @@ async fn check_open_append(target: &PostgresTarget, config: &DoctorConfig) -> Re
     Ok(outcome)
 }
 
-async fn check_prepared(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let prepared: Vec<(String, String, f64)> = target
-        .session(config)
-        .await?
-        .rows_with(
-            "SELECT gid, owner::text, extract(epoch FROM clock_timestamp() - prepared)::float8
-             FROM pg_prepared_xacts
-             WHERE database = current_database() AND extract(epoch FROM clock_timestamp() - prepared) > $1
-             ORDER BY prepared LIMIT 20",
-            |statement| statement.bind(seconds(config.prepared_transaction)),
-        )
-        .await?;
-    let finding = |(name, owner, age): (String, String, f64)| {
-        let found = format!("the prepared transaction `{name}` of `{owner}` is {age:.0} s old");
-        let consequence = "it keeps its locks over restarts: vacuum stands still, and the feed if it appended events";
-        let repair = format!("ROLLBACK PREPARED '{}'", name.replace('\'', "''"));
-        let observed = json!({ "name": name, "owner": owner, "seconds": age });
-        Finding::fault(found, consequence, repair).observed(observed)
-    };
-    Ok(prepared.into_iter().map(finding).collect())
-}
-
-async fn check_connections(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let (used, most): (i64, i64) = target
-        .session(config)
-        .await?
-        .row(
-            "SELECT (SELECT sum(numbackends) FROM pg_stat_database)::bigint,
-             current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint",
-        )
-        .await?;
-    if used as f64 <= config.connections_share * most as f64 {
-        return Ok(Outcome::healthy());
-    }
-    let found = format!("{used} of {most} connections are in use");
-    let consequence = "the next process cannot connect, and a store that lost its connections neither";
-    let repair = "lower `max_connections` of the stores, stop idle clients, or raise the server's `max_connections`";
-    let observed = json!({ "used": used, "max": most });
-    Ok(Some(Finding::warning(found, consequence, repair).observed(observed)).into())
-}
-
-async fn check_transaction_ids(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let old: Vec<(String, i64)> = target
-        .session(config)
-        .await?
-        .rows_with(
-            "SELECT datname::text, age(datfrozenxid)::bigint FROM pg_database
-             WHERE age(datfrozenxid) > $1 ORDER BY 2 DESC LIMIT 5",
-            |statement| statement.bind(i64::from(config.transaction_id_age)),
-        )
-        .await?;
-    let finding = |(database, age): (String, i64)| {
-        let found = format!("the oldest unfrozen row of database `{database}` is {age} transactions old");
-        let consequence = "at about 2,100,000,000 the server refuses every write";
-        let repair = format!(
-            "end long and prepared transactions, drop replication slots without a reader, then VACUUM in `{database}`"
-        );
-        Finding::warning(found, consequence, repair).observed(json!({ "database": database, "age": age }))
-    };
-    Ok(old.into_iter().map(finding).collect())
-}
-
-async fn check_clock(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
-    let mut session = target.session(config).await?;
+async fn check_clock(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let config = on.config;
+    let mut session = on.postgres()?.session(config).await?;
     let before = config.clock.unix_millis();
-    let (server,): (f64,) = session.row("SELECT extract(epoch FROM clock_timestamp())::float8 * 1000").await?;
+    let server: f64 = session.row("SELECT {now} * 1000 AS ms", config).await?.get("ms")?;
     let after = config.clock.unix_millis();
     Ok(compare_clocks("PostgreSQL", before, server as u64, after, config).into())
 }
@@ -331,10 +253,12 @@ pub(crate) fn compare_clocks(of: &str, before: u64, server: u64, after: u64, con
     Some(Finding::warning(found, consequence, repair).observed(observed))
 }
 
-async fn check_disk(target: &PostgresTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+async fn check_disk(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.postgres()?;
     if !target.is_local() {
         return Err(DISK_ELSEWHERE);
     }
-    let (folder,): (String,) = target.session(config).await?.row("SELECT current_setting('data_directory')").await?;
-    check_free_space(Path::new(&folder), config)
+    let mut session = target.session(on.config).await?;
+    let row = session.row("SELECT current_setting('data_directory') AS folder", on.config).await?;
+    check_free_space(Path::new(&row.get::<String>("folder")?), on.config)
 }

@@ -9,44 +9,37 @@ use eventbus_redis::{
 use serde_json::json;
 
 use super::{
-    bus_target::BusTarget,
-    check::{Check, Run},
-    config::DoctorConfig,
+    check::{Check, code},
     finding::{Finding, Severity},
     outcome::{CheckError, Outcome},
     redis_store_target::RedisStoreTarget,
     redis_target::{RedisTarget, is_forbidden},
+    subjects::{
+        Subject::{Bus, Redis, RedisStore},
+        Subjects,
+    },
 };
 
 pub(crate) const CHECKS: &[Check] = &[
+    Check::new(Redis, "redis-tls", "a connection without TLS over a public network", code!(check_tls)),
     Check::new(
-        "redis-tls",
-        "a connection without TLS over a public network",
-        Run::Redis(|target, config| Box::pin(check_tls(target, config))),
-    ),
-    Check::new(
+        Redis,
         "redis-exposed",
         "a server that takes every client of a network without a password",
-        Run::Redis(|target, _| Box::pin(check_exposed(target))),
+        code!(check_exposed),
     ),
+    Check::new(Bus, "redis-rights-few", "rights that the bus lacks", code!(check_missing_rights)),
     Check::new(
-        "redis-rights-few",
-        "rights that the bus lacks",
-        Run::Bus(|target, _| Box::pin(check_missing_rights(target))),
-    ),
-    Check::new(
+        RedisStore,
         "redis-store-rights-few",
         "rights that a store on Redis lacks",
-        Run::RedisStore(|target, _| Box::pin(check_missing_store_rights(target))),
+        code!(check_missing_store_rights),
     ),
-    Check::new(
-        "redis-rights-many",
-        "a user that may run every command",
-        Run::Redis(|target, _| Box::pin(check_excess_rights(target))),
-    ),
+    Check::new(Redis, "redis-rights-many", "a user that may run every command", code!(check_excess_rights)),
 ];
 
-async fn check_tls(target: &RedisTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+async fn check_tls(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (target, config) = (on.redis()?, on.config);
     let client: String = target.query(cmd("CLIENT").arg("INFO")).await?;
     let address = |name: &str| client.split_whitespace().find_map(|field| field.strip_prefix(name)).unwrap_or_default();
     let (from, to) = (address("addr="), address("laddr="));
@@ -54,7 +47,7 @@ async fn check_tls(target: &RedisTarget, config: &DoctorConfig) -> Result<Outcom
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
         // a socket has no address
         let host: Option<IpAddr> = host.parse().ok();
-        host.is_some_and(|host| !config.trusted_networks.iter().any(|network| network.contains(&host)))
+        host.is_some_and(|host| !config.is_trusted(host))
     };
     let mut outcome = Outcome::healthy();
     if !is_untrusted(from) && !is_untrusted(to) {
@@ -71,7 +64,8 @@ async fn check_tls(target: &RedisTarget, config: &DoctorConfig) -> Result<Outcom
     Ok(outcome)
 }
 
-async fn check_exposed(target: &RedisTarget) -> Result<Outcome, CheckError> {
+async fn check_exposed(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.redis()?;
     let mut outcome = Outcome::healthy();
     let protected = target.setting("protected-mode", &mut outcome).await?;
     let bind = target.setting("bind", &mut outcome).await?;
@@ -138,7 +132,8 @@ fn probes(prefix: &str) -> Vec<Cmd> {
     ]
 }
 
-async fn check_missing_rights(target: &BusTarget) -> Result<Outcome, CheckError> {
+async fn check_missing_rights(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.bus()?;
     let mut missing = Vec::new();
     for probe in probes(target.prefix()) {
         match target.redis().try_query::<Value>(&probe).await {
@@ -179,7 +174,8 @@ const MAY_RUN: &str = "
     local is_known, is_allowed = pcall(may_run, unpack(ARGV))
     return not is_known or is_allowed";
 
-async fn check_missing_store_rights(target: &RedisStoreTarget) -> Result<Outcome, CheckError> {
+async fn check_missing_store_rights(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.redis_store()?;
     let (redis, mut outcome, mut missing) = (target.redis(), Outcome::healthy(), Vec::new());
     // no script has this hash: a refusal comes before the server looks for one
     let unknown = redis.try_query::<Value>(cmd("EVALSHA").arg("doctor").arg(0)).await;
@@ -253,7 +249,8 @@ fn name_of(argument: &Arg<&[u8]>) -> String {
     }
 }
 
-async fn check_excess_rights(target: &RedisTarget) -> Result<Outcome, CheckError> {
+async fn check_excess_rights(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.redis()?;
     // a user that may not ask is limited
     let name = unless_forbidden(target.try_query::<String>(cmd("ACL").arg("WHOAMI")).await)?;
     let Some(name) = name else { return Ok(Outcome::healthy()) };

@@ -10,16 +10,20 @@ use eventbus::{
     port::{EventTypes as _, HandlerProgress as _, ReadError, ReadFeed as _},
     support::ReaderKind,
 };
-use eventstore_redis::{RedisEventStore, keys::StoreKeys};
+use eventstore_redis::keys::StoreKeys;
 use serde_json::{Value, json};
 
 use super::{
-    check::{Check, Run},
-    config::DoctorConfig,
+    check::{Check, code},
     finding::Finding,
-    known_types::KnownTypes,
-    outcome::{CheckError, Outcome},
-    store_contents::{abandoned_roles, compare_retention, missing_events, readers_ahead},
+    outcome::{CheckError, Outcome, unread},
+    store_contents::{
+        AbandonedRole, ReaderPosition, abandoned_roles, compare_retention, missing_events, readers_ahead,
+    },
+    subjects::{
+        Subject::{RedisStore, RedisTypes},
+        Subjects,
+    },
 };
 use crate::{
     error::CommandError,
@@ -27,39 +31,36 @@ use crate::{
 };
 
 pub(crate) const CHECKS: &[Check] = &[
-    Check::deep(
-        "redis-store-missing-events-all",
-        "missing events of all streams",
-        Run::RedisContents(|store, _| Box::pin(check_all_streams(store))),
-    ),
+    Check::new(RedisStore, "redis-store-missing-events-all", "missing events of all streams", code!(check_all_streams))
+        .deep(),
     Check::new(
+        RedisStore,
         "redis-store-checkpoint-ahead",
         "readers that are ahead of the store",
-        Run::RedisContents(|store, _| Box::pin(check_checkpoints_ahead(store))),
+        code!(check_checkpoints_ahead),
     ),
     Check::new(
+        RedisStore,
         "redis-store-abandoned-role",
         "roles without an owner: a relay or projection that does not run",
-        Run::RedisContents(|store, config| Box::pin(check_abandoned_roles(store, config))),
+        code!(check_abandoned_roles),
     ),
     Check::new(
+        RedisTypes,
         "redis-store-event-types",
         "stored event types and versions that this program does not know",
-        Run::RedisTypes(|store, known| Box::pin(check_event_types(store, known))),
+        code!(check_event_types),
     ),
     Check::new(
+        RedisStore,
         "redis-store-dead-letter-age",
         "dead letters that are older than the inbox remembers",
-        Run::RedisContents(|store, config| Box::pin(check_dead_letters(store, config))),
+        code!(check_dead_letters),
     ),
 ];
 
-/// Returns the reason why a check was not made.
-fn unread(error: impl Into<CommandError>) -> CheckError {
-    CheckError::Other(error.into().to_line())
-}
-
-async fn check_all_streams(store: &RedisEventStore) -> Result<Outcome, CheckError> {
+async fn check_all_streams(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let store = on.redis_contents()?;
     let (found, observed) = match store.find_missing_event(None).await {
         Ok(None) => return Ok(Outcome::healthy()),
         Ok(Some(missing)) => {
@@ -74,20 +75,27 @@ async fn check_all_streams(store: &RedisEventStore) -> Result<Outcome, CheckErro
     Ok(Some(fault.observed(observed)).into())
 }
 
-async fn check_checkpoints_ahead(store: &RedisEventStore) -> Result<Outcome, CheckError> {
+async fn check_checkpoints_ahead(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let store = on.redis_contents()?;
     let (keys, mut readers) = (StoreKeys::new(&store.config().key_prefix), Vec::new());
     for checkpoint in all_checkpoints(store, "").await.map_err(unread)? {
         let set = format!("SET {}", keys.checkpoint(&checkpoint.name));
-        readers.push((checkpoint.name.to_string(), checkpoint.position, set));
+        readers.push((checkpoint.name, checkpoint.position, set));
     }
     // read last: a position that a reader has was stored before
     let head = store.head().await.map_err(unread)?;
     let ahead = readers.into_iter().filter(|(_, position, _)| *position > head);
-    let ahead = ahead.map(|(name, position, set)| (name, position.as_i64(), head.as_i64(), format!("{set} {head}")));
-    Ok(readers_ahead(ahead))
+    let ahead = ahead.map(|(name, position, set)| ReaderPosition {
+        name: name.to_string(),
+        at: position.as_i64(),
+        head: head.as_i64(),
+        set_back: format!("{set} {head}"),
+    });
+    Ok(readers_ahead(ahead.collect()))
 }
 
-async fn check_abandoned_roles(store: &RedisEventStore, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+async fn check_abandoned_roles(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (store, config) = (on.redis_contents()?, on.config);
     let mut leases = Vec::new();
     // other roles belong to single commands, and end with them
     for kind in [ReaderKind::Projection, ReaderKind::Relay] {
@@ -102,20 +110,23 @@ async fn check_abandoned_roles(store: &RedisEventStore, config: &DoctorConfig) -
     let abandoned = leases.into_iter().filter_map(|stored| {
         // without events since then, the whole application may be idle
         let ended = stored.expires_at.filter(|ended| !stored.is_held && *ended < last)?;
-        let age = (now - ended).as_seconds_f64();
-        let is_abandoned = age > config.abandoned.as_secs_f64();
-        is_abandoned.then(|| (stored.lease.role.to_string(), stored.lease.owner.to_string(), age))
+        let seconds = (now - ended).as_seconds_f64();
+        let (role, owner) = (stored.lease.role.to_string(), stored.lease.owner.to_string());
+        (seconds > config.abandoned.as_secs_f64()).then_some(AbandonedRole { role, owner, seconds })
     });
-    Ok(abandoned_roles(abandoned))
+    Ok(abandoned_roles(abandoned.collect()))
 }
 
-async fn check_event_types(store: &RedisEventStore, known: &KnownTypes) -> Result<Outcome, CheckError> {
+async fn check_event_types(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let store = on.redis_contents()?;
+    let known = on.known_types()?;
     let stored = store.stored_event_types().await.map_err(unread)?.into_iter();
     let stored = stored.map(|stored| (stored.event_type.to_string(), i64::from(stored.schema_version)));
     Ok(known.compare(&stored.collect::<Vec<_>>()))
 }
 
-async fn check_dead_letters(store: &RedisEventStore, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+async fn check_dead_letters(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (store, config) = (on.redis_contents()?, on.config);
     let oldest = store.dead_rows(None, 1).await.map_err(unread)?;
     let age = oldest.first().map(|oldest| config.clock.now() - oldest.dead_since);
     let age = age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default();

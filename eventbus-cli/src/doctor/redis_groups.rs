@@ -6,58 +6,53 @@ use eventbus_redis::{keys, redis::cmd};
 use serde_json::json;
 
 use super::{
-    bus_target::{BusTarget, ConsumerState, GroupState, StreamState, entry_ms},
-    check::{Check, Run},
-    config::DoctorConfig,
+    bus_target::{ConsumerState, GroupState, StreamState, entry_ms},
+    check::{Check, code},
     finding::Finding,
     outcome::{CheckError, Outcome},
-    redis_store_target::RedisStoreTarget,
     redis_target::RedisTarget,
     store_contents::compare_retention,
+    subjects::{
+        Subject::{Bus, RedisStore},
+        Subjects,
+    },
 };
 
 pub(crate) const CHECKS: &[Check] = &[
-    Check::new("redis-format", "keys of a newer release", Run::Bus(|target, _| Box::pin(check_format(target)))),
+    Check::new(Bus, "redis-format", "keys of a newer release", code!(check_format)),
     Check::new(
+        RedisStore,
         "redis-store-format",
         "a prefix without a store, or keys of a store of a newer release",
-        Run::RedisStore(|target, _| Box::pin(check_store_format(target))),
+        code!(check_store_format),
     ),
+    Check::new(Bus, "group-unattended", "groups with waiting entries and no live consumer", code!(check_unattended)),
+    Check::new(Bus, "group-dead-consumer", "entries that a dead consumer holds", code!(check_dead_consumers)),
+    Check::new(Bus, "group-holds-trim", "groups that keep the stream from being trimmed", code!(check_held_trimming)),
     Check::new(
-        "group-unattended",
-        "groups with waiting entries and no live consumer",
-        Run::Bus(|target, config| Box::pin(check_unattended(target, config))),
-    ),
-    Check::new(
-        "group-dead-consumer",
-        "entries that a dead consumer holds",
-        Run::Bus(|target, config| Box::pin(check_dead_consumers(target, config))),
-    ),
-    Check::new(
-        "group-holds-trim",
-        "groups that keep the stream from being trimmed",
-        Run::Bus(|target, config| Box::pin(check_held_trimming(target, config))),
-    ),
-    Check::new(
+        Bus,
         "group-lost-entries",
         "entries that were removed before a group read them",
-        Run::Bus(|target, _| Box::pin(check_lost_entries(target))),
+        code!(check_lost_entries),
     ),
-    Check::new("bus-missing", "a prefix without a bus", Run::Bus(|target, _| Box::pin(check_missing_bus(target)))),
-    Check::new("redis-dead-letters", "dead letters", Run::Bus(|target, _| Box::pin(check_dead_letters(target)))),
+    Check::new(Bus, "bus-missing", "a prefix without a bus", code!(check_missing_bus)),
+    Check::new(Bus, "redis-dead-letters", "dead letters", code!(check_dead_letters)),
     Check::new(
+        Bus,
         "redis-dead-letter-age",
         "dead letters that are older than the inbox remembers",
-        Run::Bus(|target, config| Box::pin(check_dead_letter_age(target, config))),
+        code!(check_dead_letter_age),
     ),
 ];
 
-async fn check_format(target: &BusTarget) -> Result<Outcome, CheckError> {
+async fn check_format(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.bus()?;
     let meta = keys::meta(&target.stream());
     compare_format(target.redis(), &meta, keys::FORMAT.format, keys::FORMAT.min_reader).await
 }
 
-async fn check_store_format(target: &RedisStoreTarget) -> Result<Outcome, CheckError> {
+async fn check_store_format(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.redis_store()?;
     let (format, meta) = (eventstore_redis::keys::FORMAT, target.keys().meta());
     let mut outcome = compare_format(target.redis(), &meta, format.format, format.min_reader).await?;
     let id: Option<String> = target.redis().query(cmd("HGET").arg((&meta, "id"))).await?;
@@ -110,7 +105,8 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-async fn check_unattended(target: &BusTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+async fn check_unattended(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (target, config) = (on.bus()?, on.config);
     let now = target.redis().time().await?;
     let idle_ms = milliseconds(config.idle_group);
     let mut outcome = Outcome::healthy();
@@ -143,7 +139,8 @@ fn unattended(stream: &StreamState, group: &GroupState, age: u64) -> Finding {
     Finding::warning(found, consequence, repair).observed(observed)
 }
 
-async fn check_dead_consumers(target: &BusTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+async fn check_dead_consumers(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (target, config) = (on.bus()?, on.config);
     let now = target.redis().time().await?;
     let idle_max = milliseconds(config.idle_group);
     let mut outcome = Outcome::healthy();
@@ -173,7 +170,8 @@ async fn check_dead_consumers(target: &BusTarget, config: &DoctorConfig) -> Resu
     Ok(outcome)
 }
 
-async fn check_held_trimming(target: &BusTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+async fn check_held_trimming(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (target, config) = (on.bus()?, on.config);
     let now = target.redis().time().await?;
     let mut outcome = Outcome::healthy();
     if let Some(stream) = target.load().await? {
@@ -212,7 +210,8 @@ fn sort_key(id: &str) -> (u64, u64) {
     (entry_ms(id), number.unwrap_or_default())
 }
 
-async fn check_lost_entries(target: &BusTarget) -> Result<Outcome, CheckError> {
+async fn check_lost_entries(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.bus()?;
     let mut outcome = Outcome::healthy();
     if let Some(stream) = target.load().await? {
         if stream.added <= stream.length {
@@ -267,7 +266,8 @@ fn count_lost(stream: &StreamState, first: Option<&str>, group: &GroupState) -> 
     }
 }
 
-async fn check_missing_bus(target: &BusTarget) -> Result<Outcome, CheckError> {
+async fn check_missing_bus(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.bus()?;
     // a bus of another program has a stream and no `meta`
     let stream = target.stream();
     let there: u64 = target.redis().query(cmd("EXISTS").arg((keys::meta(&stream), &stream))).await?;
@@ -280,7 +280,8 @@ async fn check_missing_bus(target: &BusTarget) -> Result<Outcome, CheckError> {
     Ok((there == 0).then(finding).into())
 }
 
-async fn check_dead_letters(target: &BusTarget) -> Result<Outcome, CheckError> {
+async fn check_dead_letters(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.bus()?;
     let count: u64 = target.redis().query(cmd("XLEN").arg(target.dead_letters())).await?;
     let finding = || {
         let consequence =
@@ -295,7 +296,8 @@ async fn check_dead_letters(target: &BusTarget) -> Result<Outcome, CheckError> {
     Ok((count > 0).then(finding).into())
 }
 
-async fn check_dead_letter_age(target: &BusTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+async fn check_dead_letter_age(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (target, config) = (on.bus()?, on.config);
     let Some(oldest) = target.first_entry(&target.dead_letters(), "-").await? else { return Ok(Outcome::healthy()) };
     let now = target.redis().time().await?;
     Ok(compare_retention(Duration::from_secs(age_seconds(&oldest, now)), config).into())

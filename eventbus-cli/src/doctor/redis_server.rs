@@ -6,66 +6,41 @@ use eventbus_redis::redis::{Value, cmd};
 use serde_json::json;
 
 use super::{
-    check::{Check, Run},
-    config::DoctorConfig,
+    check::{Check, code},
     disk::check_free_space,
     finding::{Finding, Severity},
     outcome::{CheckError, DISK_ELSEWHERE, Outcome},
     postgres_server::compare_clocks,
-    redis_target::{RedisTarget, number, share},
+    redis_target::{number, share},
+    subjects::{Subject::Redis, Subjects},
 };
 
 pub(crate) const CHECKS: &[Check] = &[
     Check::new(
+        Redis,
         "redis-server",
         "a server that the bus refuses: version, replica, read-only",
-        Run::Redis(|target, _| Box::pin(check_server(target))),
+        code!(check_server),
     ),
+    Check::new(Redis, "redis-eviction", "keys that the server removes when memory is full", code!(check_eviction)),
+    Check::new(Redis, "redis-memory", "memory that is nearly full, or without a limit", code!(check_memory)),
     Check::new(
-        "redis-eviction",
-        "keys that the server removes when memory is full",
-        Run::Redis(|target, _| Box::pin(check_eviction(target))),
-    ),
-    Check::new(
-        "redis-memory",
-        "memory that is nearly full, or without a limit",
-        Run::Redis(|target, config| Box::pin(check_memory(target, config))),
-    ),
-    Check::new(
+        Redis,
         "redis-aof",
         "entries that a crash loses: no append-only file, or a failing one",
-        Run::Redis(|target, _| Box::pin(check_append_only_file(target))),
+        code!(check_append_only_file),
     ),
-    Check::new(
-        "redis-snapshot",
-        "a snapshot or rewrite that failed",
-        Run::Redis(|target, _| Box::pin(check_snapshot(target))),
-    ),
-    Check::new(
-        "redis-replica",
-        "replicas that are missing or behind",
-        Run::Redis(|target, _| Box::pin(check_replicas(target))),
-    ),
-    Check::new(
-        "redis-connections",
-        "connections that are nearly used up",
-        Run::Redis(|target, config| Box::pin(check_connections(target, config))),
-    ),
-    Check::new(
-        "redis-clock",
-        "a clock that differs from this machine's",
-        Run::Redis(|target, config| Box::pin(check_clock(target, config))),
-    ),
-    Check::new(
-        "redis-disk",
-        "a disk that is nearly full, if the server is on this machine",
-        Run::Redis(|target, config| Box::pin(check_disk(target, config))),
-    ),
+    Check::new(Redis, "redis-snapshot", "a snapshot or rewrite that failed", code!(check_snapshot)),
+    Check::new(Redis, "redis-replica", "replicas that are missing or behind", code!(check_replicas)),
+    Check::new(Redis, "redis-connections", "connections that are nearly used up", code!(check_connections)),
+    Check::new(Redis, "redis-clock", "a clock that differs from this machine's", code!(check_clock)),
+    Check::new(Redis, "redis-disk", "a disk that is nearly full, if the server is on this machine", code!(check_disk)),
 ];
 
 const MAJOR_VERSION_MIN: u64 = 7;
 
-async fn check_server(target: &RedisTarget) -> Result<Outcome, CheckError> {
+async fn check_server(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.redis()?;
     let (server, replication) = (target.info("server").await?, target.info("replication").await?);
     let version = server.get("redis_version").cloned().unwrap_or_default();
     let major = version.split('.').next().and_then(|major| major.parse::<u64>().ok());
@@ -90,7 +65,8 @@ async fn check_server(target: &RedisTarget) -> Result<Outcome, CheckError> {
     Ok(outcome)
 }
 
-async fn check_eviction(target: &RedisTarget) -> Result<Outcome, CheckError> {
+async fn check_eviction(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.redis()?;
     const CONSEQUENCE: &str = "when memory is full the server removes streams whole, with every entry and group";
     const REPAIR: &str = "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf";
     let (memory, stats) = (target.info("memory").await?, target.info("stats").await?);
@@ -128,7 +104,8 @@ async fn check_eviction(target: &RedisTarget) -> Result<Outcome, CheckError> {
     Ok(outcome)
 }
 
-async fn check_memory(target: &RedisTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+async fn check_memory(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (target, config) = (on.redis()?, on.config);
     let memory = target.info("memory").await?;
     let (used, most) = (number(&memory, "used_memory").unwrap_or_default(), number(&memory, "maxmemory"));
     let finding = match most {
@@ -158,7 +135,8 @@ async fn check_memory(target: &RedisTarget, config: &DoctorConfig) -> Result<Out
     Ok(Some(finding.observed(json!({ "used_bytes": used, "maxmemory_bytes": most }))).into())
 }
 
-async fn check_append_only_file(target: &RedisTarget) -> Result<Outcome, CheckError> {
+async fn check_append_only_file(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.redis()?;
     let info = target.info("persistence").await?;
     let mut outcome = Outcome::healthy();
     // only the store has its events; a bus gets them again from its relay
@@ -202,7 +180,8 @@ async fn check_append_only_file(target: &RedisTarget) -> Result<Outcome, CheckEr
     Ok(outcome)
 }
 
-async fn check_snapshot(target: &RedisTarget) -> Result<Outcome, CheckError> {
+async fn check_snapshot(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.redis()?;
     let info = target.info("persistence").await?;
     let failed = ["rdb_last_bgsave_status", "aof_last_bgrewrite_status"]
         .into_iter()
@@ -217,7 +196,8 @@ async fn check_snapshot(target: &RedisTarget) -> Result<Outcome, CheckError> {
     Ok(failed.map(finding).collect())
 }
 
-async fn check_replicas(target: &RedisTarget) -> Result<Outcome, CheckError> {
+async fn check_replicas(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.redis()?;
     let info = target.info("replication").await?;
     let mut outcome = Outcome::healthy();
     if info.get("role").is_none_or(|role| role != "master") {
@@ -269,7 +249,8 @@ fn is_replica(field: &str) -> bool {
     field.strip_prefix("slave").is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
-async fn check_connections(target: &RedisTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+async fn check_connections(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (target, config) = (on.redis()?, on.config);
     let info = target.info("clients").await?;
     let (used, most) = (number(&info, "connected_clients").unwrap_or_default(), number(&info, "maxclients"));
     let most = most.ok_or_else(|| CheckError::Other("the server does not show its limit of clients".into()))?;
@@ -282,14 +263,16 @@ async fn check_connections(target: &RedisTarget, config: &DoctorConfig) -> Resul
     Ok(Some(Finding::warning(found, consequence, repair).observed(json!({ "used": used, "max": most }))).into())
 }
 
-async fn check_clock(target: &RedisTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+async fn check_clock(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (target, config) = (on.redis()?, on.config);
     let before = config.clock.unix_millis();
     let server = target.time().await?;
     let after = config.clock.unix_millis();
     Ok(compare_clocks("Redis", before, server, after, config).into())
 }
 
-async fn check_disk(target: &RedisTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+async fn check_disk(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (target, config) = (on.redis()?, on.config);
     let client: String = target.query(cmd("CLIENT").arg("INFO")).await?;
     if !is_local(&client) {
         return Err(DISK_ELSEWHERE);

@@ -1,47 +1,139 @@
-//! The findings about the contents of a store of any kind: each backend has its own checks, which collect the facts.
+//! Checks of the contents of a store of any kind: events, checkpoints, leases, dead letters.
+//!
+//! The SQL stores share the statements; a store on Redis reads the same facts through its ports.
 
 use std::time::Duration;
 
 use eventbus::support::ReaderKind;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{
     config::DoctorConfig,
-    finding::{Finding, Severity},
-    outcome::Outcome,
+    finding::Finding,
+    outcome::{CheckError, Outcome},
+    statement::{Known, Row, Statement, judged, parse_all, warning},
 };
 use crate::transfer::MOVE_PREFIX;
+
+/// Compares the versions of streams with their events, in so many streams with at most so many versions.
+macro_rules! damaged_streams {
+    ($streams:literal, $versions:literal) => {
+        concat!(
+            "SELECT s.aggregate_type, s.aggregate_id, s.version, s.version - s.archived_through AS wanted,
+                count(e.version) AS found
+             FROM (
+                SELECT * FROM {table streams} WHERE kind = 0 AND version - archived_through <= ",
+            $versions,
+            " ORDER BY stream_no DESC LIMIT ",
+            $streams,
+            ") s
+             LEFT JOIN {table events} e ON e.stream_no = s.stream_no AND e.version > s.archived_through
+             GROUP BY s.stream_no, s.aggregate_type, s.aggregate_id, s.version, s.archived_through
+             HAVING count(e.version) <> s.version - s.archived_through
+                OR coalesce(max(e.version), s.version) <> s.version
+             ORDER BY s.stream_no LIMIT 20"
+        )
+    };
+}
+
+pub(crate) const NEWEST_STREAMS: &[Statement] =
+    &[judged(damaged_streams!("{sampled_streams}", "1000"), judge_damaged_streams)];
+
+pub(crate) const ALL_STREAMS: &[Statement] =
+    &[judged(damaged_streams!("9223372036854775807", "9223372036854775807"), judge_damaged_streams)];
+
+pub(crate) const CHECKPOINTS_AHEAD: &[Statement] = &[judged(
+    "SELECT c.name, c.position AS at, h.position AS head,
+        'UPDATE {table checkpoints} SET position = ' || h.position || ' WHERE name = '''
+            || replace(c.name, '''', '''''') || ''' AND position > ' || h.position AS set_back
+     FROM {table checkpoints} c, (SELECT coalesce(max(position), 0) AS position FROM {table events}) h
+     WHERE c.position > h.position ORDER BY c.name",
+    |rows, _| Ok(readers_ahead(parse_all(rows)?)),
+)];
+
+pub(crate) const ORPHANED_CHECKPOINTS: &[Statement] = &[warning(
+    "SELECT c.name, CAST(c.position AS text) AS at, CAST(h.position AS text) AS head,
+        {now} - {seconds c.updated_at} AS seconds
+     FROM {table checkpoints} c, (SELECT coalesce(max(position), 0) AS position FROM {table events}) h
+     WHERE c.position < h.position
+        AND c.name LIKE 'projection:%'
+        AND {now} - {seconds c.updated_at} > {abandoned}
+        AND NOT EXISTS (SELECT 1 FROM {table leases} l WHERE l.role = c.name AND {seconds l.expires_at} > {now})
+        -- an event waits for the reader for as long
+        AND {now} - (
+            SELECT {seconds e.recorded_at} FROM {table events} e
+            WHERE e.position > c.position ORDER BY e.position LIMIT 1) > {abandoned}
+     ORDER BY c.updated_at LIMIT 20",
+    "the checkpoint `{name}` is at {at} of {head}, and has not moved for {seconds:.0} s",
+    "its reader does not run, or has a different name now: its read model is out of date",
+    "start the process with that reader; if it is gone for good: `eventbus projections retire`",
+)];
+
+pub(crate) const ABANDONED_ROLES: &[Statement] = &[judged(
+    "SELECT role, owner, {now} - ended AS seconds
+     FROM (SELECT role, owner, {lease_end} AS ended FROM {table leases}) l
+     -- other roles are those of single commands: they end with them
+     WHERE (role LIKE 'projection:%' OR role LIKE 'relay:%')
+        AND owner <> {retired}
+        AND {now} - ended > {abandoned}
+        -- without events since, the whole application may rest
+        AND ended < (SELECT {seconds e.recorded_at} FROM {table events} e ORDER BY e.position DESC LIMIT 1)
+     ORDER BY ended LIMIT 20",
+    |rows, _| Ok(abandoned_roles(parse_all(rows)?)),
+)];
+
+pub(crate) const EVENT_TYPES: &[Statement] = &[judged(
+    "SELECT event_type, max(schema_version) AS schema_version FROM {table event_types} GROUP BY event_type ORDER BY 1",
+    |rows, known| {
+        let stored: Vec<(String, i64)> = rows
+            .iter()
+            .map(|row| Ok((row.get("event_type")?, row.get("schema_version")?)))
+            .collect::<Result<_, CheckError>>()?;
+        Ok(known.types.map_or_else(Outcome::healthy, |types| types.compare(&stored)))
+    },
+)];
+
+pub(crate) const DEAD_LETTERS: &[Statement] = &[judged(
+    "SELECT {now} - {seconds min(dead_since)} AS age FROM {table handler_rows} WHERE dead_since IS NOT NULL",
+    |rows, Known { config, .. }| {
+        let age: Option<f64> = rows.first().map(|row| row.get("age")).transpose()?.flatten();
+        let age = Duration::try_from_secs_f64(age.unwrap_or_default()).unwrap_or_default();
+        Ok(compare_retention(age, config).into())
+    },
+)];
 
 /// The most streams with missing events that a finding names.
 const NAMED_MAX: usize = 5;
 
-/// The most versions that a check of the newest streams counts in one stream.
-pub(crate) const SAMPLED_VERSIONS_MAX: i64 = 1_000;
+/// The most readers of one report.
+const READERS_MAX: usize = 20;
 
-/// A stream that lacks events below its version: aggregate type and id, the version, and how many events it should have
-/// and has.
-pub(crate) type DamagedStream = (String, String, i64, i64, i64);
+/// A stream that lacks events below its version.
+#[derive(Debug, Serialize, Deserialize)]
+struct DamagedStream {
+    aggregate_type: String,
+    aggregate_id: String,
+    version: i64,
+    wanted: i64,
+    found: i64,
+}
 
 /// Reports damaged streams, of which a check loads 20 at most.
-pub(crate) fn damaged_streams(damaged: &[DamagedStream]) -> Outcome {
+fn judge_damaged_streams(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
+    let damaged: Vec<DamagedStream> = parse_all(rows)?;
     if damaged.is_empty() {
-        return Outcome::healthy();
+        return Ok(Outcome::healthy());
     }
-    let named: Vec<_> = damaged
-        .iter()
-        .take(NAMED_MAX)
-        .map(|(kind, id, version, wanted, found)| format!("{kind} {id} (version {version}: {found} of {wanted})"))
-        .collect();
+    let name = |stream: &DamagedStream| {
+        let DamagedStream { aggregate_type, aggregate_id, version, wanted, found } = stream;
+        format!("{aggregate_type} {aggregate_id} (version {version}: {found} of {wanted})")
+    };
+    let named: Vec<_> = damaged.iter().take(NAMED_MAX).map(name).collect();
     let least = if damaged.len() == 20 { "at least " } else { "" };
     let found =
         format!("{least}{} streams do not have the events of their version: {}", damaged.len(), named.join(", "));
-    let streams: Vec<_> = damaged
-        .iter()
-        .map(|(kind, id, version, wanted, found)| {
-            json!({ "aggregate_type": kind, "aggregate_id": id, "version": version, "wanted": wanted, "found": found })
-        })
-        .collect();
-    Some(missing_events(found).observed(json!({ "streams": streams }))).into()
+    Ok(missing_events(found).observed(json!({ "streams": damaged })).into())
 }
 
 pub(crate) fn missing_events(found: String) -> Finding {
@@ -52,74 +144,54 @@ pub(crate) fn missing_events(found: String) -> Finding {
     )
 }
 
-/// The most readers of one report.
-const READERS_MAX: usize = 20;
-
-/// A checkpoint, or the low-water mark of a group: its name, its position, the store's head, and the command that sets it
-/// to the head.
-pub(crate) type ReaderPosition = (String, i64, i64, String);
+/// A checkpoint, with the store's head, and the command that sets it to the head.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ReaderPosition {
+    pub(crate) name: String,
+    pub(crate) at: i64,
+    pub(crate) head: i64,
+    pub(crate) set_back: String,
+}
 
 /// Reports the readers among checkpoints that are ahead of the store.
-pub(crate) fn readers_ahead(checkpoints: impl IntoIterator<Item = ReaderPosition>) -> Outcome {
+pub(crate) fn readers_ahead(checkpoints: Vec<ReaderPosition>) -> Outcome {
     // the checkpoint of a move is a position of the other store; the checkpoint of a halted relay may be ahead
     let others = [MOVE_PREFIX, ReaderKind::HaltedRelay.prefix()];
-    let readers = checkpoints.into_iter().filter(|(name, ..)| !others.iter().any(|other| name.starts_with(other)));
-    readers.take(READERS_MAX).map(|(name, at, head, set_back)| reader_ahead(&name, at, head, &set_back)).collect()
-}
-
-/// Adds the statements for two SQL tables, of checkpoints and of low-water marks; their list names the latter `floor of`
-/// and the group.
-pub(crate) fn readers_in_sql(
-    (checkpoints, floors): (&str, &str),
-    positions: Vec<(String, i64, i64)>,
-) -> impl Iterator<Item = ReaderPosition> {
-    positions.into_iter().map(move |(name, at, head)| {
-        let (table, column, value) = match name.strip_prefix("floor of ") {
-            Some(group) => (floors, "consumer_group", group),
-            None => (checkpoints, "name", name.as_str()),
-        };
-        let value = value.replace('\'', "''");
-        let set_back = format!("UPDATE {table} SET position = {head} WHERE {column} = '{value}' AND position > {head}");
-        (name, at, head, set_back)
-    })
-}
-
-fn reader_ahead(name: &str, at: i64, head: i64, set_back: &str) -> Finding {
-    Finding::fault(
-        format!("the checkpoint `{name}` is at position {at}, and the store ends at {head}"),
-        "the store came back from an older copy: the reader skips the next events, which take these positions",
-        format!(
-            "stop the reader, and compare with what it has written; rebuild the projection, or set the checkpoint to the \
-             head: {set_back}"
-        ),
-    )
-    .observed(json!({ "name": name, "at": at.to_string(), "head": head.to_string() }))
-}
-
-/// Reports checkpoints that no process moves: each with its name, its position, the store's head, and the seconds since
-/// it was saved.
-pub(crate) fn orphaned_checkpoints(orphaned: Vec<(String, i64, i64, f64)>) -> Outcome {
-    let finding = |(name, at, head, age): (String, i64, i64, f64)| {
-        let found = format!("the checkpoint `{name}` is at {at} of {head}, and has not moved for {age:.0} s");
-        let consequence = "its reader does not run, or has a different name now: its read model is out of date";
-        let repair = "start the process with that reader; if it is gone for good: `eventbus projections retire`";
-        let observed = json!({ "name": name, "at": at.to_string(), "head": head.to_string(), "seconds": age });
-        Finding::warning(found, consequence, repair).observed(observed)
+    let readers = checkpoints.into_iter().filter(|reader| !others.iter().any(|other| reader.name.starts_with(other)));
+    let finding = |ReaderPosition { name, at, head, set_back }| {
+        Finding::fault(
+            format!("the checkpoint `{name}` is at position {at}, and the store ends at {head}"),
+            "the store came back from an older copy: the reader skips the next events, which take these positions",
+            format!(
+                "stop the reader, and compare with what it has written; rebuild the projection, or set the checkpoint to \
+                 the head: {set_back}"
+            ),
+        )
+        .observed(json!({ "name": name, "at": at.to_string(), "head": head.to_string() }))
     };
-    orphaned.into_iter().map(finding).collect()
+    readers.take(READERS_MAX).map(finding).collect()
 }
 
-/// Reports roles without an owner: each with the last one, and the seconds since then.
-pub(crate) fn abandoned_roles(abandoned: impl IntoIterator<Item = (String, String, f64)>) -> Outcome {
-    let finding = |(role, owner, age): (String, String, f64)| {
-        let found = format!("no process has had the role `{role}` for {age:.0} s (the last one: `{owner}`)");
+/// A role without an owner: the last one, and the seconds since then.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AbandonedRole {
+    pub(crate) role: String,
+    pub(crate) owner: String,
+    pub(crate) seconds: f64,
+}
+
+/// Reports roles without an owner.
+pub(crate) fn abandoned_roles(abandoned: Vec<AbandonedRole>) -> Outcome {
+    let finding = |abandoned: AbandonedRole| {
+        let AbandonedRole { role, owner, seconds } = &abandoned;
+        let found = format!("no process has had the role `{role}` for {seconds:.0} s (the last one: `{owner}`)");
         let consequence = "events are saved, and the relay or projection of that role does not run";
         let retire = match role.starts_with(ReaderKind::Relay.prefix()) {
             true => "eventbus relay retire",
             false => "eventbus projections retire",
         };
         let repair = format!("start the process that has it; if the role is gone for good: `{retire}`");
-        Finding::warning(found, consequence, repair).observed(json!({ "role": role, "owner": owner, "seconds": age }))
+        Finding::warning(found, consequence, repair).observed(json!(abandoned))
     };
     abandoned.into_iter().take(READERS_MAX).map(finding).collect()
 }
@@ -136,5 +208,5 @@ pub(crate) fn compare_retention(age: Duration, config: &DoctorConfig) -> Option<
     let consequence = "a replay repeats effects of handlers that had succeeded with the event";
     let repair = "replay or discard it after checking its effects; let `inbox_retention` of the app be longer";
     let observed = json!({ "age_seconds": age, "retention_seconds": retention });
-    Some(Finding::new(Severity::Warning, found, consequence, repair).observed(observed))
+    Some(Finding::warning(found, consequence, repair).observed(observed))
 }

@@ -107,16 +107,6 @@ pub(in crate::dashboard) async fn dead_letters(
     let after = Some(search.after.as_str()).filter(|after| !after.is_empty()).map(MessageId::new);
     let limits = (DEAD_LETTERS, DEAD_LETTERS_READ_MAX as usize);
     let (found, next) = search_dead_letters(bus.dead_letters()?, &wanted.query(), after, limits).await?;
-    let columns = [
-        ("Dead letter", false),
-        ("Error", false),
-        ("Type", false),
-        ("Group", false),
-        ("Handler", false),
-        ("Aggregate", false),
-        ("Attempts", true),
-        ("Since", false),
-    ];
     let rows = html! {
         @for dead_letter in &found {
             tr {
@@ -147,7 +137,7 @@ pub(in crate::dashboard) async fn dead_letters(
             p.field { button { "Search" } }
         }
         @if !found.is_empty() {
-            (table("Dead letters, the oldest first", &columns, &rows))
+            (table("Dead letters, the oldest first", "Dead letter, Error, Type, Group, Handler, Aggregate, Attempts>, Since", &rows))
             @if visit.may_change() { (actions(visit, &ids, wanted)) }
         } @else if next.is_some() {
             p { "None of the next " (DEAD_LETTERS_READ_MAX) " dead letters matches; the next page searches on." }

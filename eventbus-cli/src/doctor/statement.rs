@@ -1,0 +1,185 @@
+//! Checks as data: statements on an SQL database, each with the texts of its findings.
+//!
+//! A statement is written once for PostgreSQL and SQLite where both can run it. Names in braces stand for what differs
+//! between them, for thresholds of the configuration, and in texts for the columns of a row.
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::{
+    config::DoctorConfig,
+    finding::{Finding, Severity},
+    known_types::KnownTypes,
+    outcome::{CheckError, Outcome},
+};
+
+/// A row of an answer, by the names of its columns.
+#[derive(Debug, Clone)]
+pub(crate) struct Row(pub(crate) Map<String, Value>);
+
+impl Row {
+    pub(crate) fn get<T: DeserializeOwned>(&self, column: &str) -> Result<T, CheckError> {
+        read(self.0.get(column).cloned().unwrap_or_default())
+    }
+
+    /// Returns the text of a column; `{name:.1}` stands for a number with one decimal.
+    fn text(&self, name: &str) -> Option<String> {
+        let (name, decimals) = name.split_once(":.").map_or((name, None), |(name, number)| (name, number.parse().ok()));
+        Some(match (self.0.get(name)?, decimals) {
+            (Value::String(text), _) => text.clone(),
+            (value, Some(decimals)) => format!("{:.*}", decimals, value.as_f64().unwrap_or_default()),
+            (value, None) => value.to_string(),
+        })
+    }
+
+    /// Returns the values for the report. A column whose name begins with `_` is only for the texts.
+    fn observed(&self) -> Value {
+        let shown = self.0.iter().filter(|(name, _)| !name.starts_with('_'));
+        let shown: Map<_, _> = shown.map(|(name, value)| (name.clone(), value.clone())).collect();
+        if shown.is_empty() { Value::Null } else { Value::Object(shown) }
+    }
+}
+
+fn read<T: DeserializeOwned>(value: Value) -> Result<T, CheckError> {
+    serde_json::from_value(value).map_err(|error| CheckError::Other(format!("a row cannot be read: {error}")))
+}
+
+/// Parses all rows of an answer.
+pub(crate) fn parse_all<T: DeserializeOwned>(rows: &[Row]) -> Result<Vec<T>, CheckError> {
+    rows.iter().map(|row| read(Value::Object(row.0.clone()))).collect()
+}
+
+/// What a judge knows beside the rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known<'a> {
+    pub(crate) config: &'a DoctorConfig,
+    pub(crate) types: Option<&'a KnownTypes>,
+}
+
+pub(crate) type Judge = fn(&[Row], Known<'_>) -> Result<Outcome, CheckError>;
+
+/// A statement of a check.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    sql: &'static str,
+    rows: Rows,
+}
+
+/// What the rows of the answer mean.
+#[derive(Debug)]
+enum Rows {
+    /// Each is a finding.
+    Findings { severity: Severity, finding: &'static str, consequence: &'static str, repair: &'static str },
+    /// Each is a reason why a part of the check was not made.
+    NotChecked(&'static str),
+    /// Together they are judged by a function.
+    Judged(Judge),
+}
+
+/// Each row is a fault.
+pub(crate) const fn fault(
+    sql: &'static str,
+    finding: &'static str,
+    consequence: &'static str,
+    repair: &'static str,
+) -> Statement {
+    Statement { sql, rows: Rows::Findings { severity: Severity::Fault, finding, consequence, repair } }
+}
+
+/// Each row is a warning.
+pub(crate) const fn warning(
+    sql: &'static str,
+    finding: &'static str,
+    consequence: &'static str,
+    repair: &'static str,
+) -> Statement {
+    Statement { sql, rows: Rows::Findings { severity: Severity::Warning, finding, consequence, repair } }
+}
+
+/// Each row is a note.
+pub(crate) const fn note(
+    sql: &'static str,
+    finding: &'static str,
+    consequence: &'static str,
+    repair: &'static str,
+) -> Statement {
+    Statement { sql, rows: Rows::Findings { severity: Severity::Note, finding, consequence, repair } }
+}
+
+/// Each row is a part that was not checked.
+pub(crate) const fn not_checked(sql: &'static str, reason: &'static str) -> Statement {
+    Statement { sql, rows: Rows::NotChecked(reason) }
+}
+
+/// A function judges the rows.
+pub(crate) const fn judged(sql: &'static str, judge: Judge) -> Statement {
+    Statement { sql, rows: Rows::Judged(judge) }
+}
+
+/// A database that runs the statements of checks.
+pub(crate) trait Database {
+    /// Runs a statement without parameters.
+    async fn rows(&mut self, sql: String) -> Result<Vec<Row>, CheckError>;
+
+    /// Returns the text for a name in braces that differs between databases.
+    fn expand(&self, name: &str) -> Option<String>;
+
+    /// Runs a statement in which names in braces are replaced.
+    async fn ask(&mut self, sql: &str, config: &DoctorConfig) -> Result<Vec<Row>, CheckError> {
+        let sql = fill(sql, |name| self.expand(name).or_else(|| config.sql_value(name)));
+        self.rows(sql).await
+    }
+
+    /// Runs a statement that returns one row.
+    async fn row(&mut self, sql: &str, config: &DoctorConfig) -> Result<Row, CheckError> {
+        let row = self.ask(sql, config).await?.into_iter().next();
+        row.ok_or_else(|| CheckError::Other("the database returned no row".into()))
+    }
+
+    /// Runs the statements of a check, one after the other.
+    async fn check(&mut self, statements: &[Statement], known: Known<'_>) -> Result<Outcome, CheckError> {
+        let mut outcome = Outcome::default();
+        for statement in statements {
+            let rows = self.ask(statement.sql, known.config).await?;
+            let filled = |row: &Row, text: &str| fill(text, |name| row.text(name).or_else(|| self.expand(name)));
+            match &statement.rows {
+                Rows::Judged(judge) => outcome.extend(judge(&rows, known)?),
+                Rows::NotChecked(reason) => rows.iter().for_each(|row| outcome.not_checked(filled(row, reason))),
+                Rows::Findings { severity, finding, consequence, repair } => {
+                    for row in &rows {
+                        let finding = Finding::new(*severity, filled(row, finding), consequence, filled(row, repair));
+                        outcome.add(finding.observed(row.observed()));
+                    }
+                }
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+/// Replaces the names in braces by their values; those without one stay.
+fn fill(text: &str, value: impl Fn(&str) -> Option<String>) -> String {
+    let (mut filled, mut rest) = (String::new(), text);
+    while let Some((before, (name, after))) = rest.split_once('{').and_then(|(a, b)| Some((a, b.split_once('}')?))) {
+        filled.push_str(before);
+        filled.push_str(&value(name).unwrap_or_else(|| format!("{{{name}}}")));
+        rest = after;
+    }
+    filled + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_in_braces_are_columns_and_a_value_is_no_template() {
+        let Value::Object(row) = json!({ "name": "{age}", "age": 61.26, "_hint": "x" }) else { unreachable!() };
+        let row = Row(row);
+        let filled = fill("`{name}` is {age:.1} s old, {unknown}, {", |name| row.text(name));
+        assert_eq!(filled, "`{age}` is 61.3 s old, {unknown}, {");
+        assert_eq!(row.observed(), json!({ "name": "{age}", "age": 61.26 }));
+    }
+}
