@@ -9,6 +9,7 @@ use eventbus::{
     dead_letter::{DeadLetterFilter, DeadLetters},
 };
 use serde::Serialize;
+use serde_json::json;
 
 use super::{other_buses::note_other_buses, parse_duration};
 use crate::{
@@ -119,12 +120,6 @@ struct Outcome {
     error: Option<String>,
 }
 
-/// The output if no dead letter matches.
-#[derive(Debug, Serialize)]
-struct NoneFound {
-    found: u64,
-}
-
 impl FilterArgs {
     fn to_query(&self, session: &Session) -> DeadLetterQuery {
         let filter = DeadLetterFilter {
@@ -181,8 +176,7 @@ async fn list(
     let (dead_letters, next) = Progress::while_reading(reading).await?;
     note_other_buses(session).await?;
     let body = DeadLetterList { dead_letters, next: next.map(|next| next.to_string()) };
-    session.printer().show(&body, |body| list_text(body, session))?;
-    Ok(ExitStatus::Done)
+    session.show(&body, |body| list_text(body, session))
 }
 
 /// Finds the rows of up to `limit` dead letters; holds only some of the events at once, because they may be large.
@@ -229,12 +223,10 @@ async fn show(session: &Session, id: &str) -> Result<ExitStatus, CommandError> {
     let reading = async { Ok(dead_letters.find_dead_letter(&id).await?) };
     let Some(found) = Progress::while_reading(reading).await? else {
         note_other_buses(session).await?;
-        session.printer().note(&format!("there is no dead letter `{id}`"));
-        return Ok(ExitStatus::Finding);
+        return session.finding(&format!("there is no dead letter `{id}`"));
     };
     let body = OneDeadLetter { dead_letter: DeadLetterRow::from(&found).with_event(&found) };
-    session.printer().show(&body, |body| one_text(&body.dead_letter))?;
-    Ok(ExitStatus::Done)
+    session.show(&body, |body| one_text(&body.dead_letter))
 }
 
 fn one_text(row: &DeadLetterRow) -> String {
@@ -301,7 +293,7 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
     note_other_buses(session).await?;
     if ids.is_empty() {
         session.printer().note("no dead letter matches");
-        let shown = session.printer().show(&NoneFound { found: 0 }, |_| String::new());
+        let shown = session.printer().show(&json!({ "found": 0 }), |_| String::new());
         shown.or_else(CommandError::unless_reader_left)?;
         return Ok(ExitStatus::Done);
     }

@@ -13,7 +13,7 @@ use eventbus::{
 };
 use eventbus_redis::{GroupStart, RedisEventBus};
 use futures_util::TryStreamExt as _;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     connection::OpenBus,
@@ -33,14 +33,6 @@ pub(super) struct StartArgs {
     /// Begin with the next event
     #[arg(long)]
     now: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct Created<'g> {
-    group: &'g str,
-    created: bool,
-    /// The position after which it begins; `None` if it begins with the next event.
-    after: Option<String>,
 }
 
 impl StartArgs {
@@ -75,8 +67,7 @@ impl StartArgs {
         let position = start.as_ref().map_or(GroupStart::Now, |start| GroupStart::Position(start.after));
         let creating = async { Ok(bus.create_group(group, position).await?) };
         if !Progress::during("creating", creating).await? {
-            session.printer().note(&exists(group));
-            return Ok(ExitStatus::Finding);
+            return session.finding(&exists(group));
         }
         if let Some(start) = &start
             && let Err(missing) = start.check_events(bus).await
@@ -86,10 +77,9 @@ impl StartArgs {
             return Err(missing);
         }
         let after = start.map(|start| start.after.to_string());
-        session.printer().show(&Created { group, created: true, after }, |_| {
+        session.show(&json!({ "group": group.as_str(), "created": true, "after": after }), |_| {
             format!("created group `{group}`, which begins {begins}\n")
-        })?;
-        Ok(ExitStatus::Done)
+        })
     }
 }
 

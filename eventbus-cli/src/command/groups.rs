@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use eventbus::Name;
 use eventbus_redis::RetiredGroup;
 use serde::Serialize;
+use serde_json::json;
 
 use super::{
     group_creation::{StartArgs, exists, not_on_redis},
@@ -81,15 +82,6 @@ struct Groups {
     more_dead_letters: bool,
 }
 
-#[derive(Debug, Serialize)]
-struct Retired {
-    group: String,
-    retired: bool,
-    pending: u64,
-    /// `None` in a dry run if the bus does not know.
-    unread: Option<u64>,
-}
-
 impl GroupArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         match &self.action {
@@ -136,11 +128,10 @@ async fn show(session: &Session, group: &str, limit: usize) -> Result<ExitStatus
             return handlers::show(session, handler);
         }
         note_other_buses(session).await?;
-        return Ok(handlers::missing(session, group));
+        return handlers::missing(session, group);
     }
     let view = Progress::while_reading(load_group(session.bus().await?, &name, limit)).await?;
-    session.printer().show(&view, |view| format!("{}\n{}", consumers(view).to_text(), pending(view).to_text()))?;
-    Ok(ExitStatus::Done)
+    session.show(&view, |view| format!("{}\n{}", consumers(view).to_text(), pending(view).to_text()))
 }
 
 fn consumers(view: &GroupView) -> Table {
@@ -179,8 +170,7 @@ async fn create(session: &Session, group: &str, start: &StartArgs) -> Result<Exi
         OpenBus::Other(_) => return Err(not_on_redis("created")),
     }
     if read_groups(session).await?.groups.iter().any(|row| row.group == group) {
-        session.printer().note(&exists(&name));
-        return Ok(ExitStatus::Finding);
+        return session.finding(&exists(&name));
     }
     start.create(session, &name).await
 }
@@ -202,15 +192,14 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
         return handlers::retire(session, handler).await;
     }
     if bus.is_in_process() {
-        return Ok(handlers::missing(session, group));
+        return handlers::missing(session, group);
     }
     let OpenBus::Redis(redis, _) = bus else { return Err(not_on_redis("retired")) };
     let Some(found) = groups.into_iter().find(|row| row.group == group) else {
-        return Ok(handlers::missing(session, group));
+        return handlers::missing(session, group);
     };
     let (pending, unread) = (found.pending, found.unread);
-    let unread_text = unread_text(unread);
-    let question = format!("retire group `{group}`, with {pending} pending and {unread_text} unread entries");
+    let question = format!("retire group `{group}`, with {pending} pending and {} unread entries", unread_text(unread));
     let retired = match session.confirm(&question).await? {
         Consent::DryRun => None,
         Consent::Given => {
@@ -222,19 +211,14 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
         Some(RetiredGroup { pending, unread, .. }) => (pending, Some(unread)),
         None => (pending, unread),
     };
-    let body = Retired { group: group.to_owned(), retired: retired.is_some(), pending, unread };
-    session.printer().show(&body, retired_text)?;
-    Ok(ExitStatus::Done)
-}
-
-fn retired_text(body: &Retired) -> String {
-    match body.retired {
+    let is_retired = retired.is_some();
+    let body = json!({ "group": group, "retired": is_retired, "pending": pending, "unread": unread });
+    session.show(&body, |_| match is_retired {
         true => {
-            let (pending, unread) = (body.pending, unread_text(body.unread));
-            format!("retired group `{}`: {pending} pending and {unread} unread entries\n", body.group)
+            format!("retired group `{group}`: {pending} pending and {} unread entries\n", unread_text(unread))
         }
         false => String::new(),
-    }
+    })
 }
 
 fn unread_text(unread: Option<u64>) -> String {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     error::{CommandError, ExitStatus},
@@ -141,11 +141,6 @@ impl CrateSource {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Made {
-    folder: String,
-}
-
 impl NewArgs {
     pub(crate) fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         if session.is_dry_run() {
@@ -155,8 +150,8 @@ impl NewArgs {
             return Ok(ExitStatus::Done);
         }
         let source = self.make()?;
-        let made = Made { folder: self.folder.display().to_string() };
-        session.printer().show(&made, |made| format!("made {}: see its README.md\n", made.folder))?;
+        let folder = self.folder.display().to_string();
+        session.printer().show(&json!({ "folder": folder }), |_| format!("made {folder}: see its README.md\n"))?;
         if let CrateSource::Checkout(path) = source {
             let manifest = self.folder.join("Cargo.toml");
             session.printer().note(&format!(

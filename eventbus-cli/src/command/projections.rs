@@ -85,8 +85,7 @@ impl ProjectionArgs {
             }
             Some(ProjectionAction::Retire { projection }) => {
                 let Some(row) = projections.iter().find(|row| row.name == *projection) else {
-                    session.printer().note(&format!("there is no projection `{projection}` in this store"));
-                    return Ok(ExitStatus::Finding);
+                    return session.finding(&format!("there is no projection `{projection}` in this store"));
                 };
                 if let Some(rebuilt_by) = &row.rebuilt_by {
                     let text = format!("`{rebuilt_by}` rebuilds projection `{projection}`: stop it first");

@@ -11,6 +11,7 @@ use eventbus::{
     support::ReaderKind,
 };
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{
     retirement::Retirement,
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Progress, Table, optional, serialize_position, time_text},
+    output::{Progress, Table, optional, time_text},
     query::{ReaderSkips, RelayRow, list_other_skips, list_relays},
     session::Session,
 };
@@ -73,13 +74,9 @@ struct Relays {
     other_skips: Vec<ReaderSkips>,
 }
 
-/// The position from which a relay publishes, once it is set.
-#[derive(Debug, Serialize)]
-struct PositionSet<'d> {
-    destination: &'d str,
-    /// The relay publishes the events after it.
-    #[serde(serialize_with = "serialize_position")]
-    position: Position,
+/// Returns the document about a relay that publishes the events after a position.
+fn position_set(destination: &str, position: Position) -> Value {
+    json!({ "destination": destination, "position": position.to_string() })
 }
 
 impl RelayArgs {
@@ -130,8 +127,7 @@ async fn retire(session: &Session, store: &Arc<dyn EventStore>, destination: &st
     // the bus may be gone
     let relays = Progress::while_reading(list_relays(&**store, None, session.clock())).await?;
     let Some(row) = relays.iter().find(|row| row.destination == destination) else {
-        session.printer().note(&format!("this store has no relay to `{destination}`"));
-        return Ok(ExitStatus::Finding);
+        return session.finding(&format!("this store has no relay to `{destination}`"));
     };
     let retirement = Retirement {
         kind: ReaderKind::Relay,
@@ -184,7 +180,7 @@ async fn begin(
     );
     if session.may_change(&question).await? {
         begin_after(store, bus, after).await?;
-        session.printer().show(&PositionSet { destination, position: after }, |_| {
+        session.show(&position_set(destination, after), |_| {
             format!("the relay to {destination} begins after position {after}\n")
         })?;
     }
@@ -205,7 +201,7 @@ async fn republish_after(
         format!("publish all events after position {after} again to {destination}, which has those up to {published}");
     if session.may_change(&question).await? {
         let position = republish(store, bus, after).await?;
-        session.printer().show(&PositionSet { destination, position }, |_| {
+        session.show(&position_set(destination, position), |_| {
             format!("the relay to {destination} publishes all events after position {position} again\n")
         })?;
     }
