@@ -8,22 +8,10 @@ use serde_json::json;
 
 use super::{
     bus_target::BusTarget,
-    check::{Check, code},
     finding::Finding,
     outcome::{CheckError, Outcome},
-    subjects::{Subject::BusAndStore, Subjects},
+    subjects::Subjects,
 };
-
-pub(crate) const CHECKS: &[Check] = &[
-    Check::new(
-        BusAndStore,
-        "relay-ahead",
-        "a bus that has events of later positions than the store",
-        code!(check_relay_ahead),
-    ),
-    Check::new(BusAndStore, "relay-stalled", "events that the relay does not publish", code!(check_relay_stalled)),
-    Check::new(BusAndStore, "relay-other-store", "a bus that belongs to a different store", code!(check_other_stores)),
-];
 
 /// Returns the position up to which each store's events are published.
 async fn load_published(bus: &BusTarget) -> Result<HashMap<Uuid, u64>, CheckError> {
@@ -40,7 +28,7 @@ async fn load_published(bus: &BusTarget) -> Result<HashMap<Uuid, u64>, CheckErro
     records.map(read).collect()
 }
 
-async fn check_relay_ahead(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_relay_ahead(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (bus, store, config) = (on.bus()?, on.store_beside()?, on.config);
     // first the bus: a position that it has was stored before
     let published = load_published(bus).await?;
@@ -58,7 +46,7 @@ async fn check_relay_ahead(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     Ok(Some(Finding::fault(found, consequence, repair).observed(observed)).into())
 }
 
-async fn check_relay_stalled(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_relay_stalled(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (bus, store, config) = (on.bus()?, on.store_beside()?, on.config);
     let (id, head) = store.load(config).await?;
     let published = load_published(bus).await?.get(&id).copied();
@@ -82,7 +70,7 @@ async fn check_relay_stalled(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     Ok(Some(Finding::fault(found, consequence, repair).observed(observed)).into())
 }
 
-async fn check_other_stores(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_other_stores(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (bus, store, config) = (on.bus()?, on.store_beside()?, on.config);
     let (id, _) = store.load(config).await?;
     let published = load_published(bus).await?;

@@ -1,4 +1,4 @@
-//! A check: its name, its subject, and how it is made.
+//! A check: its name, its subject, and how it is made: by statements or by code.
 
 use std::time::Duration;
 
@@ -6,31 +6,31 @@ use futures_util::future::BoxFuture;
 
 use super::{
     config::DoctorConfig,
-    outcome::{CheckError, Outcome},
+    outcome::{CheckError, Outcome, lacks_right},
     statement::Statement,
     subjects::{Subject, Subjects},
 };
 
 pub(crate) type Checking<'a> = BoxFuture<'a, Result<Outcome, CheckError>>;
 
-/// How a check is made.
-#[derive(Debug, Clone, Copy)]
-enum Run {
-    Statements(&'static [Statement]),
-    Code(for<'a> fn(&'a Subjects<'a>) -> Checking<'a>),
-}
+/// The function of a check.
+pub(crate) type Code = for<'a> fn(&'a Subjects<'a>) -> Checking<'a>;
 
 /// A check of a server, or of the data that the project stores there.
 ///
 /// Its name is stable: scripts select and skip checks by it.
-#[derive(derive_more::Debug, Clone, Copy)]
+#[derive(derive_more::Debug, Clone)]
 pub struct Check {
-    subject: Subject,
-    name: &'static str,
-    finds: &'static str,
-    is_deep: bool,
+    pub(super) subject: Subject,
+    pub(super) name: &'static str,
+    pub(super) finds: &'static str,
+    pub(super) is_deep: bool,
+    /// The reason why the check belongs elsewhere, if the role may not run its statements.
+    pub(super) elsewhere: Option<&'static str>,
     #[debug(skip)]
-    run: Run,
+    pub(super) statements: Vec<Statement>,
+    #[debug(skip)]
+    pub(super) code: Option<Code>,
 }
 
 /// The shortest time limit of a check.
@@ -41,31 +41,6 @@ const SLOW_STATEMENTS: u32 = 3;
 const DEEP_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 impl Check {
-    /// A check by statements on the SQL database of the subject.
-    pub(crate) const fn sql(
-        subject: Subject,
-        name: &'static str,
-        finds: &'static str,
-        statements: &'static [Statement],
-    ) -> Self {
-        Self { subject, name, finds, is_deep: false, run: Run::Statements(statements) }
-    }
-
-    /// A check by a function, as [`code!`] wraps it.
-    pub(crate) const fn new(
-        subject: Subject,
-        name: &'static str,
-        finds: &'static str,
-        run: for<'a> fn(&'a Subjects<'a>) -> Checking<'a>,
-    ) -> Self {
-        Self { subject, name, finds, is_deep: false, run: Run::Code(run) }
-    }
-
-    /// Makes it a check that reads whole tables.
-    pub(crate) const fn deep(self) -> Self {
-        Self { is_deep: true, ..self }
-    }
-
     /// Returns its name, such as `pg-sync-commit`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -100,17 +75,14 @@ impl Check {
     }
 
     pub(crate) async fn make(&self, on: &Subjects<'_>) -> Result<Outcome, CheckError> {
-        match self.run {
-            Run::Statements(statements) => on.run(self.subject, statements, self.is_deep).await,
-            Run::Code(run) => run(on).await,
+        if let Some(code) = self.code {
+            return code(on).await;
+        }
+        match (on.run(self.subject, &self.statements, self.is_deep).await, self.elsewhere) {
+            (Err(CheckError::Postgres(error)), Some(elsewhere)) if lacks_right(&error) => {
+                Err(CheckError::NotHere(elsewhere))
+            }
+            (checked, _) => checked,
         }
     }
 }
-
-/// Wraps an async function for [`Check::new`].
-macro_rules! code {
-    ($check:expr) => {
-        |on| Box::pin($check(on))
-    };
-}
-pub(crate) use code;

@@ -91,6 +91,8 @@ impl DoctorConfig {
             "connections_share" => format!("{:?}", self.connections_share),
             "transaction_id_age" => self.transaction_id_age.to_string(),
             "sampled_streams" => self.sampled_streams.to_string(),
+            // a long stream takes long
+            "sampled_versions" => "1000".into(),
             "retired" => format!("'{RETIRED}'"),
             "app_role" => match &self.app_role {
                 Some(role) => format!("'{}'::text", role.replace('\'', "''")),

@@ -9,36 +9,14 @@ use eventbus_redis::{
 use serde_json::json;
 
 use super::{
-    check::{Check, code},
     finding::{Finding, Severity},
     outcome::{CheckError, Outcome},
     redis_store_target::RedisStoreTarget,
     redis_target::{RedisTarget, is_forbidden},
-    subjects::{
-        Subject::{Bus, Redis, RedisStore},
-        Subjects,
-    },
+    subjects::Subjects,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
-    Check::new(Redis, "redis-tls", "a connection without TLS over a public network", code!(check_tls)),
-    Check::new(
-        Redis,
-        "redis-exposed",
-        "a server that takes every client of a network without a password",
-        code!(check_exposed),
-    ),
-    Check::new(Bus, "redis-rights-few", "rights that the bus lacks", code!(check_missing_rights)),
-    Check::new(
-        RedisStore,
-        "redis-store-rights-few",
-        "rights that a store on Redis lacks",
-        code!(check_missing_store_rights),
-    ),
-    Check::new(Redis, "redis-rights-many", "a user that may run every command", code!(check_excess_rights)),
-];
-
-async fn check_tls(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_tls(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (target, config) = (on.redis()?, on.config);
     let client: String = target.query(cmd("CLIENT").arg("INFO")).await?;
     let address = |name: &str| client.split_whitespace().find_map(|field| field.strip_prefix(name)).unwrap_or_default();
@@ -64,7 +42,7 @@ async fn check_tls(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     Ok(outcome)
 }
 
-async fn check_exposed(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_exposed(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.redis()?;
     let mut outcome = Outcome::healthy();
     let protected = target.setting("protected-mode", &mut outcome).await?;
@@ -132,7 +110,7 @@ fn probes(prefix: &str) -> Vec<Cmd> {
     ]
 }
 
-async fn check_missing_rights(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_missing_rights(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.bus()?;
     let mut missing = Vec::new();
     for probe in probes(target.prefix()) {
@@ -174,7 +152,7 @@ const MAY_RUN: &str = "
     local is_known, is_allowed = pcall(may_run, unpack(ARGV))
     return not is_known or is_allowed";
 
-async fn check_missing_store_rights(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_missing_store_rights(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.redis_store()?;
     let (redis, mut outcome, mut missing) = (target.redis(), Outcome::healthy(), Vec::new());
     // no script has this hash: a refusal comes before the server looks for one
@@ -249,7 +227,7 @@ fn name_of(argument: &Arg<&[u8]>) -> String {
     }
 }
 
-async fn check_excess_rights(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_excess_rights(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.redis()?;
     // a user that may not ask is limited
     let name = unless_forbidden(target.try_query::<String>(cmd("ACL").arg("WHOAMI")).await)?;

@@ -14,52 +14,19 @@ use eventstore_redis::keys::StoreKeys;
 use serde_json::{Value, json};
 
 use super::{
-    check::{Check, code},
     finding::Finding,
     outcome::{CheckError, Outcome, unread},
     store_contents::{
         AbandonedRole, ReaderPosition, abandoned_roles, compare_retention, missing_events, readers_ahead,
     },
-    subjects::{
-        Subject::{RedisStore, RedisTypes},
-        Subjects,
-    },
+    subjects::Subjects,
 };
 use crate::{
     error::CommandError,
     query::{all_checkpoints, all_leases},
 };
 
-pub(crate) const CHECKS: &[Check] = &[
-    Check::new(RedisStore, "redis-store-missing-events-all", "missing events of all streams", code!(check_all_streams))
-        .deep(),
-    Check::new(
-        RedisStore,
-        "redis-store-checkpoint-ahead",
-        "readers that are ahead of the store",
-        code!(check_checkpoints_ahead),
-    ),
-    Check::new(
-        RedisStore,
-        "redis-store-abandoned-role",
-        "roles without an owner: a relay or projection that does not run",
-        code!(check_abandoned_roles),
-    ),
-    Check::new(
-        RedisTypes,
-        "redis-store-event-types",
-        "stored event types and versions that this program does not know",
-        code!(check_event_types),
-    ),
-    Check::new(
-        RedisStore,
-        "redis-store-dead-letter-age",
-        "dead letters that are older than the inbox remembers",
-        code!(check_dead_letters),
-    ),
-];
-
-async fn check_all_streams(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_all_streams(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let store = on.redis_contents()?;
     let (found, observed) = match store.find_missing_event(None).await {
         Ok(None) => return Ok(Outcome::healthy()),
@@ -75,7 +42,7 @@ async fn check_all_streams(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     Ok(Some(fault.observed(observed)).into())
 }
 
-async fn check_checkpoints_ahead(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_checkpoints_ahead(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let store = on.redis_contents()?;
     let (keys, mut readers) = (StoreKeys::new(&store.config().key_prefix), Vec::new());
     for checkpoint in all_checkpoints(store, "").await.map_err(unread)? {
@@ -94,7 +61,7 @@ async fn check_checkpoints_ahead(on: &Subjects<'_>) -> Result<Outcome, CheckErro
     Ok(readers_ahead(ahead.collect()))
 }
 
-async fn check_abandoned_roles(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_abandoned_roles(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (store, config) = (on.redis_contents()?, on.config);
     let mut leases = Vec::new();
     // other roles belong to single commands, and end with them
@@ -117,7 +84,7 @@ async fn check_abandoned_roles(on: &Subjects<'_>) -> Result<Outcome, CheckError>
     Ok(abandoned_roles(abandoned.collect()))
 }
 
-async fn check_event_types(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_event_types(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let store = on.redis_contents()?;
     let known = on.known_types()?;
     let stored = store.stored_event_types().await.map_err(unread)?.into_iter();
@@ -125,7 +92,7 @@ async fn check_event_types(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     Ok(known.compare(&stored.collect::<Vec<_>>()))
 }
 
-async fn check_dead_letters(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_dead_letters(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (store, config) = (on.redis_contents()?, on.config);
     let oldest = store.dead_rows(None, 1).await.map_err(unread)?;
     let age = oldest.first().map(|oldest| config.clock.now() - oldest.dead_since);

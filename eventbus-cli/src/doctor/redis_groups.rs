@@ -7,51 +7,20 @@ use serde_json::json;
 
 use super::{
     bus_target::{ConsumerState, GroupState, StreamState, entry_ms},
-    check::{Check, code},
     finding::Finding,
     outcome::{CheckError, Outcome},
     redis_target::RedisTarget,
     store_contents::compare_retention,
-    subjects::{
-        Subject::{Bus, RedisStore},
-        Subjects,
-    },
+    subjects::Subjects,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
-    Check::new(Bus, "redis-format", "keys of a newer release", code!(check_format)),
-    Check::new(
-        RedisStore,
-        "redis-store-format",
-        "a prefix without a store, or keys of a store of a newer release",
-        code!(check_store_format),
-    ),
-    Check::new(Bus, "group-unattended", "groups with waiting entries and no live consumer", code!(check_unattended)),
-    Check::new(Bus, "group-dead-consumer", "entries that a dead consumer holds", code!(check_dead_consumers)),
-    Check::new(Bus, "group-holds-trim", "groups that keep the stream from being trimmed", code!(check_held_trimming)),
-    Check::new(
-        Bus,
-        "group-lost-entries",
-        "entries that were removed before a group read them",
-        code!(check_lost_entries),
-    ),
-    Check::new(Bus, "bus-missing", "a prefix without a bus", code!(check_missing_bus)),
-    Check::new(Bus, "redis-dead-letters", "dead letters", code!(check_dead_letters)),
-    Check::new(
-        Bus,
-        "redis-dead-letter-age",
-        "dead letters that are older than the inbox remembers",
-        code!(check_dead_letter_age),
-    ),
-];
-
-async fn check_format(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_format(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.bus()?;
     let meta = keys::meta(&target.stream());
     compare_format(target.redis(), &meta, keys::FORMAT.format, keys::FORMAT.min_reader).await
 }
 
-async fn check_store_format(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_store_format(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.redis_store()?;
     let (format, meta) = (eventstore_redis::keys::FORMAT, target.keys().meta());
     let mut outcome = compare_format(target.redis(), &meta, format.format, format.min_reader).await?;
@@ -105,7 +74,7 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-async fn check_unattended(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_unattended(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (target, config) = (on.bus()?, on.config);
     let now = target.redis().time().await?;
     let idle_ms = milliseconds(config.idle_group);
@@ -139,7 +108,7 @@ fn unattended(stream: &StreamState, group: &GroupState, age: u64) -> Finding {
     Finding::warning(found, consequence, repair).observed(observed)
 }
 
-async fn check_dead_consumers(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_dead_consumers(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (target, config) = (on.bus()?, on.config);
     let now = target.redis().time().await?;
     let idle_max = milliseconds(config.idle_group);
@@ -170,7 +139,7 @@ async fn check_dead_consumers(on: &Subjects<'_>) -> Result<Outcome, CheckError> 
     Ok(outcome)
 }
 
-async fn check_held_trimming(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_held_trimming(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (target, config) = (on.bus()?, on.config);
     let now = target.redis().time().await?;
     let mut outcome = Outcome::healthy();
@@ -210,7 +179,7 @@ fn sort_key(id: &str) -> (u64, u64) {
     (entry_ms(id), number.unwrap_or_default())
 }
 
-async fn check_lost_entries(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_lost_entries(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.bus()?;
     let mut outcome = Outcome::healthy();
     if let Some(stream) = target.load().await? {
@@ -266,7 +235,7 @@ fn count_lost(stream: &StreamState, first: Option<&str>, group: &GroupState) -> 
     }
 }
 
-async fn check_missing_bus(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_missing_bus(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.bus()?;
     // a bus of another program has a stream and no `meta`
     let stream = target.stream();
@@ -280,7 +249,7 @@ async fn check_missing_bus(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     Ok((there == 0).then(finding).into())
 }
 
-async fn check_dead_letters(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_dead_letters(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.bus()?;
     let count: u64 = target.redis().query(cmd("XLEN").arg(target.dead_letters())).await?;
     let finding = || {
@@ -296,7 +265,7 @@ async fn check_dead_letters(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     Ok((count > 0).then(finding).into())
 }
 
-async fn check_dead_letter_age(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_dead_letter_age(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (target, config) = (on.bus()?, on.config);
     let Some(oldest) = target.first_entry(&target.dead_letters(), "-").await? else { return Ok(Outcome::healthy()) };
     let now = target.redis().time().await?;

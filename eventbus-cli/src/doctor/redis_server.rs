@@ -6,40 +6,17 @@ use eventbus_redis::redis::{Value, cmd};
 use serde_json::json;
 
 use super::{
-    check::{Check, code},
     disk::check_free_space,
     finding::{Finding, Severity},
     outcome::{CheckError, DISK_ELSEWHERE, Outcome},
     postgres_server::compare_clocks,
     redis_target::{number, share},
-    subjects::{Subject::Redis, Subjects},
+    subjects::Subjects,
 };
-
-pub(crate) const CHECKS: &[Check] = &[
-    Check::new(
-        Redis,
-        "redis-server",
-        "a server that the bus refuses: version, replica, read-only",
-        code!(check_server),
-    ),
-    Check::new(Redis, "redis-eviction", "keys that the server removes when memory is full", code!(check_eviction)),
-    Check::new(Redis, "redis-memory", "memory that is nearly full, or without a limit", code!(check_memory)),
-    Check::new(
-        Redis,
-        "redis-aof",
-        "entries that a crash loses: no append-only file, or a failing one",
-        code!(check_append_only_file),
-    ),
-    Check::new(Redis, "redis-snapshot", "a snapshot or rewrite that failed", code!(check_snapshot)),
-    Check::new(Redis, "redis-replica", "replicas that are missing or behind", code!(check_replicas)),
-    Check::new(Redis, "redis-connections", "connections that are nearly used up", code!(check_connections)),
-    Check::new(Redis, "redis-clock", "a clock that differs from this machine's", code!(check_clock)),
-    Check::new(Redis, "redis-disk", "a disk that is nearly full, if the server is on this machine", code!(check_disk)),
-];
 
 const MAJOR_VERSION_MIN: u64 = 7;
 
-async fn check_server(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_server(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.redis()?;
     let (server, replication) = (target.info("server").await?, target.info("replication").await?);
     let version = server.get("redis_version").cloned().unwrap_or_default();
@@ -65,7 +42,7 @@ async fn check_server(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     Ok(outcome)
 }
 
-async fn check_eviction(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_eviction(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.redis()?;
     const CONSEQUENCE: &str = "when memory is full the server removes streams whole, with every entry and group";
     const REPAIR: &str = "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf";
@@ -104,7 +81,7 @@ async fn check_eviction(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     Ok(outcome)
 }
 
-async fn check_memory(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_memory(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (target, config) = (on.redis()?, on.config);
     let memory = target.info("memory").await?;
     let (used, most) = (number(&memory, "used_memory").unwrap_or_default(), number(&memory, "maxmemory"));
@@ -135,7 +112,7 @@ async fn check_memory(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     Ok(Some(finding.observed(json!({ "used_bytes": used, "maxmemory_bytes": most }))).into())
 }
 
-async fn check_append_only_file(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_append_only_file(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.redis()?;
     let info = target.info("persistence").await?;
     let mut outcome = Outcome::healthy();
@@ -180,7 +157,7 @@ async fn check_append_only_file(on: &Subjects<'_>) -> Result<Outcome, CheckError
     Ok(outcome)
 }
 
-async fn check_snapshot(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_snapshot(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.redis()?;
     let info = target.info("persistence").await?;
     let failed = ["rdb_last_bgsave_status", "aof_last_bgrewrite_status"]
@@ -196,7 +173,7 @@ async fn check_snapshot(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     Ok(failed.map(finding).collect())
 }
 
-async fn check_replicas(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_replicas(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.redis()?;
     let info = target.info("replication").await?;
     let mut outcome = Outcome::healthy();
@@ -249,7 +226,7 @@ fn is_replica(field: &str) -> bool {
     field.strip_prefix("slave").is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
-async fn check_connections(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_connections(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (target, config) = (on.redis()?, on.config);
     let info = target.info("clients").await?;
     let (used, most) = (number(&info, "connected_clients").unwrap_or_default(), number(&info, "maxclients"));
@@ -263,7 +240,7 @@ async fn check_connections(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     Ok(Some(Finding::warning(found, consequence, repair).observed(json!({ "used": used, "max": most }))).into())
 }
 
-async fn check_clock(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_clock(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (target, config) = (on.redis()?, on.config);
     let before = config.clock.unix_millis();
     let server = target.time().await?;
@@ -271,7 +248,7 @@ async fn check_clock(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     Ok(compare_clocks("Redis", before, server, after, config).into())
 }
 
-async fn check_disk(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_disk(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (target, config) = (on.redis()?, on.config);
     let client: String = target.query(cmd("CLIENT").arg("INFO")).await?;
     if !is_local(&client) {

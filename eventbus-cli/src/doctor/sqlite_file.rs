@@ -6,94 +6,52 @@ use eventstore_sqlite::SqliteEventStore;
 use serde_json::json;
 
 use super::{
-    check::{Check, code},
     disk::check_free_space,
     finding::Finding,
     outcome::{CheckError, Outcome},
     postgres_tables::compare_migrations,
-    statement::{Database as _, Known, Row, Statement, judged},
-    store_contents::{
-        ABANDONED_ROLES, ALL_STREAMS, CHECKPOINTS_AHEAD, DEAD_LETTERS, EVENT_TYPES, NEWEST_STREAMS,
-        ORPHANED_CHECKPOINTS,
-    },
-    subjects::{
-        Subject::{Sqlite, SqliteTypes},
-        Subjects,
-    },
+    statement::{Database as _, Known, Row},
+    subjects::Subjects,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
-    Check::new(Sqlite, "sqlite-store", "a file without a store, or of a different release", code!(check_release)),
-    Check::sql(
-        Sqlite,
-        "sqlite-journal",
-        "a file that is not in WAL mode",
-        &[judged("PRAGMA journal_mode", judge_journal)],
-    ),
-    Check::new(Sqlite, "sqlite-wal-size", "a write-ahead log that only grows", code!(check_log_size)),
-    Check::new(Sqlite, "sqlite-disk", "a disk that is nearly full", code!(check_disk)),
-    Check::sql(
-        Sqlite,
-        "sqlite-index",
-        "indexes and triggers that are missing",
-        &[judged(
-            "SELECT name FROM sqlite_schema WHERE type IN ('index', 'trigger') AND name LIKE 'eventbus%'",
-            judge_parts,
-        )],
-    ),
-    Check::sql(Sqlite, "sqlite-missing-events", "missing events of the newest streams", NEWEST_STREAMS),
-    Check::sql(Sqlite, "sqlite-checkpoint-ahead", "readers that are ahead of the store", CHECKPOINTS_AHEAD),
-    Check::sql(Sqlite, "sqlite-orphaned-checkpoint", "checkpoints that no process moves", ORPHANED_CHECKPOINTS),
-    Check::sql(
-        Sqlite,
-        "sqlite-abandoned-role",
-        "roles without an owner: a relay or projection that does not run",
-        ABANDONED_ROLES,
-    ),
-    Check::sql(
-        SqliteTypes,
-        "sqlite-event-types",
-        "stored event types and versions that this program does not know",
-        EVENT_TYPES,
-    ),
-    Check::sql(Sqlite, "sqlite-dead-letter-age", "dead letters that are older than the inbox remembers", DEAD_LETTERS),
-    Check::new(Sqlite, "sqlite-integrity", "a damaged file", code!(check_integrity)).deep(),
-    Check::sql(Sqlite, "sqlite-missing-events-all", "missing events of all streams", ALL_STREAMS).deep(),
-];
-
-/// Runs statements, and converts an error about a damaged file to a finding.
-async fn run_on_damaged(on: &Subjects<'_>, statements: &[Statement]) -> Result<Outcome, CheckError> {
-    let error = match on.run(Sqlite, statements, false).await {
-        Err(error) if error.is_damage() => error,
-        checked => return checked,
-    };
-    let path = on.sqlite()?.path().display().to_string();
-    let found = format!("`{path}` is damaged, or no database of SQLite: {error}");
-    Ok(Finding::fault(found, DAMAGED, RESTORE).observed(json!({ "path": path })).into())
+/// Runs a statement; an error about a damaged file becomes a finding.
+async fn rows_unless_damaged(on: &Subjects<'_>, sql: &str) -> Result<Result<Vec<Row>, Finding>, CheckError> {
+    let target = on.sqlite()?;
+    match target.with_clock(&on.config.clock).ask(sql, on.config).await {
+        Err(error) if error.is_damage() => {
+            let path = target.path().display().to_string();
+            let found = format!("`{path}` is damaged, or no database of SQLite: {error}");
+            Ok(Err(Finding::fault(found, DAMAGED, RESTORE).observed(json!({ "path": path }))))
+        }
+        rows => rows.map(Ok),
+    }
 }
 
 const DAMAGED: &str = "reads fail or return wrong rows, and writes may damage more of it";
 const RESTORE: &str =
     "stop the application, keep a copy, and restore a backup; `.recover` of the sqlite3 shell saves the rest";
 
-async fn check_release(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
-    const STORE: &str = "SELECT 1 FROM sqlite_schema WHERE name IN ('eventbus_events', 'eventbus_migrations')";
-    const MIGRATIONS: &[Statement] =
-        &[judged("SELECT version, name, kind FROM {table migrations} ORDER BY version", |rows, _| {
-            compare_migrations(rows, SqliteEventStore::NEWEST_MIGRATION)
-        })];
-    let target = on.sqlite()?;
-    if target.with_clock(&on.config.clock).ask(STORE, on.config).await.is_ok_and(|tables| tables.len() != 2) {
-        let path = target.path().display().to_string();
-        let found = format!("`{path}` holds no store: it lacks `eventbus_events`");
-        let consequence = "the store cannot be read; opening it makes new, empty tables";
-        let fault = Finding::fault(found, consequence, "give the right file, or restore it from a backup");
-        return Ok(fault.observed(json!({ "path": path })).into());
+pub(crate) async fn check_release(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    const TABLES: &str = "SELECT 1 FROM sqlite_schema WHERE name IN ('eventbus_events', 'eventbus_migrations')";
+    const MIGRATIONS: &str = "SELECT version, name, kind FROM {table migrations} ORDER BY version";
+    match rows_unless_damaged(on, TABLES).await? {
+        Ok(tables) if tables.len() == 2 => {}
+        Ok(_) => {
+            let path = on.sqlite()?.path().display().to_string();
+            let found = format!("`{path}` holds no store: it lacks `eventbus_events`");
+            let consequence = "the store cannot be read; opening it makes new, empty tables";
+            let fault = Finding::fault(found, consequence, "give the right file, or restore it from a backup");
+            return Ok(fault.observed(json!({ "path": path })).into());
+        }
+        Err(damage) => return Ok(damage.into()),
     }
-    run_on_damaged(on, MIGRATIONS).await
+    match rows_unless_damaged(on, MIGRATIONS).await? {
+        Ok(rows) => compare_migrations(&rows, SqliteEventStore::NEWEST_MIGRATION),
+        Err(damage) => Ok(damage.into()),
+    }
 }
 
-fn judge_journal(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
+pub(crate) fn judge_journal(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
     let mode: String = rows.first().map(|row| row.get("journal_mode")).transpose()?.unwrap_or_default();
     let finding = || {
         let found = format!("the file is in the journal mode `{mode}`");
@@ -104,7 +62,7 @@ fn judge_journal(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
     Ok((!mode.eq_ignore_ascii_case("wal")).then(finding).into())
 }
 
-async fn check_log_size(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_log_size(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let mut log = on.sqlite()?.path().as_os_str().to_owned();
     log.push("-wal");
     // absent while no process has the file open
@@ -118,7 +76,7 @@ async fn check_log_size(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     Ok(Finding::warning(found, consequence, repair).observed(json!({ "wal_bytes": size })).into())
 }
 
-async fn check_disk(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_disk(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let folder = on.sqlite()?.path().parent().filter(|folder| !folder.as_os_str().is_empty());
     check_free_space(folder.unwrap_or(".".as_ref()), on.config)
 }
@@ -133,7 +91,7 @@ const PARTS: [&str; 6] = [
     "eventbus_tags_keep_rows",
 ];
 
-fn judge_parts(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
+pub(crate) fn judge_parts(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
     let found: Vec<String> = rows.iter().map(|row| row.get("name")).collect::<Result<_, _>>()?;
     let missing: Vec<_> = PARTS.into_iter().filter(|part| !found.iter().any(|found| found == part)).collect();
     if missing.is_empty() {
@@ -146,13 +104,14 @@ fn judge_parts(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
     Ok(Finding::fault(text, consequence, repair).observed(json!({ "missing": missing })).into())
 }
 
-async fn check_integrity(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
-    const INTEGRITY: &[Statement] = &[judged("PRAGMA integrity_check(20)", |rows, _| {
-        let problems: Vec<String> = rows.iter().map(|row| row.get("integrity_check")).collect::<Result<_, _>>()?;
-        let problems: Vec<_> = problems.into_iter().filter(|problem| problem != "ok").collect();
-        let Some(first) = problems.first() else { return Ok(Outcome::healthy()) };
-        let found = format!("the file is damaged, {} problems: {first}", problems.len());
-        Ok(Finding::fault(found, DAMAGED, RESTORE).observed(json!({ "problems": problems })).into())
-    })];
-    run_on_damaged(on, INTEGRITY).await
+pub(crate) async fn check_integrity(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let rows = match rows_unless_damaged(on, "PRAGMA integrity_check(20)").await? {
+        Ok(rows) => rows,
+        Err(damage) => return Ok(damage.into()),
+    };
+    let problems: Vec<String> = rows.iter().map(|row| row.get("integrity_check")).collect::<Result<_, _>>()?;
+    let problems: Vec<_> = problems.into_iter().filter(|problem| problem != "ok").collect();
+    let Some(first) = problems.first() else { return Ok(Outcome::healthy()) };
+    let found = format!("the file is damaged, {} problems: {first}", problems.len());
+    Ok(Finding::fault(found, DAMAGED, RESTORE).observed(json!({ "problems": problems })).into())
 }

@@ -1,7 +1,4 @@
-//! Checks as data: statements on an SQL database, each with the texts of its findings.
-//!
-//! A statement is written once for PostgreSQL and SQLite where both can run it. Names in braces stand for what differs
-//! between them, for thresholds of the configuration, and in texts for the columns of a row.
+//! The statements of checks on SQL databases, each with the texts of its findings; `checks.sql` says how to write them.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -32,6 +29,10 @@ impl Row {
         })
     }
 
+    fn is_true(&self, column: &str) -> bool {
+        self.0.get(column) == Some(&Value::Bool(true))
+    }
+
     /// Returns the values for the report. A column whose name begins with `_` is only for the texts.
     fn observed(&self) -> Value {
         let shown = self.0.iter().filter(|(name, _)| !name.starts_with('_'));
@@ -49,71 +50,46 @@ pub(crate) fn parse_all<T: DeserializeOwned>(rows: &[Row]) -> Result<Vec<T>, Che
     rows.iter().map(|row| read(Value::Object(row.0.clone()))).collect()
 }
 
-/// What a judge knows beside the rows.
+/// What a statement and a judge know beside the rows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known<'a> {
     pub(crate) config: &'a DoctorConfig,
     pub(crate) types: Option<&'a KnownTypes>,
+    /// Set for a check that reads whole tables.
+    pub(crate) is_deep: bool,
+}
+
+impl Known<'_> {
+    fn sql_value(&self, name: &str) -> Option<String> {
+        match name {
+            "sampled_streams" | "sampled_versions" if self.is_deep => Some(i64::MAX.to_string()),
+            name => self.config.sql_value(name),
+        }
+    }
 }
 
 pub(crate) type Judge = fn(&[Row], Known<'_>) -> Result<Outcome, CheckError>;
 
 /// A statement of a check.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Statement {
-    sql: &'static str,
-    rows: Rows,
+    pub(crate) sql: String,
+    /// What each row means.
+    pub(crate) texts: Vec<Texts>,
+    /// Judges all rows of a statement without texts.
+    pub(crate) judge: Option<Judge>,
 }
 
-/// What the rows of the answer mean.
-#[derive(Debug)]
-enum Rows {
-    /// Each is a finding.
-    Findings { severity: Severity, finding: &'static str, consequence: &'static str, repair: &'static str },
-    /// Each is a reason why a part of the check was not made.
-    NotChecked(&'static str),
-    /// Together they are judged by a function.
-    Judged(Judge),
-}
-
-/// Each row is a fault.
-pub(crate) const fn fault(
-    sql: &'static str,
-    finding: &'static str,
-    consequence: &'static str,
-    repair: &'static str,
-) -> Statement {
-    Statement { sql, rows: Rows::Findings { severity: Severity::Fault, finding, consequence, repair } }
-}
-
-/// Each row is a warning.
-pub(crate) const fn warning(
-    sql: &'static str,
-    finding: &'static str,
-    consequence: &'static str,
-    repair: &'static str,
-) -> Statement {
-    Statement { sql, rows: Rows::Findings { severity: Severity::Warning, finding, consequence, repair } }
-}
-
-/// Each row is a note.
-pub(crate) const fn note(
-    sql: &'static str,
-    finding: &'static str,
-    consequence: &'static str,
-    repair: &'static str,
-) -> Statement {
-    Statement { sql, rows: Rows::Findings { severity: Severity::Note, finding, consequence, repair } }
-}
-
-/// Each row is a part that was not checked.
-pub(crate) const fn not_checked(sql: &'static str, reason: &'static str) -> Statement {
-    Statement { sql, rows: Rows::NotChecked(reason) }
-}
-
-/// A function judges the rows.
-pub(crate) const fn judged(sql: &'static str, judge: Judge) -> Statement {
-    Statement { sql, rows: Rows::Judged(judge) }
+/// The texts for a row.
+#[derive(Debug, Clone)]
+pub(crate) struct Texts {
+    /// The severity of the finding; `None` for a part that was not checked.
+    pub(crate) severity: Option<Severity>,
+    /// The column that is true for the rows that these texts are for.
+    pub(crate) column: Option<&'static str>,
+    pub(crate) finding: &'static str,
+    pub(crate) consequence: &'static str,
+    pub(crate) repair: &'static str,
 }
 
 /// A database that runs the statements of checks.
@@ -140,16 +116,21 @@ pub(crate) trait Database {
     async fn check(&mut self, statements: &[Statement], known: Known<'_>) -> Result<Outcome, CheckError> {
         let mut outcome = Outcome::default();
         for statement in statements {
-            let rows = self.ask(statement.sql, known.config).await?;
-            let filled = |row: &Row, text: &str| fill(text, |name| row.text(name).or_else(|| self.expand(name)));
-            match &statement.rows {
-                Rows::Judged(judge) => outcome.extend(judge(&rows, known)?),
-                Rows::NotChecked(reason) => rows.iter().for_each(|row| outcome.not_checked(filled(row, reason))),
-                Rows::Findings { severity, finding, consequence, repair } => {
-                    for row in &rows {
-                        let finding = Finding::new(*severity, filled(row, finding), consequence, filled(row, repair));
-                        outcome.add(finding.observed(row.observed()));
-                    }
+            let sql = fill(&statement.sql, |name| self.expand(name).or_else(|| known.sql_value(name)));
+            let rows = self.rows(sql).await?;
+            if let Some(judge) = statement.judge {
+                outcome.extend(judge(&rows, known)?);
+            }
+            for texts in &statement.texts {
+                for row in rows.iter().filter(|row| texts.column.is_none_or(|column| row.is_true(column))) {
+                    let filled = |text| fill(text, |name| row.text(name).or_else(|| self.expand(name)));
+                    let finding = filled(texts.finding);
+                    let Some(severity) = texts.severity else {
+                        outcome.not_checked(finding);
+                        continue;
+                    };
+                    let finding = Finding::new(severity, finding, texts.consequence, filled(texts.repair));
+                    outcome.add(finding.observed(row.observed()));
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Checks of the contents of a store of any kind: events, checkpoints, leases, dead letters.
 //!
-//! The SQL stores share the statements; a store on Redis reads the same facts through its ports.
+//! The SQL stores share the statements of `checks.sql`; the facts of a store on Redis come through its ports.
 
 use std::time::Duration;
 
@@ -12,96 +12,9 @@ use super::{
     config::DoctorConfig,
     finding::Finding,
     outcome::{CheckError, Outcome},
-    statement::{Known, Row, Statement, judged, parse_all, warning},
+    statement::{Known, Row, parse_all},
 };
 use crate::transfer::MOVE_PREFIX;
-
-/// Compares the versions of streams with their events, in so many streams with at most so many versions.
-macro_rules! damaged_streams {
-    ($streams:literal, $versions:literal) => {
-        concat!(
-            "SELECT s.aggregate_type, s.aggregate_id, s.version, s.version - s.archived_through AS wanted,
-                count(e.version) AS found
-             FROM (
-                SELECT * FROM {table streams} WHERE kind = 0 AND version - archived_through <= ",
-            $versions,
-            " ORDER BY stream_no DESC LIMIT ",
-            $streams,
-            ") s
-             LEFT JOIN {table events} e ON e.stream_no = s.stream_no AND e.version > s.archived_through
-             GROUP BY s.stream_no, s.aggregate_type, s.aggregate_id, s.version, s.archived_through
-             HAVING count(e.version) <> s.version - s.archived_through
-                OR coalesce(max(e.version), s.version) <> s.version
-             ORDER BY s.stream_no LIMIT 20"
-        )
-    };
-}
-
-pub(crate) const NEWEST_STREAMS: &[Statement] =
-    &[judged(damaged_streams!("{sampled_streams}", "1000"), judge_damaged_streams)];
-
-pub(crate) const ALL_STREAMS: &[Statement] =
-    &[judged(damaged_streams!("9223372036854775807", "9223372036854775807"), judge_damaged_streams)];
-
-pub(crate) const CHECKPOINTS_AHEAD: &[Statement] = &[judged(
-    "SELECT c.name, c.position AS at, h.position AS head,
-        'UPDATE {table checkpoints} SET position = ' || h.position || ' WHERE name = '''
-            || replace(c.name, '''', '''''') || ''' AND position > ' || h.position AS set_back
-     FROM {table checkpoints} c, (SELECT coalesce(max(position), 0) AS position FROM {table events}) h
-     WHERE c.position > h.position ORDER BY c.name",
-    |rows, _| Ok(readers_ahead(parse_all(rows)?)),
-)];
-
-pub(crate) const ORPHANED_CHECKPOINTS: &[Statement] = &[warning(
-    "SELECT c.name, CAST(c.position AS text) AS at, CAST(h.position AS text) AS head,
-        {now} - {seconds c.updated_at} AS seconds
-     FROM {table checkpoints} c, (SELECT coalesce(max(position), 0) AS position FROM {table events}) h
-     WHERE c.position < h.position
-        AND c.name LIKE 'projection:%'
-        AND {now} - {seconds c.updated_at} > {abandoned}
-        AND NOT EXISTS (SELECT 1 FROM {table leases} l WHERE l.role = c.name AND {seconds l.expires_at} > {now})
-        -- an event waits for the reader for as long
-        AND {now} - (
-            SELECT {seconds e.recorded_at} FROM {table events} e
-            WHERE e.position > c.position ORDER BY e.position LIMIT 1) > {abandoned}
-     ORDER BY c.updated_at LIMIT 20",
-    "the checkpoint `{name}` is at {at} of {head}, and has not moved for {seconds:.0} s",
-    "its reader does not run, or has a different name now: its read model is out of date",
-    "start the process with that reader; if it is gone for good: `eventbus projections retire`",
-)];
-
-pub(crate) const ABANDONED_ROLES: &[Statement] = &[judged(
-    "SELECT role, owner, {now} - ended AS seconds
-     FROM (SELECT role, owner, {lease_end} AS ended FROM {table leases}) l
-     -- other roles are those of single commands: they end with them
-     WHERE (role LIKE 'projection:%' OR role LIKE 'relay:%')
-        AND owner <> {retired}
-        AND {now} - ended > {abandoned}
-        -- without events since, the whole application may rest
-        AND ended < (SELECT {seconds e.recorded_at} FROM {table events} e ORDER BY e.position DESC LIMIT 1)
-     ORDER BY ended LIMIT 20",
-    |rows, _| Ok(abandoned_roles(parse_all(rows)?)),
-)];
-
-pub(crate) const EVENT_TYPES: &[Statement] = &[judged(
-    "SELECT event_type, max(schema_version) AS schema_version FROM {table event_types} GROUP BY event_type ORDER BY 1",
-    |rows, known| {
-        let stored: Vec<(String, i64)> = rows
-            .iter()
-            .map(|row| Ok((row.get("event_type")?, row.get("schema_version")?)))
-            .collect::<Result<_, CheckError>>()?;
-        Ok(known.types.map_or_else(Outcome::healthy, |types| types.compare(&stored)))
-    },
-)];
-
-pub(crate) const DEAD_LETTERS: &[Statement] = &[judged(
-    "SELECT {now} - {seconds min(dead_since)} AS age FROM {table handler_rows} WHERE dead_since IS NOT NULL",
-    |rows, Known { config, .. }| {
-        let age: Option<f64> = rows.first().map(|row| row.get("age")).transpose()?.flatten();
-        let age = Duration::try_from_secs_f64(age.unwrap_or_default()).unwrap_or_default();
-        Ok(compare_retention(age, config).into())
-    },
-)];
 
 /// The most streams with missing events that a finding names.
 const NAMED_MAX: usize = 5;
@@ -120,7 +33,7 @@ struct DamagedStream {
 }
 
 /// Reports damaged streams, of which a check loads 20 at most.
-fn judge_damaged_streams(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
+pub(crate) fn judge_damaged_streams(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
     let damaged: Vec<DamagedStream> = parse_all(rows)?;
     if damaged.is_empty() {
         return Ok(Outcome::healthy());
@@ -172,6 +85,10 @@ pub(crate) fn readers_ahead(checkpoints: Vec<ReaderPosition>) -> Outcome {
     readers.take(READERS_MAX).map(finding).collect()
 }
 
+pub(crate) fn judge_positions(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
+    Ok(readers_ahead(parse_all(rows)?))
+}
+
 /// A role without an owner: the last one, and the seconds since then.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AbandonedRole {
@@ -194,6 +111,22 @@ pub(crate) fn abandoned_roles(abandoned: Vec<AbandonedRole>) -> Outcome {
         Finding::warning(found, consequence, repair).observed(json!(abandoned))
     };
     abandoned.into_iter().take(READERS_MAX).map(finding).collect()
+}
+
+pub(crate) fn judge_roles(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
+    Ok(abandoned_roles(parse_all(rows)?))
+}
+
+pub(crate) fn judge_event_types(rows: &[Row], known: Known<'_>) -> Result<Outcome, CheckError> {
+    let stored = rows.iter().map(|row| Ok((row.get("event_type")?, row.get("schema_version")?)));
+    let stored: Vec<(String, i64)> = stored.collect::<Result<_, CheckError>>()?;
+    Ok(known.types.map_or_else(Outcome::healthy, |types| types.compare(&stored)))
+}
+
+pub(crate) fn judge_dead_letters(rows: &[Row], known: Known<'_>) -> Result<Outcome, CheckError> {
+    let age: Option<f64> = rows.first().map(|row| row.get("age")).transpose()?.flatten();
+    let age = Duration::try_from_secs_f64(age.unwrap_or_default()).unwrap_or_default();
+    Ok(compare_retention(age, known.config).into())
 }
 
 /// Compares the age of the oldest dead letter with the retention of the inbox.

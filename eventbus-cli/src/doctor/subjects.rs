@@ -1,7 +1,7 @@
 //! The subjects of a doctor: the servers and files that it examines.
 
 use eventstore_redis::RedisEventStore;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     bus_target::BusTarget,
@@ -17,7 +17,7 @@ use super::{
 };
 
 /// The subject of a check: the doctor can make the check only if it has that subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Subject {
@@ -89,7 +89,7 @@ impl<'a> Subjects<'a> {
         statements: &[Statement],
         is_deep: bool,
     ) -> Result<Outcome, CheckError> {
-        let known = Known { config: self.config, types: self.known_types };
+        let known = Known { config: self.config, types: self.known_types, is_deep };
         match subject {
             Subject::Sqlite | Subject::SqliteTypes => {
                 let mut file = self.sqlite()?.with_clock(&self.config.clock);
