@@ -56,8 +56,7 @@ impl Parser {
             ("define", name) => self.parts.push((format!("{{{name}}}"), String::new())),
             ("as", name) => {
                 let statements = self.checks.iter().find(|check| check.name == name)?.statements.clone();
-                let check = self.checks.last_mut()?;
-                (check.statements, check.code) = (statements, None);
+                self.checks.last_mut()?.statements = statements;
             }
             ("so", text) => self.texts()?.consequence = text,
             ("repair", text) => self.texts()?.repair = text,
@@ -67,10 +66,10 @@ impl Parser {
                     ["check", name, "on", subject] => self.add_check(subject, name, (text, false))?,
                     ["deep", "check", name, "on", subject] => self.add_check(subject, name, (text, true))?,
                     ["elsewhere"] => self.checks.last_mut()?.elsewhere = Some(text),
-                    ["not", "checked"] => self.add_texts(None, None, text)?,
-                    ["not", "checked", "if", column] => self.add_texts(None, Some(column), text)?,
-                    [severity] => self.add_texts(Some(severity), None, text)?,
-                    [severity, "if", column] => self.add_texts(Some(severity), Some(column), text)?,
+                    ["not", "checked"] => self.add_texts(None, &[], text)?,
+                    ["not", "checked", "if", ref columns @ ..] => self.add_texts(None, columns, text)?,
+                    [severity] => self.add_texts(Some(severity), &[], text)?,
+                    [severity, "if", ref columns @ ..] => self.add_texts(Some(severity), columns, text)?,
                     _ => return None,
                 }
             }
@@ -102,7 +101,7 @@ impl Parser {
         Some(())
     }
 
-    fn add_texts(&mut self, severity: Option<&str>, column: Option<&'static str>, finding: &'static str) -> Option<()> {
+    fn add_texts(&mut self, severity: Option<&str>, columns: &[&'static str], finding: &'static str) -> Option<()> {
         let severity = match severity {
             None => None,
             Some("fault") => Some(Severity::Fault),
@@ -110,8 +109,12 @@ impl Parser {
             Some("note") => Some(Severity::Note),
             Some(_) => return None,
         };
-        let statement = self.checks.last_mut()?.statements.last_mut()?;
-        statement.texts.push(Texts { severity, column, finding, consequence: "", repair: "" });
+        let columns = columns.iter().copied().filter(|word| *word != "and").collect();
+        let statements = &mut self.checks.last_mut()?.statements;
+        if statements.is_empty() {
+            statements.push(Statement::default());
+        }
+        statements.last_mut()?.texts.push(Texts { severity, columns, finding, consequence: "", repair: "" });
         Some(())
     }
 
@@ -156,14 +159,18 @@ mod tests {
     }
 
     #[test]
-    fn each_check_has_statements_with_texts_or_code() {
+    fn each_check_has_code_or_statements_and_texts_for_their_rows() {
         for check in checks() {
-            assert_ne!(check.statements.is_empty(), check.code.is_none(), "{}", check.name);
-            for Statement { texts, judge, .. } in &check.statements {
-                assert_ne!(texts.is_empty(), judge.is_none(), "{}", check.name);
-                let of_finding = texts.iter().filter(|texts| texts.severity.is_some());
-                assert!(of_finding.flat_map(|texts| [texts.consequence, texts.repair]).all(|text| !text.is_empty()));
-            }
+            let has_sql = check.statements.iter().all(|statement| !statement.sql.is_empty());
+            assert!(check.code.is_some() || has_sql, "{}", check.name);
+            assert!(
+                !check.statements.is_empty() && check.statements.iter().all(|statement| !statement.texts.is_empty()),
+                "{}",
+                check.name
+            );
+            let texts = check.statements.iter().flat_map(|statement| &statement.texts);
+            let of_finding = texts.filter(|texts| texts.severity.is_some());
+            assert!(of_finding.flat_map(|texts| [texts.consequence, texts.repair]).all(|text| !text.is_empty()));
         }
     }
 

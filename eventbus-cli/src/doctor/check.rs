@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use super::{
     config::DoctorConfig,
     outcome::{CheckError, Outcome, lacks_right},
-    statement::Statement,
+    statement::{Row, Statement},
     subjects::{Subject, Subjects},
 };
 
@@ -76,7 +76,10 @@ impl Check {
 
     pub(crate) async fn make(&self, on: &Subjects<'_>) -> Result<Outcome, CheckError> {
         if let Some(code) = self.code {
-            return code(on).await;
+            let mut outcome = code(on).await?;
+            let rows: Vec<_> = outcome.take_rows().into_iter().map(Row::from).collect();
+            self.statements.iter().for_each(|texts| texts.report(&rows, &mut outcome, |_| None));
+            return Ok(outcome);
         }
         match (on.run(self.subject, &self.statements, self.is_deep).await, self.elsewhere) {
             (Err(CheckError::Postgres(error)), Some(elsewhere)) if lacks_right(&error) => {

@@ -3,7 +3,7 @@
 use eventstore_postgres::PgEventStore;
 
 use super::{
-    bus_and_store, check::Code, postgres_access, postgres_server, postgres_tables, redis_access, redis_contents,
+    bus_and_store, check::Code, migrations, postgres_access, postgres_server, redis_access, redis_contents,
     redis_groups, redis_server, sqlite_file, statement::Judge, store_contents,
 };
 
@@ -59,11 +59,8 @@ pub(crate) fn judge_of(check: &str) -> Option<Judge> {
     let judge: Judge = match check {
         "pg-sync-standby" => postgres_server::judge_standbys,
         "pg-tls" => postgres_access::judge_plain_connection,
-        "pg-release" => |rows, _| postgres_tables::compare_migrations(rows, PgEventStore::NEWEST_MIGRATION),
-        "pg-index" => postgres_tables::judge_indexes,
+        "pg-release" => |rows, _| migrations::compare_migrations(rows, PgEventStore::NEWEST_MIGRATION),
         "pg-missing-events" => store_contents::judge_damaged_streams,
-        "pg-checkpoint-ahead" => store_contents::judge_positions,
-        "pg-abandoned-role" => store_contents::judge_roles,
         "pg-event-types" => store_contents::judge_event_types,
         "pg-dead-letter-age" => store_contents::judge_dead_letters,
         "sqlite-journal" => sqlite_file::judge_journal,

@@ -3,6 +3,7 @@
 use eventbus_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
 use eventstore_postgres::sqlx;
 use eventstore_sqlite::rusqlite::{self, ErrorCode as SqliteErrorCode};
+use serde_json::Value;
 
 use super::finding::Finding;
 use crate::error::CommandError;
@@ -10,6 +11,8 @@ use crate::error::CommandError;
 /// The findings of a check, and its parts that the server did not allow. Without either, all is well.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
+    /// Facts, of which `checks.sql` makes findings.
+    rows: Vec<Value>,
     findings: Vec<Finding>,
     not_checked: Vec<String>,
 }
@@ -19,9 +22,17 @@ impl Outcome {
         Self::default()
     }
 
-    pub(crate) fn extend(&mut self, other: Self) {
-        self.findings.extend(other.findings);
-        self.not_checked.extend(other.not_checked);
+    pub(crate) fn of_row(row: Value) -> Self {
+        Self { rows: vec![row], ..Self::default() }
+    }
+
+    /// Adds facts, as a row with the columns that the texts of the check name.
+    pub(crate) fn row(&mut self, row: Value) {
+        self.rows.push(row);
+    }
+
+    pub(crate) fn take_rows(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.rows)
     }
 
     pub(crate) fn add(&mut self, finding: Finding) {
@@ -38,21 +49,9 @@ impl Outcome {
     }
 }
 
-impl From<Option<Finding>> for Outcome {
-    fn from(finding: Option<Finding>) -> Self {
-        Self { findings: finding.into_iter().collect(), not_checked: Vec::new() }
-    }
-}
-
-impl From<Finding> for Outcome {
-    fn from(finding: Finding) -> Self {
-        Some(finding).into()
-    }
-}
-
-impl FromIterator<Finding> for Outcome {
-    fn from_iter<I: IntoIterator<Item = Finding>>(findings: I) -> Self {
-        Self { findings: findings.into_iter().collect(), not_checked: Vec::new() }
+impl FromIterator<Value> for Outcome {
+    fn from_iter<I: IntoIterator<Item = Value>>(rows: I) -> Self {
+        Self { rows: rows.into_iter().collect(), ..Self::default() }
     }
 }
 

@@ -6,7 +6,6 @@ use eventstore_postgres::sqlx::{self, Acquire as _, Executor as _, PgConnection,
 use serde_json::json;
 
 use super::{
-    finding::Finding,
     outcome::{CheckError, Outcome},
     statement::{Known, Row},
     subjects::Subjects,
@@ -19,16 +18,8 @@ pub(crate) fn judge_plain_connection(rows: &[Row], known: Known<'_>) -> Result<O
     };
     let Some(row) = rows.first() else { return Ok(Outcome::healthy()) };
     let (client, server): (Option<String>, Option<String>) = (row.get("client")?, row.get("server")?);
-    if !is_untrusted(&client) && !is_untrusted(&server) {
-        return Ok(Outcome::healthy());
-    }
-    let at = server.as_deref().unwrap_or_default();
-    let found = format!("the connection to {at} has no TLS, and crosses a network that is not trusted");
-    let consequence = "every machine on the way can read events and passwords, and change them";
-    let repair = "`?sslmode=verify-full` in the URL, the cargo feature `tls` of eventstore-postgres, `ssl = on` at the \
-                  server";
-    let observed = json!({ "client": client, "server": server });
-    Ok(Finding::warning(found, consequence, repair).observed(observed).into())
+    let is_crossing = is_untrusted(&client) || is_untrusted(&server);
+    Ok(Outcome::of_row(json!({ "_is_crossing": is_crossing, "client": client, "server": server })))
 }
 
 /// Rounds in which two sessions are compared: a busy pooler does not share a backend in each round.
@@ -42,7 +33,7 @@ pub(crate) async fn check_pooler(on: &Subjects<'_>) -> Result<Outcome, CheckErro
         .await
         .map_err(|error| CheckError::Other(format!("it takes two connections, and the pool gave only one: {error}")))?;
     let shared = find_shared_backend(&mut first, &mut second).await?;
-    Ok(shared.map(describe_pooler).into())
+    Ok(shared.map(|pid| json!({ "pid": pid })).into_iter().collect())
 }
 
 /// Returns the backend that two sessions share, or to which one of them was moved: a pooler gives each transaction a
@@ -69,15 +60,4 @@ async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     // the simple protocol: such a pooler does not keep prepared statements
     let row = connection.fetch_one(sqlx::raw_sql("SELECT pg_backend_pid()")).await?;
     row.try_get_unchecked(0)
-}
-
-fn describe_pooler(pid: i32) -> Finding {
-    Finding::warning(
-        format!("a pooler gives one session of the server (process {pid}) to several clients, by transaction"),
-        "before PgBouncer 1.21, or without its `max_prepared_statements`, statements fail; without `notify: false` of the \
-         store readers hear of no append, and poll",
-        "let the pooler pool sessions (`pool_mode = session`), or connect to the server directly; else set \
-         `max_prepared_statements` and `notify: false`, and leave this check out by `--skip pg-pooler`",
-    )
-    .observed(json!({ "pid": pid }))
 }

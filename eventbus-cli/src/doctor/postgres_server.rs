@@ -8,7 +8,6 @@ use serde_json::json;
 use super::{
     config::DoctorConfig,
     disk::check_free_space,
-    finding::Finding,
     outcome::{CheckError, DISK_ELSEWHERE, Outcome},
     statement::{Database as _, Known, Row},
     subjects::Subjects,
@@ -26,18 +25,10 @@ pub(crate) async fn check_open_append(on: &Subjects<'_>) -> Result<Outcome, Chec
         );
     }
     let Some(age) = open.age.filter(|age| *age > config.open_append) else { return Ok(outcome) };
-    let found = format!(
-        "a transaction of `{}` that has appended events is open for {} s",
-        open.application_name,
-        age.as_secs()
-    );
-    let repair = match open.pid {
-        Some(pid) => format!("SELECT pg_terminate_backend({pid})"),
-        None => "it is a prepared transaction: ROLLBACK PREPARED with its name of `pg_prepared_xacts`".into(),
-    };
-    let consequence = "no reader of the feed gets past its events: handlers and projections stand still";
-    let observed = json!({ "pid": open.pid, "application_name": open.application_name, "seconds": age.as_secs_f64() });
-    outcome.add(Finding::fault(found, consequence, repair).observed(observed));
+    outcome.row(json!({
+        "pid": open.pid, "application_name": open.application_name, "seconds": age.as_secs_f64(), "_age": age.as_secs(),
+        "_is_session": open.pid.is_some(), "_is_prepared": open.pid.is_none(),
+    }));
     Ok(outcome)
 }
 
@@ -47,21 +38,17 @@ pub(crate) async fn check_clock(on: &Subjects<'_>) -> Result<Outcome, CheckError
     let before = config.clock.unix_millis();
     let server: f64 = session.row("SELECT {now} * 1000 AS ms", config).await?.get("ms")?;
     let after = config.clock.unix_millis();
-    Ok(compare_clocks("PostgreSQL", before, server as u64, after, config).into())
+    Ok(compare_clocks("PostgreSQL", before, server as u64, after, config))
 }
 
 /// Compares the clock of a server, read between two readings of this process's clock, in milliseconds since 1970.
-pub(crate) fn compare_clocks(of: &str, before: u64, server: u64, after: u64, config: &DoctorConfig) -> Option<Finding> {
+pub(crate) fn compare_clocks(of: &str, before: u64, server: u64, after: u64, config: &DoctorConfig) -> Outcome {
     let difference = server.saturating_sub(after).max(before.saturating_sub(server));
-    if u128::from(difference) <= config.clock_skew.as_millis() {
-        return None;
-    }
-    let direction = if server > after { "ahead of" } else { "behind" };
-    let found = format!("the clock of {of} is {:.1} s {direction} this machine's", difference as f64 / 1_000.0);
-    let consequence = "leases go by the server's clock, times of events by the process's: they contradict each other";
-    let repair = "let NTP set the clocks of all machines (`timedatectl status`, `chronyc tracking`)";
-    let observed = json!({ "server_ms": server, "process_ms": after });
-    Some(Finding::warning(found, consequence, repair).observed(observed))
+    Outcome::of_row(json!({
+        "_is_off": u128::from(difference) > config.clock_skew.as_millis(), "_of": of,
+        "_difference": difference as f64 / 1_000.0, "_direction": if server > after { "ahead of" } else { "behind" },
+        "server_ms": server, "process_ms": after,
+    }))
 }
 
 pub(crate) async fn check_disk(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
@@ -77,18 +64,12 @@ pub(crate) async fn check_disk(on: &Subjects<'_>) -> Result<Outcome, CheckError>
 pub(crate) fn judge_standbys(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
     let Some(row) = rows.first() else { return Ok(Outcome::healthy()) };
     let (names, connected): (String, i64) = (row.get("names")?, row.get("connected")?);
-    if connected >= synchronous_standbys(&names) {
-        return Ok(Outcome::healthy());
-    }
-    if row.get::<i64>("hidden")? > 0 {
-        let reason = "the states of the standbys are hidden: GRANT pg_read_all_stats to the role of this connection";
-        return Err(CheckError::Other(reason.into()));
-    }
-    let found = format!("`synchronous_standby_names` is `{names}`, and {connected} such standbys are connected");
-    let consequence = "every commit waits, so that no save returns";
-    let repair = "start the standby, or ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf()";
-    let observed = json!({ "names": names, "connected": connected });
-    Ok(Finding::fault(found, consequence, repair).observed(observed).into())
+    let is_missing = connected < synchronous_standbys(&names);
+    let is_hidden = row.get::<i64>("hidden")? > 0;
+    Ok(Outcome::of_row(json!({
+        "_is_hidden": is_missing && is_hidden, "_is_missing": is_missing && !is_hidden, "names": names,
+        "connected": connected,
+    })))
 }
 
 /// Returns the number of standbys for which a commit waits: `ANY 2 (a, b, c)`, `FIRST 2 (a, b)`, `2 (a, b)`; a list

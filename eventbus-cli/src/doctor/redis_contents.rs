@@ -11,54 +11,52 @@ use eventbus::{
     support::ReaderKind,
 };
 use eventstore_redis::keys::StoreKeys;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
-    finding::Finding,
     outcome::{CheckError, Outcome, unread},
-    store_contents::{
-        AbandonedRole, ReaderPosition, abandoned_roles, compare_retention, missing_events, readers_ahead,
-    },
+    store_contents::compare_retention,
     subjects::Subjects,
 };
 use crate::{
     error::CommandError,
     query::{all_checkpoints, all_leases},
+    transfer::MOVE_PREFIX,
 };
+
+/// The most readers of one report.
+const READERS_MAX: usize = 20;
 
 pub(crate) async fn check_all_streams(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let store = on.redis_contents()?;
-    let (found, observed) = match store.find_missing_event(None).await {
+    let observed = match store.find_missing_event(None).await {
         Ok(None) => return Ok(Outcome::healthy()),
         Ok(Some(missing)) => {
             let (stream, version) = (missing.stream.to_string(), missing.version.get());
-            (format!("{missing} is missing"), json!({ "stream": stream, "version": version }))
+            json!({ "_found": format!("{missing} is missing"), "stream": stream, "version": version })
         }
         // a gap in the feed, or an entry that the store has not written
-        Err(error @ ReadError::Corrupt { .. }) => (CommandError::from(error).to_line(), Value::Null),
+        Err(error @ ReadError::Corrupt { .. }) => json!({ "_found": CommandError::from(error).to_line() }),
         Err(error) => return Err(unread(error)),
     };
-    let fault = Finding { repair: "restore the keys from a backup".into(), ..missing_events(found) };
-    Ok(Some(fault.observed(observed)).into())
+    Ok(Outcome::of_row(observed))
 }
 
 pub(crate) async fn check_checkpoints_ahead(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let store = on.redis_contents()?;
-    let (keys, mut readers) = (StoreKeys::new(&store.config().key_prefix), Vec::new());
-    for checkpoint in all_checkpoints(store, "").await.map_err(unread)? {
-        let set = format!("SET {}", keys.checkpoint(&checkpoint.name));
-        readers.push((checkpoint.name, checkpoint.position, set));
-    }
+    // the checkpoint of a move is a position of the other store; the checkpoint of a halted relay may be ahead
+    let others = [MOVE_PREFIX, ReaderKind::HaltedRelay.prefix()];
+    let (keys, mut readers) =
+        (StoreKeys::new(&store.config().key_prefix), all_checkpoints(store, "").await.map_err(unread)?);
+    readers.retain(|reader| !others.iter().any(|other| reader.name.starts_with(other)));
     // read last: a position that a reader has was stored before
     let head = store.head().await.map_err(unread)?;
-    let ahead = readers.into_iter().filter(|(_, position, _)| *position > head);
-    let ahead = ahead.map(|(name, position, set)| ReaderPosition {
-        name: name.to_string(),
-        at: position.as_i64(),
-        head: head.as_i64(),
-        set_back: format!("{set} {head}"),
+    let ahead = readers.into_iter().filter(|reader| reader.position > head).take(READERS_MAX).map(|reader| {
+        let set_back = format!("SET {} {head}", keys.checkpoint(&reader.name));
+        let (at, head) = (reader.position.to_string(), head.to_string());
+        json!({ "name": reader.name.as_str(), "at": at, "head": head, "_set_back": set_back })
     });
-    Ok(readers_ahead(ahead.collect()))
+    Ok(ahead.collect())
 }
 
 pub(crate) async fn check_abandoned_roles(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
@@ -78,10 +76,12 @@ pub(crate) async fn check_abandoned_roles(on: &Subjects<'_>) -> Result<Outcome, 
         // without events since then, the whole application may be idle
         let ended = stored.expires_at.filter(|ended| !stored.is_held && *ended < last)?;
         let seconds = (now - ended).as_seconds_f64();
-        let (role, owner) = (stored.lease.role.to_string(), stored.lease.owner.to_string());
-        (seconds > config.abandoned.as_secs_f64()).then_some(AbandonedRole { role, owner, seconds })
+        let (role, owner) = (stored.lease.role, stored.lease.owner);
+        let retire = if role.starts_with(ReaderKind::Relay.prefix()) { "relay" } else { "projections" };
+        (seconds > config.abandoned.as_secs_f64())
+            .then(|| json!({ "role": role.as_str(), "owner": owner.as_str(), "seconds": seconds, "_retire": retire }))
     });
-    Ok(abandoned_roles(abandoned.collect()))
+    Ok(abandoned.take(READERS_MAX).collect())
 }
 
 pub(crate) async fn check_event_types(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
@@ -97,5 +97,5 @@ pub(crate) async fn check_dead_letters(on: &Subjects<'_>) -> Result<Outcome, Che
     let oldest = store.dead_rows(None, 1).await.map_err(unread)?;
     let age = oldest.first().map(|oldest| config.clock.now() - oldest.dead_since);
     let age = age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default();
-    Ok(compare_retention(age, config).into())
+    Ok(compare_retention(age, config))
 }

@@ -14,6 +14,15 @@ use super::{
 #[derive(Debug, Clone)]
 pub(crate) struct Row(pub(crate) Map<String, Value>);
 
+impl From<Value> for Row {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Object(row) => Self(row),
+            value => Self([("value".to_owned(), value)].into_iter().collect()),
+        }
+    }
+}
+
 impl Row {
     pub(crate) fn get<T: DeserializeOwned>(&self, column: &str) -> Result<T, CheckError> {
         read(self.0.get(column).cloned().unwrap_or_default())
@@ -24,6 +33,7 @@ impl Row {
         let (name, decimals) = name.split_once(":.").map_or((name, None), |(name, number)| (name, number.parse().ok()));
         Some(match (self.0.get(name)?, decimals) {
             (Value::String(text), _) => text.clone(),
+            (Value::Null, _) => String::new(),
             (value, Some(decimals)) => format!("{:.*}", decimals, value.as_f64().unwrap_or_default()),
             (value, None) => value.to_string(),
         })
@@ -70,13 +80,13 @@ impl Known<'_> {
 
 pub(crate) type Judge = fn(&[Row], Known<'_>) -> Result<Outcome, CheckError>;
 
-/// A statement of a check.
+/// A statement of a check; without SQL, code makes the rows.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Statement {
     pub(crate) sql: String,
     /// What each row means.
     pub(crate) texts: Vec<Texts>,
-    /// Judges all rows of a statement without texts.
+    /// Makes other rows of the rows of the answer.
     pub(crate) judge: Option<Judge>,
 }
 
@@ -85,8 +95,8 @@ pub(crate) struct Statement {
 pub(crate) struct Texts {
     /// The severity of the finding; `None` for a part that was not checked.
     pub(crate) severity: Option<Severity>,
-    /// The column that is true for the rows that these texts are for.
-    pub(crate) column: Option<&'static str>,
+    /// The columns that are true for the rows that these texts are for.
+    pub(crate) columns: Vec<&'static str>,
     pub(crate) finding: &'static str,
     pub(crate) consequence: &'static str,
     pub(crate) repair: &'static str,
@@ -117,24 +127,34 @@ pub(crate) trait Database {
         let mut outcome = Outcome::default();
         for statement in statements {
             let sql = fill(&statement.sql, |name| self.expand(name).or_else(|| known.sql_value(name)));
-            let rows = self.rows(sql).await?;
+            let mut rows = self.rows(sql).await?;
             if let Some(judge) = statement.judge {
-                outcome.extend(judge(&rows, known)?);
+                rows = judge(&rows, known)?.take_rows().into_iter().map(Row::from).collect();
             }
-            for texts in &statement.texts {
-                for row in rows.iter().filter(|row| texts.column.is_none_or(|column| row.is_true(column))) {
-                    let filled = |text| fill(text, |name| row.text(name).or_else(|| self.expand(name)));
-                    let finding = filled(texts.finding);
-                    let Some(severity) = texts.severity else {
-                        outcome.not_checked(finding);
-                        continue;
-                    };
-                    let finding = Finding::new(severity, finding, texts.consequence, filled(texts.repair));
-                    outcome.add(finding.observed(row.observed()));
+            statement.report(&rows, &mut outcome, |name| self.expand(name));
+        }
+        Ok(outcome)
+    }
+}
+
+impl Statement {
+    /// Adds the findings that rows are.
+    pub(crate) fn report(&self, rows: &[Row], outcome: &mut Outcome, expand: impl Fn(&str) -> Option<String>) {
+        for texts in &self.texts {
+            for row in rows.iter().filter(|row| texts.columns.iter().all(|column| row.is_true(column))) {
+                let filled = |text| fill(text, |name| row.text(name).or_else(|| expand(name)));
+                match texts.severity {
+                    None => outcome.not_checked(filled(texts.finding)),
+                    Some(severity) => outcome.add(Finding {
+                        severity,
+                        finding: filled(texts.finding),
+                        consequence: filled(texts.consequence),
+                        repair: filled(texts.repair),
+                        observed: row.observed(),
+                    }),
                 }
             }
         }
-        Ok(outcome)
     }
 }
 
