@@ -199,10 +199,10 @@ async fn list_rows(
 }
 
 fn list_text(body: &DeadLetterList, session: &Session) -> String {
-    let mut table = Table::new("ID, GROUP, HANDLER, TYPE, AGGREGATE, ATTEMPTS>, AGE>, ERROR");
-    for row in &body.dead_letters {
+    let columns = "ID, GROUP, HANDLER, TYPE, AGGREGATE, ATTEMPTS>, AGE>, ERROR";
+    let table = Table::new(columns).rows(&body.dead_letters, |row| {
         let since = row.dead_since.map(|since| session.printer().as_of() - since);
-        table.add([
+        [
             row.id.clone(),
             optional(row.group.as_ref()),
             optional(row.handler.as_ref()),
@@ -211,8 +211,8 @@ fn list_text(body: &DeadLetterList, session: &Session) -> String {
             optional(row.attempts),
             optional(since.map(|since| age(since.try_into().unwrap_or_default()))),
             row.error.clone().unwrap_or_default(),
-        ]);
-    }
+        ]
+    });
     let next = body.next.as_ref().map(|next| format!("more with --after {next}\n"));
     table.to_text() + &next.unwrap_or_default()
 }
@@ -277,9 +277,9 @@ async fn find_ids(
 
 /// Finds the dead letters to end, states their number, asks, and reports the outcome of each.
 async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Result<ExitStatus, CommandError> {
+    let [verb, doing, done] = action.words();
     if args.ids.is_empty() && args.filter.is_empty() && !args.all {
-        let text =
-            format!("which dead letters? pass ids, a filter such as `--group`, or `--all` to {} all", action.verb());
+        let text = format!("which dead letters? pass ids, a filter such as `--group`, or `--all` to {verb} all");
         return Err(CommandError::Usage(text));
     }
     if !args.ids.is_empty() && !args.filter.is_empty() {
@@ -298,12 +298,12 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
         return Ok(ExitStatus::Done);
     }
     let of_many = if aggregates > 1 { format!(" of {aggregates} aggregates with this id") } else { String::new() };
-    let consent = session.confirm(&format!("{} {} dead letters{of_many}", action.verb(), ids.len())).await?;
+    let consent = session.confirm(&format!("{verb} {} dead letters{of_many}", ids.len())).await?;
     let mut is_complete = true;
     let count = u64::try_from(ids.len()).unwrap_or(u64::MAX);
     let (done, bar) = match consent {
         Consent::DryRun => ("unchanged", Progress::hidden()),
-        Consent::Given => (action.done(), Progress::new(action.doing(), "dead letters")?),
+        Consent::Given => (done, Progress::new(doing, "dead letters")?),
     };
     bar.set(0, count);
     for (id, number) in ids.into_iter().zip(1..) {

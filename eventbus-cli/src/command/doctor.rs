@@ -7,7 +7,7 @@ use eventbus::support::redacted;
 use eventbus_redis::redis::{AsyncConnectionConfig, RedisError, aio::MultiplexedConnection};
 use eventstore_postgres::sqlx::postgres::PgPoolOptions;
 use eventstore_sqlite::file_of_url;
-use serde::Serialize;
+use serde_json::json;
 
 use super::parse_duration;
 use crate::{
@@ -48,42 +48,18 @@ pub(crate) struct DoctorArgs {
     list: bool,
 }
 
-/// A check, as `--list` shows it.
-#[derive(Debug, Serialize)]
-struct ListedCheck {
-    name: &'static str,
-    subject: Subject,
-    finds: &'static str,
-    is_deep: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct ListedChecks {
-    checks: Vec<ListedCheck>,
-}
-
-impl ListedChecks {
-    fn table(&self) -> Table {
-        Table::new("CHECK, DEEP, FINDS").rows(&self.checks, |ListedCheck { name, finds, is_deep, .. }| {
-            [(*name).into(), optional(is_deep.then_some("yes")), (*finds).into()]
-        })
-    }
-}
-
 impl DoctorArgs {
     /// Exits with 2 if a check found a fault, with 3 if a server gave no answer, and with 1 if there were only lesser
     /// findings, or a server did not allow a check.
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         if self.list {
-            let listed = |check: &Check| ListedCheck {
-                name: check.name(),
-                subject: check.subject(),
-                finds: check.finds(),
-                is_deep: check.is_deep(),
-            };
-            let body = ListedChecks { checks: checks().map(listed).collect() };
-            session.printer().show_table(&body, ListedChecks::table)?;
-            return Ok(ExitStatus::Done);
+            let checks: Vec<_> = checks().collect();
+            return session.show(&json!({ "checks": checks }), |_| {
+                let row = |check: &&Check| {
+                    [check.name().into(), optional(check.is_deep().then_some("yes")), check.finds().into()]
+                };
+                Table::new("CHECK, DEEP, FINDS").rows(&checks, row).to_text()
+            });
         }
         let settings = session.settings();
         if !settings.names_a_server() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use serde::Serialize;
 
 use super::{
     config::DoctorConfig,
@@ -19,17 +20,20 @@ pub(crate) type Code = for<'a> fn(&'a Subjects<'a>) -> Checking<'a>;
 /// A check of a server, or of the data that the project stores there.
 ///
 /// Its name is stable: scripts select and skip checks by it.
-#[derive(derive_more::Debug, Clone)]
+#[derive(derive_more::Debug, Clone, Serialize)]
 pub struct Check {
-    pub(super) subject: Subject,
     pub(super) name: &'static str,
+    pub(super) subject: Subject,
     pub(super) finds: &'static str,
     pub(super) is_deep: bool,
     /// The reason why the check belongs elsewhere, if the role may not run its statements.
+    #[serde(skip)]
     pub(super) elsewhere: Option<&'static str>,
     #[debug(skip)]
+    #[serde(skip)]
     pub(super) statements: Vec<Statement>,
     #[debug(skip)]
+    #[serde(skip)]
     pub(super) code: Option<Code>,
 }
 

@@ -266,6 +266,7 @@ pub(in crate::dashboard) async fn end_dead_letters(
         Ok(dead_letters) => dead_letters,
         Err(error) => return visit.show("Dead letters", Err(error)),
     };
+    let [.., done_word] = action.words();
     let (mut done, mut gone, mut failed) = (0_u64, 0_u64, Vec::new());
     for id in form.ids.lines().filter(|id| !id.is_empty()) {
         match action.end(dead_letters, &MessageId::new(id)).await {
@@ -283,12 +284,12 @@ pub(in crate::dashboard) async fn end_dead_letters(
     }
     if failed.is_empty() {
         let (done, gone) = (done.to_string(), gone.to_string());
-        let outcome = [(action.done(), &*done), ("gone", &gone)];
+        let outcome = [(done_word, &*done), ("gone", &gone)];
         let parameters: Vec<_> = form.wanted.parameters().into_iter().chain(outcome).collect();
         return visit.lead_to("dead-letters", &parameters);
     }
     let content = html! {
-        p { (done) " " (action.done()) ", " (gone) " gone, " (failed.len()) " failed:" }
+        p { (done) " " (done_word) ", " (gone) " gone, " (failed.len()) " failed:" }
         ul.problems { @for (id, error) in &failed { li { code { (id) } ": " (error) } } }
         p { a href=(visit.link("dead-letters", &[])) { "Dead letters" } }
     };
