@@ -35,8 +35,8 @@ pub(crate) struct RelayArgs {
 enum RelayAction {
     /// Have a relay that has published nothing begin after a position, as imported events need that others have handled
     ///
-    /// The events up to there never get to the stream, so software that shares it does not get them. New groups of this
-    /// library on Redis get them nevertheless, from the store. Stop the applications first.
+    /// The events up to there never get to the stream, so neither groups on Redis nor other software that shares it get them.
+    /// The application's own handlers read the store, and get them nevertheless. Stop the applications first.
     Begin {
         /// The last event that is not published, such as the last imported one
         #[arg(long, value_name = "POSITION")]
@@ -55,7 +55,7 @@ enum RelayAction {
     Skip(SkipArgs),
     /// Publish an event that was skipped, if the relay is not past it
     Unskip(UnskipArgs),
-    /// Have the store forget the relay to a bus that no release publishes to any more, and the positions of its groups
+    /// Have the store forget the relay to a bus that no release publishes to any more
     ///
     /// The bus is not asked, and keeps what it has. A relay that a process runs is refused; of one that has stopped before an
     /// event, stop the processes first. Call it again if it was interrupted.
