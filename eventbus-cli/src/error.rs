@@ -210,13 +210,15 @@ fn is_lasting(code: &str) -> bool {
 /// Converts errors: each arm is a pattern with the error of the command.
 macro_rules! from_errors {
     ($($error:ty as $name:ident { $($pattern:pat => $converted:expr,)* })*) => {
-        $(impl From<$error> for CommandError {
+        $(impl From<$error> for $crate::error::CommandError {
             fn from($name: $error) -> Self {
                 match $name { $($pattern => $converted,)* }
             }
         })*
     };
 }
+
+pub(crate) use from_errors;
 
 from_errors! {
     ReadError as error {

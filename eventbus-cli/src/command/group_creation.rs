@@ -16,7 +16,6 @@ use futures_util::TryStreamExt as _;
 use serde_json::json;
 
 use crate::{
-    connection::OpenBus,
     error::{CommandError, ExitStatus},
     output::Progress,
     query::list_relays,
@@ -46,8 +45,12 @@ impl StartArgs {
     /// # Errors
     /// [`CommandError::Usage`] if the bus lacks events that the group should get; others if the operator did not confirm,
     /// or a server cannot be reached.
-    pub(super) async fn create(&self, session: &Session, group: &Name) -> Result<ExitStatus, CommandError> {
-        let OpenBus::Redis(bus, _) = session.bus().await? else { return Err(not_on_redis("created")) };
+    pub(super) async fn create(
+        &self,
+        session: &Session,
+        bus: &RedisEventBus,
+        group: &Name,
+    ) -> Result<ExitStatus, CommandError> {
         let start = match self.after {
             Some(after) => Some(StoreStart::find(session, bus, Position::new(after)).await?),
             None => None,

@@ -163,16 +163,15 @@ fn pending(view: &GroupView) -> Table {
 
 async fn create(session: &Session, group: &str, start: &StartArgs) -> Result<ExitStatus, CommandError> {
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
-    let bus = session.bus().await?;
-    match bus {
-        OpenBus::Redis(..) => {}
+    let redis = match session.bus().await? {
+        OpenBus::Redis(redis, _) => redis,
         OpenBus::Store(_) => return handlers::create(session, &name, start).await,
         OpenBus::Other(_) => return Err(not_on_redis("created")),
-    }
+    };
     if read_groups(session).await?.groups.iter().any(|row| row.group == group) {
         return session.finding(&exists(&name));
     }
-    start.create(session, &name).await
+    start.create(session, redis, &name).await
 }
 
 async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandError> {

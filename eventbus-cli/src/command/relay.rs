@@ -18,7 +18,7 @@ use super::{
     skips::{Reader, SkipArgs, UnskipArgs, note_other_skips},
 };
 use crate::{
-    error::{CommandError, ExitStatus},
+    error::{CommandError, ExitStatus, from_errors},
     output::{Progress, Table, optional, time_text},
     query::{ReaderSkips, RelayRow, list_other_skips, list_relays},
     session::Session,
@@ -208,22 +208,15 @@ async fn republish_after(
     Ok(ExitStatus::Done)
 }
 
-impl From<RepublishError> for CommandError {
-    fn from(error: RepublishError) -> Self {
-        match error {
-            RepublishError::NoPosition { .. } => Self::Usage(error.to_string()),
-            RepublishError::Unavailable { source, .. } => Self::of_servers(source),
-            error => Self::fault(error),
-        }
+from_errors! {
+    RepublishError as error {
+        RepublishError::NoPosition { .. } => Self::Usage(error.to_string()),
+        RepublishError::Unavailable { source, .. } => Self::of_servers(source),
+        error => Self::fault(error),
     }
-}
-
-impl From<BeginError> for CommandError {
-    fn from(error: BeginError) -> Self {
-        match error {
-            BeginError::Unavailable { source, .. } => Self::of_servers(source),
-            error => Self::Usage(error.to_string()),
-        }
+    BeginError as error {
+        BeginError::Unavailable { source, .. } => Self::of_servers(source),
+        error => Self::Usage(error.to_string()),
     }
 }
 

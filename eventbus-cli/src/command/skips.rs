@@ -12,7 +12,7 @@ use futures_util::TryStreamExt as _;
 use serde_json::{Value, json};
 
 use crate::{
-    error::{CommandError, ExitStatus},
+    error::{CommandError, ExitStatus, from_errors},
     output::{Printer, printable},
     query::ReaderSkips,
     session::Session,
@@ -141,14 +141,12 @@ pub(super) fn note_other_skips(printer: Printer, kind: &str, others: &[ReaderSki
     }
 }
 
-impl From<SkipError> for CommandError {
-    fn from(error: SkipError) -> Self {
-        match error {
-            SkipError::NoSuchPosition { .. } | SkipError::NoReader { .. } => Self::Usage(error.to_string()),
-            SkipError::Read(error) => error.into(),
-            SkipError::Note(error) => error.into(),
-            SkipError::Lease(error) => error.into(),
-            error => Self::fault(error),
-        }
+from_errors! {
+    SkipError as error {
+        SkipError::NoSuchPosition { .. } | SkipError::NoReader { .. } => Self::Usage(error.to_string()),
+        SkipError::Read(error) => error.into(),
+        SkipError::Note(error) => error.into(),
+        SkipError::Lease(error) => error.into(),
+        error => Self::fault(error),
     }
 }

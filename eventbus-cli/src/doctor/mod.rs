@@ -2,7 +2,7 @@
 //!
 //! A [`Check`] has a stable name and reports [findings](Finding): each with its consequence and its repair. If a server
 //! does not allow a check, or does not answer, the check is reported as not made; it never passes silently. No check
-//! changes a server or its data.
+//! changes a server or its data. `checks.sql` describes all checks.
 //!
 //! A [`Doctor`] makes the checks and returns a [`Report`].
 

@@ -23,8 +23,8 @@ impl RedisTarget {
         Self { connection, keeps_events: false }
     }
 
-    pub(crate) fn with_events(self) -> Self {
-        Self { keeps_events: true, ..self }
+    pub(crate) fn with_events(self, keeps_events: bool) -> Self {
+        Self { keeps_events, ..self }
     }
 
     /// Adds to a row whether the server also holds an event store, or a bus alone.

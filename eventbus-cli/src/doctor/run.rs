@@ -224,6 +224,12 @@ async fn answer<T>(
     answered.unwrap_or_else(|_| Err(CheckError::Other(format!("{subject} gave no answer"))))
 }
 
+/// Returns the reason for the report; notes whether the server gave no answer.
+fn reason<T>(found: Result<T, CheckError>, is_silent: &mut bool) -> Result<T, String> {
+    *is_silent |= found.as_ref().is_err_and(CheckError::is_silence);
+    found.map_err(|error| error.to_string())
+}
+
 /// Opens an existing store on Redis, or returns the reason why that fails.
 async fn open_redis_store(config: &DoctorConfig, of_store: &RedisEventStoreConfig) -> Result<RedisEventStore, String> {
     let opening = async {
@@ -245,9 +251,7 @@ impl Doctor {
                     target.connect_once().await?;
                     target.has_store(config).await
                 };
-                let found = answer(config, "PostgreSQL", asking).await;
-                has_silent_server |= found.as_ref().is_err_and(CheckError::is_silence);
-                Some((target, found.map_err(|error| error.to_string())))
+                Some((target, reason(answer(config, "PostgreSQL", asking).await, &mut has_silent_server)))
             }
         };
         let redis = match &self.redis {
@@ -257,13 +261,9 @@ impl Doctor {
                 Some(Err(error.to_string()))
             }
             Some(Ok(target)) => {
-                let target = match self.redis_store {
-                    Some(_) => target.clone().with_events(),
-                    None => target.clone(),
-                };
-                let found = answer(config, "Redis", target.ping()).await;
-                has_silent_server |= found.as_ref().is_err_and(CheckError::is_silence);
-                Some(found.map(|()| target).map_err(|error| error.to_string()))
+                let target = target.clone().with_events(self.redis_store.is_some());
+                let found = answer(config, "Redis", target.ping()).await.map(|()| target);
+                Some(reason(found, &mut has_silent_server))
             }
         };
         let redis_contents = match self.redis_contents.as_ref().or(self.redis_store_beside.as_ref()) {
@@ -275,10 +275,7 @@ impl Doctor {
         let sqlite = match &self.sqlite {
             None => None,
             Some(target) => Some(match answer(config, "the file", target.ping()).await {
-                Err(error) if error.is_silence() => {
-                    has_silent_server = true;
-                    Err(error.to_string())
-                }
+                Err(error) if error.is_silence() => reason(Err(error), &mut has_silent_server),
                 // each check reports the other faults in its own words
                 _ => Ok(target),
             }),
