@@ -2,7 +2,7 @@
 
 use std::{env, ffi::OsString, io::Write as _, path::PathBuf, time::Duration};
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, builder::NonEmptyStringValueParser};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use eventbus::{clock::SharedClock, port::BoxFuture};
 
 #[cfg(feature = "dashboard")]
@@ -35,42 +35,11 @@ pub(crate) const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 a finding, 2 a fault, 3 unreachable, 4 not confirmed, 64 usage, 130 Ctrl-C";
 
 /// The options that every subcommand has.
-#[derive(derive_more::Debug, Clone, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Options of all commands")]
 pub(crate) struct GlobalOptions {
-    /// The store: postgres://…, sqlite:PATH or redis://…
-    // hidden, as a URL may hold a password; refused if empty, as without it the store of an application would be meant
-    #[arg(long, global = true, value_name = "URL", env = "EVENTBUS_STORE", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
-    #[debug(skip)]
-    store: Option<String>,
-    /// The schema of a PostgreSQL store
-    #[arg(long, global = true, value_name = "NAME", env = "EVENTBUS_SCHEMA", default_value = "eventbus")]
-    schema: String,
-    /// The key prefix of a Redis store
-    #[arg(long, global = true, value_name = "PREFIX", env = "EVENTBUS_KEY_PREFIX", default_value = "")]
-    store_prefix: String,
-    /// The Redis of the bus; without it, the handlers that read the store
-    #[arg(long, global = true, value_name = "URL", env = "EVENTBUS_BUS", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
-    #[debug(skip)]
-    bus: Option<String>,
-    /// The stream prefix of the bus
-    #[arg(long, global = true, value_name = "PREFIX", env = "EVENTBUS_STREAM_PREFIX", default_value = "events")]
-    prefix: String,
-    /// The suffix of the bus's stream of dead letters
-    #[arg(long, global = true, value_name = "SUFFIX", env = "EVENTBUS_DLQ_STREAM_SUFFIX", default_value = "_dlq")]
-    dlq_suffix: String,
-    /// The prefix of the bus's keys of attempts
-    #[arg(long, global = true, value_name = "PREFIX", env = "EVENTBUS_RETRY_KEY_PREFIX", default_value = "retry")]
-    retry_prefix: String,
-    /// A PEM file with the authorities that sign the certificate of a Redis; without it those of the platform
-    #[arg(long, global = true, value_name = "FILE", env = "EVENTBUS_TLS_CA_FILE")]
-    tls_ca_file: Option<PathBuf>,
-    /// A PEM file with the certificate for a Redis that asks for one
-    #[arg(long, global = true, value_name = "FILE", env = "EVENTBUS_TLS_CERT_FILE")]
-    tls_cert_file: Option<PathBuf>,
-    /// A PEM file with the private key of that certificate
-    #[arg(long, global = true, value_name = "FILE", env = "EVENTBUS_TLS_KEY_FILE")]
-    tls_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    settings: ConnectionSettings,
     /// Show JSON: one object, or one a line
     #[arg(long, global = true)]
     json: bool,
@@ -144,17 +113,11 @@ impl GlobalOptions {
         // an empty file counts as none, as an empty variable does
         let file = |file: Option<PathBuf>| file.filter(|file| !file.as_os_str().is_empty());
         let settings = ConnectionSettings {
-            store: self.store,
-            schema: self.schema,
-            store_prefix: self.store_prefix,
-            bus: self.bus,
-            prefix: self.prefix,
-            dlq_suffix: self.dlq_suffix,
-            retry_prefix: self.retry_prefix,
-            tls_ca_file: file(self.tls_ca_file),
-            tls_cert_file: file(self.tls_cert_file),
-            tls_key_file: file(self.tls_key_file),
+            tls_ca_file: file(self.settings.tls_ca_file),
+            tls_cert_file: file(self.settings.tls_cert_file),
+            tls_key_file: file(self.settings.tls_key_file),
             timeout: self.timeout,
+            ..self.settings
         };
         Session::new(settings, SharedClock::SYSTEM, (self.json, self.yes, self.dry_run), app)
     }

@@ -12,24 +12,11 @@ pub(crate) enum DeadLetterAction {
 }
 
 impl DeadLetterAction {
-    pub(crate) const fn verb(self) -> &'static str {
+    /// Returns its verb, and what it is while it is done and once it is done.
+    pub(crate) const fn words(self) -> [&'static str; 3] {
         match self {
-            Self::Replay => "replay",
-            Self::Discard => "discard",
-        }
-    }
-
-    pub(crate) const fn doing(self) -> &'static str {
-        match self {
-            Self::Replay => "replaying",
-            Self::Discard => "discarding",
-        }
-    }
-
-    pub(crate) const fn done(self) -> &'static str {
-        match self {
-            Self::Replay => "replayed",
-            Self::Discard => "discarded",
+            Self::Replay => ["replay", "replaying", "replayed"],
+            Self::Discard => ["discard", "discarding", "discarded"],
         }
     }
 

@@ -19,34 +19,26 @@ pub(crate) const THE_STORE: &str = "the store";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {
     /// 0: done.
-    Done,
+    Done = 0,
     /// 1: done, with a finding: a reader is behind, or what was searched for is not there.
-    Finding,
+    Finding = 1,
     /// 2: the store or the bus answers and refuses, or the data is damaged.
-    Fault,
+    Fault = 2,
     /// 3: the store or the bus cannot be reached.
-    Unreachable,
+    Unreachable = 3,
     /// 4: the change was not confirmed; nothing was changed.
-    NotConfirmed,
+    NotConfirmed = 4,
     /// 64: an argument is wrong or missing.
-    Usage,
+    Usage = 64,
     /// 130: Ctrl-C.
-    Interrupted,
+    Interrupted = 130,
 }
 
 impl ExitStatus {
     /// Returns the exit code.
     #[must_use]
     pub const fn code(self) -> u8 {
-        match self {
-            Self::Done => 0,
-            Self::Finding => 1,
-            Self::Fault => 2,
-            Self::Unreachable => 3,
-            Self::NotConfirmed => 4,
-            Self::Usage => 64,
-            Self::Interrupted => 130,
-        }
+        self as u8
     }
 }
 
@@ -196,33 +188,6 @@ impl CommandError {
     }
 }
 
-impl From<ReadError> for CommandError {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Unavailable(source) => Self::of_statement(source),
-            error => Self::fault(error),
-        }
-    }
-}
-
-impl From<CheckpointError> for CommandError {
-    fn from(error: CheckpointError) -> Self {
-        Self::of_statement(error.into())
-    }
-}
-
-impl From<LeaseError> for CommandError {
-    fn from(error: LeaseError) -> Self {
-        Self::of_statement(error.into())
-    }
-}
-
-impl From<HandlerProgressError> for CommandError {
-    fn from(error: HandlerProgressError) -> Self {
-        Self::of_statement(error.source)
-    }
-}
-
 /// Returns `true` if the server refused for a reason that stays, such as a missing right or table.
 fn is_refusal(error: &(dyn Error + 'static)) -> bool {
     let code = source_chain(error).find_map(|error| match error.downcast_ref::<sqlx::Error>() {
@@ -242,92 +207,73 @@ fn is_lasting(code: &str) -> bool {
     ["0A", "22", "23", "28", "3D", "3F", "42"].iter().any(|class| code.starts_with(class))
 }
 
-impl From<ConsumeError> for CommandError {
-    fn from(error: ConsumeError) -> Self {
-        match error {
-            ConsumeError::Unavailable { source, .. } => Self::of_bus(source),
-            error => Self::fault(error),
-        }
-    }
-}
-
-impl From<PublishError> for CommandError {
-    fn from(error: PublishError) -> Self {
-        match error {
-            PublishError::Unavailable { source, .. } => Self::of_bus(source),
-            error => Self::fault(error),
-        }
-    }
-}
-
-impl From<DeadLetterError> for CommandError {
-    fn from(error: DeadLetterError) -> Self {
-        match error {
-            DeadLetterError::Unavailable { source, .. } => Self::of_bus(source),
-            DeadLetterError::InvalidId { .. } => Self::Usage(error.to_string()),
-            error => Self::fault(error),
-        }
-    }
-}
-
-impl From<RedisCommandError> for CommandError {
-    fn from(error: RedisCommandError) -> Self {
-        match error {
-            RedisCommandError::Unavailable { source, .. } => Self::of_bus(source),
-            error => Self::fault(error),
-        }
-    }
-}
-
-impl From<GroupError> for CommandError {
-    fn from(error: GroupError) -> Self {
-        match error {
-            GroupError::Command(error) => error.into(),
-            error => Self::fault(error),
-        }
-    }
-}
-
-impl From<RedisConnectError> for CommandError {
-    fn from(error: RedisConnectError) -> Self {
-        match error {
-            RedisConnectError::Unavailable { address, source } => {
-                Self::unreachable(&format!("Redis at {address}"), source)
+/// Converts errors: each arm is a pattern with the error of the command.
+macro_rules! from_errors {
+    ($($error:ty as $name:ident { $($pattern:pat => $converted:expr,)* })*) => {
+        $(impl From<$error> for $crate::error::CommandError {
+            fn from($name: $error) -> Self {
+                match $name { $($pattern => $converted,)* }
             }
-            RedisConnectError::TimedOut { ref address, .. } => Self::unreachable(&format!("Redis at {address}"), error),
-            RedisConnectError::Config(mistakes) => Self::Usage(mistakes.to_string()),
-            error => Self::fault(error),
-        }
-    }
+        })*
+    };
 }
 
-impl From<PgConnectError> for CommandError {
-    fn from(error: PgConnectError) -> Self {
-        match error {
-            PgConnectError::Unreachable { server, source } => {
-                Self::unreachable(&format!("PostgreSQL at `{server}`"), source)
-            }
-            PgConnectError::InvalidUrl { .. }
-            | PgConnectError::UnknownParameter { .. }
-            | PgConnectError::InvalidSchema { .. }
-            | PgConnectError::InvalidConfig { .. }
-            | PgConnectError::InvalidVariable { .. } => Self::Usage(error.to_string()),
-            error => Self::fault(error),
-        }
-    }
-}
+pub(crate) use from_errors;
 
-impl From<SqliteConnectError> for CommandError {
-    fn from(error: SqliteConnectError) -> Self {
-        match error {
-            SqliteConnectError::Unavailable { ref path, .. } => {
-                Self::unreachable(&format!("the file `{}`", path.display()), error)
-            }
-            SqliteConnectError::InvalidUrl { .. } | SqliteConnectError::InvalidConfig { .. } => {
-                Self::Usage(error.to_string())
-            }
-            error => Self::fault(error),
-        }
+from_errors! {
+    ReadError as error {
+        ReadError::Unavailable(source) => Self::of_statement(source),
+        error => Self::fault(error),
+    }
+    CheckpointError as error { error => Self::of_statement(error.into()), }
+    LeaseError as error { error => Self::of_statement(error.into()), }
+    HandlerProgressError as error { error => Self::of_statement(error.source), }
+    ConsumeError as error {
+        ConsumeError::Unavailable { source, .. } => Self::of_bus(source),
+        error => Self::fault(error),
+    }
+    PublishError as error {
+        PublishError::Unavailable { source, .. } => Self::of_bus(source),
+        error => Self::fault(error),
+    }
+    DeadLetterError as error {
+        DeadLetterError::Unavailable { source, .. } => Self::of_bus(source),
+        DeadLetterError::InvalidId { .. } => Self::Usage(error.to_string()),
+        error => Self::fault(error),
+    }
+    RedisCommandError as error {
+        RedisCommandError::Unavailable { source, .. } => Self::of_bus(source),
+        error => Self::fault(error),
+    }
+    GroupError as error {
+        GroupError::Command(error) => error.into(),
+        error => Self::fault(error),
+    }
+    RedisConnectError as error {
+        RedisConnectError::Unavailable { address, source } => Self::unreachable(&format!("Redis at {address}"), source),
+        RedisConnectError::TimedOut { ref address, .. } => Self::unreachable(&format!("Redis at {address}"), error),
+        RedisConnectError::Config(mistakes) => Self::Usage(mistakes.to_string()),
+        error => Self::fault(error),
+    }
+    PgConnectError as error {
+        PgConnectError::Unreachable { server, source } => {
+            Self::unreachable(&format!("PostgreSQL at `{server}`"), source)
+        },
+        PgConnectError::InvalidUrl { .. }
+        | PgConnectError::UnknownParameter { .. }
+        | PgConnectError::InvalidSchema { .. }
+        | PgConnectError::InvalidConfig { .. }
+        | PgConnectError::InvalidVariable { .. } => Self::Usage(error.to_string()),
+        error => Self::fault(error),
+    }
+    SqliteConnectError as error {
+        SqliteConnectError::Unavailable { ref path, .. } => {
+            Self::unreachable(&format!("the file `{}`", path.display()), error)
+        },
+        SqliteConnectError::InvalidUrl { .. } | SqliteConnectError::InvalidConfig { .. } => {
+            Self::Usage(error.to_string())
+        },
+        error => Self::fault(error),
     }
 }
 

@@ -7,12 +7,13 @@ use std::{
 
 use eventbus::{app::AppBuilder, clock::SharedClock, store::EventStore};
 use serde::Serialize;
+use serde_json::json;
 use tokio::sync::{OnceCell, oneshot};
 
 use crate::{
     app_source::{AppSource, MadeApp},
     connection::{ConnectionSettings, OpenBus, OpenStore},
-    error::CommandError,
+    error::{CommandError, ExitStatus},
     output::{Printer, Progress},
 };
 
@@ -37,13 +38,6 @@ pub(crate) enum Consent {
     Given,
     /// Only report what would be changed.
     DryRun,
-}
-
-/// The output of a dry run.
-#[derive(Debug, Serialize)]
-struct DryRun<'w> {
-    dry_run: bool,
-    would: &'w str,
 }
 
 impl Session {
@@ -146,6 +140,22 @@ impl Session {
         self.bus.get_or_try_init(|| open).await
     }
 
+    /// Shows a document, and ends the command.
+    pub(crate) fn show<T: Serialize>(
+        &self,
+        body: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<ExitStatus, CommandError> {
+        self.printer.show(body, text)?;
+        Ok(ExitStatus::Done)
+    }
+
+    /// Says what the command has not found or done, and ends it.
+    pub(crate) fn finding(&self, text: &str) -> Result<ExitStatus, CommandError> {
+        self.printer.note(text);
+        Ok(ExitStatus::Finding)
+    }
+
     /// Closes the connections that were opened.
     pub(crate) async fn close(self) {
         drop(self.bus);
@@ -160,7 +170,7 @@ impl Session {
     /// [`CommandError::Output`] if standard output cannot be written.
     pub(crate) fn show_dry_run(&self, would: &str) -> Result<(), CommandError> {
         self.note_dry_run(would);
-        self.printer.show(&DryRun { dry_run: true, would }, |_| String::new())
+        self.printer.show(&json!({ "dry_run": true, "would": would }), |_| String::new())
     }
 
     fn note_dry_run(&self, would: &str) {

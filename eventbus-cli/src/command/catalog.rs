@@ -7,7 +7,7 @@ use crate::{
     catalog::{CatalogView, async_api, event_schemas, mermaid},
     connection::OpenBus,
     error::{CommandError, ExitStatus},
-    output::{Align, Table},
+    output::Table,
     session::Session,
 };
 
@@ -78,73 +78,33 @@ impl CatalogArgs {
 }
 
 fn text(catalog: &CatalogView) -> String {
-    let mut events = Table::new([
-        ("EVENT", Align::Left),
-        ("VERSION", Align::Right),
-        ("AGGREGATE", Align::Left),
-        ("BEFORE", Align::Left),
-        ("TAGS", Align::Left),
-        ("DECLARED", Align::Left),
-    ]);
-    for event in &catalog.events {
-        events.add([
+    let events = Table::new("EVENT, VERSION>, AGGREGATE, BEFORE, TAGS, DECLARED").rows(&catalog.events, |event| {
+        [
             event.event_type.to_owned(),
             event.schema_version.to_string(),
             event.aggregate_type.to_owned(),
             listed(event.former_types),
             listed(event.tags),
             event.source.clone(),
-        ]);
-    }
-    let mut aggregates = Table::new([
-        ("AGGREGATE", Align::Left),
-        ("STATE", Align::Left),
-        ("RETIRED", Align::Left),
-        ("DECLARED", Align::Left),
-    ]);
-    for aggregate in &catalog.aggregates {
+        ]
+    });
+    let aggregates = Table::new("AGGREGATE, STATE, RETIRED, DECLARED").rows(&catalog.aggregates, |aggregate| {
         let state = if aggregate.is_fold { "further" } else { "main" };
-        aggregates.add([
-            aggregate.aggregate_type.to_owned(),
-            state.to_owned(),
-            listed(aggregate.retired),
-            aggregate.source.clone(),
-        ]);
-    }
-    let mut handlers = Table::new([
-        ("HANDLER", Align::Left),
-        ("GROUP", Align::Left),
-        ("EVENTS", Align::Left),
-        ("DECLARED", Align::Left),
-    ]);
-    for handler in &catalog.handlers {
-        handlers.add([
-            handler.name.to_owned(),
-            handler.group.as_deref().unwrap_or(DEFAULT_GROUP).to_owned(),
-            handler.events.as_deref().map_or_else(|| "all".into(), listed),
-            handler.source.clone(),
-        ]);
-    }
-    let mut groups = Table::new([("GROUP", Align::Left), ("HANDLERS", Align::Left)]);
-    for group in &catalog.groups {
-        groups.add([group.name.as_deref().unwrap_or(DEFAULT_GROUP).to_owned(), listed(&group.handlers)]);
-    }
-    let mut projections = Table::new([
-        ("PROJECTION", Align::Left),
-        ("VERSION", Align::Right),
-        ("TABLES", Align::Left),
-        ("EVENTS", Align::Left),
-        ("DECLARED", Align::Left),
-    ]);
-    for projection in &catalog.projections {
-        projections.add([
-            projection.name.to_owned(),
-            projection.version.to_string(),
-            listed(projection.tables),
-            projection.events.as_deref().map_or_else(|| "all".into(), listed),
-            projection.source.clone(),
-        ]);
-    }
+        [aggregate.aggregate_type.to_owned(), state.into(), listed(aggregate.retired), aggregate.source.clone()]
+    });
+    let all_or = |events: Option<&[&str]>| events.map_or_else(|| "all".into(), listed);
+    let group = |name: Option<&str>| name.unwrap_or(DEFAULT_GROUP).to_owned();
+    let handlers = Table::new("HANDLER, GROUP, EVENTS, DECLARED").rows(&catalog.handlers, |handler| {
+        let events = all_or(handler.events.as_deref());
+        [handler.name.to_owned(), group(handler.group.as_deref()), events, handler.source.clone()]
+    });
+    let groups = Table::new("GROUP, HANDLERS")
+        .rows(&catalog.groups, |of_group| [group(of_group.name.as_deref()), listed(&of_group.handlers)]);
+    let projections = "PROJECTION, VERSION>, TABLES, EVENTS, DECLARED";
+    let projections = Table::new(projections).rows(&catalog.projections, |projection| {
+        let (tables, events) = (listed(projection.tables), all_or(projection.events.as_deref()));
+        [projection.name.to_owned(), projection.version.to_string(), tables, events, projection.source.clone()]
+    });
     [events, aggregates, handlers, groups, projections].map(|table| table.to_text()).join("\n")
 }
 

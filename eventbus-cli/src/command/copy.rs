@@ -3,7 +3,7 @@
 use clap::Args;
 use eventbus::store::FeedFilter;
 
-use super::import::{BEGIN_ANEW, Imported};
+use super::import::show_moved;
 use crate::{
     connection::{ConnectionSettings, OpenStore},
     error::{CommandError, ExitStatus},
@@ -62,9 +62,6 @@ impl CopyArgs {
         let sum = checksum(&*from, head, Progress::new("reading", "positions")?).await.map_err(of_source)?;
         compare(&*to, sum, Progress::new("verifying", "positions")?).await.map_err(of_target)?;
         open.close().await;
-        session.printer().note(BEGIN_ANEW);
-        let body = Imported { events: sum.events, verified: true };
-        session.printer().show(&body, |body| format!("copied {} events, verified\n", body.events))?;
-        Ok(ExitStatus::Done)
+        show_moved(session, "copied", sum.events)
     }
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use clap::{Args, builder::NonEmptyStringValueParser};
-use serde::Serialize;
+use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::{
@@ -49,14 +49,6 @@ pub(crate) struct DashboardArgs {
     sample_every: Option<Duration>,
 }
 
-#[derive(Serialize)]
-struct Listening {
-    url: String,
-    /// The token, if it was made.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    token: Option<String>,
-}
-
 impl DashboardArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let (config, made) = self.config()?;
@@ -70,10 +62,14 @@ impl DashboardArgs {
         let cannot = |error| CommandError::fault(format!("cannot listen on {}: {error}", self.listen));
         let listener = listener.map_err(cannot)?;
         let url = format!("http://{}/", listener.local_addr()?);
-        let body = Listening { url, token: made.map(|token| token.as_str().to_owned()) };
-        session.printer().show(&body, |body| {
-            let token = body.token.as_ref().map(|token| format!("token      {token}\n")).unwrap_or_default();
-            format!("dashboard  {}\n{token}", body.url)
+        let token = made.map(|token| token.as_str().to_owned());
+        let body = match &token {
+            Some(token) => json!({ "url": url, "token": token }),
+            None => json!({ "url": url }),
+        };
+        session.printer().show(&body, |_| {
+            let token = token.map(|token| format!("token      {token}\n")).unwrap_or_default();
+            format!("dashboard  {url}\n{token}")
         })?;
         let inner = DashboardInner::new(source, config);
         if self.names_no_field() && inner.fields().await.is_ok_and(|fields| !fields.hides_personal()) {

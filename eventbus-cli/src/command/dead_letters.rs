@@ -9,12 +9,13 @@ use eventbus::{
     dead_letter::{DeadLetterFilter, DeadLetters},
 };
 use serde::Serialize;
+use serde_json::json;
 
 use super::{other_buses::note_other_buses, parse_duration};
 use crate::{
     dead_letter_action::DeadLetterAction,
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, age, optional, time_text},
+    output::{Progress, Table, age, optional, time_text},
     query::{DeadLetterQuery, DeadLetterRow, find_dead_letters},
     session::{Consent, Session},
 };
@@ -119,12 +120,6 @@ struct Outcome {
     error: Option<String>,
 }
 
-/// The output if no dead letter matches.
-#[derive(Debug, Serialize)]
-struct NoneFound {
-    found: u64,
-}
-
 impl FilterArgs {
     fn to_query(&self, session: &Session) -> DeadLetterQuery {
         let filter = DeadLetterFilter {
@@ -181,8 +176,7 @@ async fn list(
     let (dead_letters, next) = Progress::while_reading(reading).await?;
     note_other_buses(session).await?;
     let body = DeadLetterList { dead_letters, next: next.map(|next| next.to_string()) };
-    session.printer().show(&body, |body| list_text(body, session))?;
-    Ok(ExitStatus::Done)
+    session.show(&body, |body| list_text(body, session))
 }
 
 /// Finds the rows of up to `limit` dead letters; holds only some of the events at once, because they may be large.
@@ -205,19 +199,10 @@ async fn list_rows(
 }
 
 fn list_text(body: &DeadLetterList, session: &Session) -> String {
-    let mut table = Table::new([
-        ("ID", Align::Left),
-        ("GROUP", Align::Left),
-        ("HANDLER", Align::Left),
-        ("TYPE", Align::Left),
-        ("AGGREGATE", Align::Left),
-        ("ATTEMPTS", Align::Right),
-        ("AGE", Align::Right),
-        ("ERROR", Align::Left),
-    ]);
-    for row in &body.dead_letters {
+    let columns = "ID, GROUP, HANDLER, TYPE, AGGREGATE, ATTEMPTS>, AGE>, ERROR";
+    let table = Table::new(columns).rows(&body.dead_letters, |row| {
         let since = row.dead_since.map(|since| session.printer().as_of() - since);
-        table.add([
+        [
             row.id.clone(),
             optional(row.group.as_ref()),
             optional(row.handler.as_ref()),
@@ -226,8 +211,8 @@ fn list_text(body: &DeadLetterList, session: &Session) -> String {
             optional(row.attempts),
             optional(since.map(|since| age(since.try_into().unwrap_or_default()))),
             row.error.clone().unwrap_or_default(),
-        ]);
-    }
+        ]
+    });
     let next = body.next.as_ref().map(|next| format!("more with --after {next}\n"));
     table.to_text() + &next.unwrap_or_default()
 }
@@ -238,16 +223,14 @@ async fn show(session: &Session, id: &str) -> Result<ExitStatus, CommandError> {
     let reading = async { Ok(dead_letters.find_dead_letter(&id).await?) };
     let Some(found) = Progress::while_reading(reading).await? else {
         note_other_buses(session).await?;
-        session.printer().note(&format!("there is no dead letter `{id}`"));
-        return Ok(ExitStatus::Finding);
+        return session.finding(&format!("there is no dead letter `{id}`"));
     };
     let body = OneDeadLetter { dead_letter: DeadLetterRow::from(&found).with_event(&found) };
-    session.printer().show(&body, |body| one_text(&body.dead_letter))?;
-    Ok(ExitStatus::Done)
+    session.show(&body, |body| one_text(&body.dead_letter))
 }
 
 fn one_text(row: &DeadLetterRow) -> String {
-    let mut table = Table::new([("DEAD LETTER", Align::Left), ("", Align::Left)]);
+    let mut table = Table::new("DEAD LETTER, ");
     let fields = row.event.as_ref().and_then(|event| event.fields.as_ref()).map(|fields| fields.get().to_owned());
     for (name, value) in [
         ("id", Some(row.id.clone())),
@@ -294,9 +277,9 @@ async fn find_ids(
 
 /// Finds the dead letters to end, states their number, asks, and reports the outcome of each.
 async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Result<ExitStatus, CommandError> {
+    let [verb, doing, done] = action.words();
     if args.ids.is_empty() && args.filter.is_empty() && !args.all {
-        let text =
-            format!("which dead letters? pass ids, a filter such as `--group`, or `--all` to {} all", action.verb());
+        let text = format!("which dead letters? pass ids, a filter such as `--group`, or `--all` to {verb} all");
         return Err(CommandError::Usage(text));
     }
     if !args.ids.is_empty() && !args.filter.is_empty() {
@@ -310,17 +293,17 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
     note_other_buses(session).await?;
     if ids.is_empty() {
         session.printer().note("no dead letter matches");
-        let shown = session.printer().show(&NoneFound { found: 0 }, |_| String::new());
+        let shown = session.printer().show(&json!({ "found": 0 }), |_| String::new());
         shown.or_else(CommandError::unless_reader_left)?;
         return Ok(ExitStatus::Done);
     }
     let of_many = if aggregates > 1 { format!(" of {aggregates} aggregates with this id") } else { String::new() };
-    let consent = session.confirm(&format!("{} {} dead letters{of_many}", action.verb(), ids.len())).await?;
+    let consent = session.confirm(&format!("{verb} {} dead letters{of_many}", ids.len())).await?;
     let mut is_complete = true;
     let count = u64::try_from(ids.len()).unwrap_or(u64::MAX);
     let (done, bar) = match consent {
         Consent::DryRun => ("unchanged", Progress::hidden()),
-        Consent::Given => (action.done(), Progress::new(action.doing(), "dead letters")?),
+        Consent::Given => (done, Progress::new(doing, "dead letters")?),
     };
     bar.set(0, count);
     for (id, number) in ids.into_iter().zip(1..) {

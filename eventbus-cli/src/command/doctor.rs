@@ -7,7 +7,7 @@ use eventbus::support::redacted;
 use eventbus_redis::redis::{AsyncConnectionConfig, RedisError, aio::MultiplexedConnection};
 use eventstore_postgres::sqlx::postgres::PgPoolOptions;
 use eventstore_sqlite::file_of_url;
-use serde::Serialize;
+use serde_json::json;
 
 use super::parse_duration;
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     connection::{ConnectionSettings, StoreUrl},
     doctor::{Check, Doctor, DoctorConfig, Report, Severity, Subject, UnknownCheck, checks},
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, optional},
+    output::{Progress, Table, optional},
     session::Session,
 };
 
@@ -48,44 +48,18 @@ pub(crate) struct DoctorArgs {
     list: bool,
 }
 
-/// A check, as `--list` shows it.
-#[derive(Debug, Serialize)]
-struct ListedCheck {
-    name: &'static str,
-    subject: Subject,
-    finds: &'static str,
-    is_deep: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct ListedChecks {
-    checks: Vec<ListedCheck>,
-}
-
-impl ListedChecks {
-    fn table(&self) -> Table {
-        let mut table = Table::new([("CHECK", Align::Left), ("DEEP", Align::Left), ("FINDS", Align::Left)]);
-        for ListedCheck { name, finds, is_deep, .. } in &self.checks {
-            table.add([(*name).into(), optional(is_deep.then_some("yes")), (*finds).into()]);
-        }
-        table
-    }
-}
-
 impl DoctorArgs {
     /// Exits with 2 if a check found a fault, with 3 if a server gave no answer, and with 1 if there were only lesser
     /// findings, or a server did not allow a check.
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         if self.list {
-            let listed = |check: &Check| ListedCheck {
-                name: check.name(),
-                subject: check.subject(),
-                finds: check.finds(),
-                is_deep: check.is_deep(),
-            };
-            let body = ListedChecks { checks: checks().map(listed).collect() };
-            session.printer().show_table(&body, ListedChecks::table)?;
-            return Ok(ExitStatus::Done);
+            let checks: Vec<_> = checks().collect();
+            return session.show(&json!({ "checks": checks }), |_| {
+                let row = |check: &&Check| {
+                    [check.name().into(), optional(check.is_deep().then_some("yes")), check.finds().into()]
+                };
+                Table::new("CHECK, DEEP, FINDS").rows(&checks, row).to_text()
+            });
         }
         let settings = session.settings();
         if !settings.names_a_server() {
@@ -145,19 +119,14 @@ pub(super) async fn examine(
     let doctor = add_bus(doctor, settings).await?;
     Ok(match settings.store.as_ref().map(|_| settings.store_url()).transpose()? {
         Some(StoreUrl::Redis(url)) if settings.bus.as_ref() != Some(&url) => {
-            let connected = connect_redis(&url, settings).await?;
-            let beside = connected.as_ref().ok().cloned();
-            let of_store = add_redis(of_store, connected).redis_store_with(settings.redis_store_config(url));
+            let of_redis = settings.redis_store_config(url.clone());
+            let of_store = add_redis(of_store, connect_redis(&url, settings).await?).redis_store_with(of_redis.clone());
             if settings.bus.is_none() {
                 return Ok(vec![of_store.run_reporting(progress).await]);
             }
             // a doctor examines one Redis, and store and bus are on two
             let of_store = of_store.leave(|subject| subject != Subject::Redis && !is_of_redis_store(subject));
-            let of_bus = doctor.leave(is_of_redis_store);
-            let of_bus = match beside {
-                Some(connection) => of_bus.redis_store_beside(connection, &settings.store_prefix),
-                None => of_bus,
-            };
+            let of_bus = doctor.leave(is_of_redis_store).redis_store_beside(of_redis);
             vec![of_store.run_reporting(&mut progress).await, of_bus.run_reporting(progress).await]
         }
         store => vec![add_store(doctor, store, settings)?.run_reporting(progress).await],

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use eventbus::store::FeedFilter;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     error::{CommandError, ExitStatus},
@@ -26,14 +26,6 @@ pub(crate) struct ExportArgs {
     /// Go on with an earlier export of the store, interrupted or not: add the events that the file does not hold
     #[arg(long)]
     resume: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct Exported {
-    file: String,
-    store_id: String,
-    events: u64,
-    verified: bool,
 }
 
 impl ExportArgs {
@@ -64,12 +56,9 @@ impl ExportArgs {
         }
         writer.finish()?;
         let events = verify(&self.file).await?;
-        let body =
-            Exported { file: self.file.display().to_string(), store_id: store_id.to_string(), events, verified: true };
-        session
-            .printer()
-            .show(&body, |body| format!("exported {} events to {}, verified\n", body.events, body.file))?;
-        Ok(ExitStatus::Done)
+        let (file, id) = (self.file.display().to_string(), store_id.to_string());
+        let body = json!({ "file": file, "store_id": id, "events": events, "verified": true });
+        session.show(&body, |_| format!("exported {events} events to {file}, verified\n"))
     }
 }
 

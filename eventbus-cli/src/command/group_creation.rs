@@ -13,10 +13,9 @@ use eventbus::{
 };
 use eventbus_redis::{GroupStart, RedisEventBus};
 use futures_util::TryStreamExt as _;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::{
-    connection::OpenBus,
     error::{CommandError, ExitStatus},
     output::Progress,
     query::list_relays,
@@ -35,14 +34,6 @@ pub(super) struct StartArgs {
     now: bool,
 }
 
-#[derive(Debug, Serialize)]
-struct Created<'g> {
-    group: &'g str,
-    created: bool,
-    /// The position after which it begins; `None` if it begins with the next event.
-    after: Option<String>,
-}
-
 impl StartArgs {
     /// Returns the position after which it begins; `None` if it begins now.
     pub(super) fn after(&self) -> Option<Position> {
@@ -54,8 +45,12 @@ impl StartArgs {
     /// # Errors
     /// [`CommandError::Usage`] if the bus lacks events that the group should get; others if the operator did not confirm,
     /// or a server cannot be reached.
-    pub(super) async fn create(&self, session: &Session, group: &Name) -> Result<ExitStatus, CommandError> {
-        let OpenBus::Redis(bus, _) = session.bus().await? else { return Err(not_on_redis("created")) };
+    pub(super) async fn create(
+        &self,
+        session: &Session,
+        bus: &RedisEventBus,
+        group: &Name,
+    ) -> Result<ExitStatus, CommandError> {
         let start = match self.after {
             Some(after) => Some(StoreStart::find(session, bus, Position::new(after)).await?),
             None => None,
@@ -75,8 +70,7 @@ impl StartArgs {
         let position = start.as_ref().map_or(GroupStart::Now, |start| GroupStart::Position(start.after));
         let creating = async { Ok(bus.create_group(group, position).await?) };
         if !Progress::during("creating", creating).await? {
-            session.printer().note(&exists(group));
-            return Ok(ExitStatus::Finding);
+            return session.finding(&exists(group));
         }
         if let Some(start) = &start
             && let Err(missing) = start.check_events(bus).await
@@ -86,10 +80,9 @@ impl StartArgs {
             return Err(missing);
         }
         let after = start.map(|start| start.after.to_string());
-        session.printer().show(&Created { group, created: true, after }, |_| {
+        session.show(&json!({ "group": group.as_str(), "created": true, "after": after }), |_| {
             format!("created group `{group}`, which begins {begins}\n")
-        })?;
-        Ok(ExitStatus::Done)
+        })
     }
 }
 

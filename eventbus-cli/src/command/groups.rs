@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use eventbus::Name;
 use eventbus_redis::RetiredGroup;
 use serde::Serialize;
+use serde_json::json;
 
 use super::{
     group_creation::{StartArgs, exists, not_on_redis},
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, age, optional},
+    output::{Progress, Table, age, optional},
     query::{DeadLetterTally, GroupRow, GroupView, HandlerRow, list_groups, list_handlers, load_group},
     session::{Consent, Session},
 };
@@ -81,15 +82,6 @@ struct Groups {
     more_dead_letters: bool,
 }
 
-#[derive(Debug, Serialize)]
-struct Retired {
-    group: String,
-    retired: bool,
-    pending: u64,
-    /// `None` in a dry run if the bus does not know.
-    unread: Option<u64>,
-}
-
 impl GroupArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         match &self.action {
@@ -136,63 +128,50 @@ async fn show(session: &Session, group: &str, limit: usize) -> Result<ExitStatus
             return handlers::show(session, handler);
         }
         note_other_buses(session).await?;
-        return Ok(handlers::missing(session, group));
+        return handlers::missing(session, group);
     }
     let view = Progress::while_reading(load_group(session.bus().await?, &name, limit)).await?;
-    session.printer().show(&view, |view| format!("{}\n{}", consumers(view).to_text(), pending(view).to_text()))?;
-    Ok(ExitStatus::Done)
+    session.show(&view, |view| format!("{}\n{}", consumers(view).to_text(), pending(view).to_text()))
 }
 
 fn consumers(view: &GroupView) -> Table {
-    let mut table = Table::new([("CONSUMER", Align::Left), ("PENDING", Align::Right), ("IDLE", Align::Right)]);
-    for consumer in &view.consumers {
+    Table::new("CONSUMER, PENDING>, IDLE>").rows(&view.consumers, |consumer| {
         let idle = age(Duration::from_millis(consumer.idle_ms));
-        table.add([consumer.name.clone(), consumer.pending.to_string(), idle]);
-    }
-    table
+        [consumer.name.clone(), consumer.pending.to_string(), idle]
+    })
 }
 
 fn pending(view: &GroupView) -> Table {
-    let mut table = Table::new([
-        ("ENTRY", Align::Left),
-        ("POSITION", Align::Right),
-        ("EVENT", Align::Left),
-        ("STREAM", Align::Left),
-        ("CONSUMER", Align::Left),
-        ("IDLE", Align::Right),
-        ("FAILED RUNS", Align::Right),
-        ("LAST ERRORS", Align::Left),
-    ]);
-    for row in &view.pending {
-        let errors = row.attempts.failed.iter().map(|(handler, error)| format!("{handler}: {error}"));
-        let errors = Some(errors.collect::<Vec<_>>().join("; ")).filter(|errors| !errors.is_empty());
-        table.add([
-            row.entry.clone(),
-            optional(row.position.as_ref()),
-            optional(row.event_type.as_ref()),
-            optional(row.stream.as_ref()),
-            row.consumer.clone(),
-            age(Duration::from_millis(row.idle_ms)),
-            row.attempts.failed_runs.to_string(),
-            optional(errors),
-        ]);
-    }
-    table
+    Table::new("ENTRY, POSITION>, EVENT, STREAM, CONSUMER, IDLE>, FAILED RUNS>, LAST ERRORS").rows(
+        &view.pending,
+        |row| {
+            let errors = row.attempts.failed.iter().map(|(handler, error)| format!("{handler}: {error}"));
+            let errors = Some(errors.collect::<Vec<_>>().join("; ")).filter(|errors| !errors.is_empty());
+            [
+                row.entry.clone(),
+                optional(row.position.as_ref()),
+                optional(row.event_type.as_ref()),
+                optional(row.stream.as_ref()),
+                row.consumer.clone(),
+                age(Duration::from_millis(row.idle_ms)),
+                row.attempts.failed_runs.to_string(),
+                optional(errors),
+            ]
+        },
+    )
 }
 
 async fn create(session: &Session, group: &str, start: &StartArgs) -> Result<ExitStatus, CommandError> {
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
-    let bus = session.bus().await?;
-    match bus {
-        OpenBus::Redis(..) => {}
+    let redis = match session.bus().await? {
+        OpenBus::Redis(redis, _) => redis,
         OpenBus::Store(_) => return handlers::create(session, &name, start).await,
         OpenBus::Other(_) => return Err(not_on_redis("created")),
-    }
+    };
     if read_groups(session).await?.groups.iter().any(|row| row.group == group) {
-        session.printer().note(&exists(&name));
-        return Ok(ExitStatus::Finding);
+        return session.finding(&exists(&name));
     }
-    start.create(session, &name).await
+    start.create(session, redis, &name).await
 }
 
 async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandError> {
@@ -212,15 +191,14 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
         return handlers::retire(session, handler).await;
     }
     if bus.is_in_process() {
-        return Ok(handlers::missing(session, group));
+        return handlers::missing(session, group);
     }
     let OpenBus::Redis(redis, _) = bus else { return Err(not_on_redis("retired")) };
     let Some(found) = groups.into_iter().find(|row| row.group == group) else {
-        return Ok(handlers::missing(session, group));
+        return handlers::missing(session, group);
     };
     let (pending, unread) = (found.pending, found.unread);
-    let unread_text = unread_text(unread);
-    let question = format!("retire group `{group}`, with {pending} pending and {unread_text} unread entries");
+    let question = format!("retire group `{group}`, with {pending} pending and {} unread entries", unread_text(unread));
     let retired = match session.confirm(&question).await? {
         Consent::DryRun => None,
         Consent::Given => {
@@ -232,19 +210,14 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
         Some(RetiredGroup { pending, unread, .. }) => (pending, Some(unread)),
         None => (pending, unread),
     };
-    let body = Retired { group: group.to_owned(), retired: retired.is_some(), pending, unread };
-    session.printer().show(&body, retired_text)?;
-    Ok(ExitStatus::Done)
-}
-
-fn retired_text(body: &Retired) -> String {
-    match body.retired {
+    let is_retired = retired.is_some();
+    let body = json!({ "group": group, "retired": is_retired, "pending": pending, "unread": unread });
+    session.show(&body, |_| match is_retired {
         true => {
-            let (pending, unread) = (body.pending, unread_text(body.unread));
-            format!("retired group `{}`: {pending} pending and {unread} unread entries\n", body.group)
+            format!("retired group `{group}`: {pending} pending and {} unread entries\n", unread_text(unread))
         }
         false => String::new(),
-    }
+    })
 }
 
 fn unread_text(unread: Option<u64>) -> String {
@@ -261,17 +234,8 @@ fn text(body: &Groups) -> String {
 
 /// Returns the table of groups.
 pub(super) fn table(groups: &[GroupRow]) -> Table {
-    let mut table = Table::new([
-        ("GROUP", Align::Left),
-        ("CONSUMERS", Align::Right),
-        ("PENDING", Align::Right),
-        ("OLDEST", Align::Right),
-        ("UNREAD", Align::Right),
-        ("DEAD", Align::Right),
-        ("HOLDS TRIM", Align::Left),
-    ]);
-    for row in groups {
-        table.add([
+    Table::new("GROUP, CONSUMERS>, PENDING>, OLDEST>, UNREAD>, DEAD>, HOLDS TRIM").rows(groups, |row| {
+        [
             row.group.clone(),
             row.consumers.to_string(),
             row.pending.to_string(),
@@ -279,7 +243,6 @@ pub(super) fn table(groups: &[GroupRow]) -> Table {
             optional(row.unread),
             row.dead_letters.to_string(),
             if row.holds_trim { "yes" } else { "no" }.into(),
-        ]);
-    }
-    table
+        ]
+    })
 }

@@ -2,54 +2,21 @@
 
 use std::sync::Arc;
 
-use eventbus::{Name, Position, port::HandlerProgress, store::EventStore};
-use serde::Serialize;
+use eventbus::{Name, port::HandlerProgress, store::EventStore};
+use serde_json::json;
 
 use super::group_creation::StartArgs;
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, optional, serialize_position},
+    output::{Progress, Table, optional},
     query::{HandlerRow, list_handlers, progress_of},
     session::Session,
 };
 
-#[derive(Debug, Serialize)]
-struct Created<'h> {
-    handler: &'h str,
-    created: bool,
-    #[serde(serialize_with = "serialize_position")]
-    after: Position,
-}
-
-#[derive(Debug, Serialize)]
-struct Retired<'h> {
-    handler: &'h str,
-    retired: bool,
-    waiting: u64,
-    dead_letters: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct Paused<'g> {
-    group: &'g str,
-    paused: bool,
-}
-
 /// Returns the table of handlers.
 pub(super) fn table(handlers: &[HandlerRow]) -> Table {
-    let mut table = Table::new([
-        ("HANDLER", Align::Left),
-        ("GROUP", Align::Left),
-        ("SHARDS", Align::Right),
-        ("OWNER", Align::Left),
-        ("POSITION", Align::Right),
-        ("HEAD", Align::Right),
-        ("SECONDS", Align::Right),
-        ("WAITING", Align::Right),
-        ("DEAD", Align::Right),
-    ]);
-    for row in handlers {
-        table.add([
+    Table::new("HANDLER, GROUP, SHARDS>, OWNER, POSITION>, HEAD>, SECONDS>, WAITING>, DEAD>").rows(handlers, |row| {
+        [
             row.handler.clone(),
             row.group.clone(),
             row.shards.len().to_string(),
@@ -59,24 +26,14 @@ pub(super) fn table(handlers: &[HandlerRow]) -> Table {
             optional(row.lag.seconds.map(|seconds| format!("{seconds:.1}"))),
             row.waiting.to_string(),
             row.dead_letters.to_string(),
-        ]);
-    }
-    table
+        ]
+    })
 }
 
 fn shard_table(handler: &HandlerRow) -> Table {
-    let mut table = Table::new([
-        ("SHARD", Align::Right),
-        ("OWNER", Align::Left),
-        ("EPOCH", Align::Right),
-        ("CHECKPOINT", Align::Right),
-        ("WAITING", Align::Right),
-        ("STARTED", Align::Right),
-        ("TYPES LEFT", Align::Left),
-    ]);
-    for shard in &handler.shards {
+    Table::new("SHARD>, OWNER, EPOCH>, CHECKPOINT>, WAITING>, STARTED>, TYPES LEFT").rows(&handler.shards, |shard| {
         let left: Vec<_> = shard.left.iter().map(|(name, from)| format!("{name} from {from} on")).collect();
-        table.add([
+        [
             shard.shard.to_string(),
             optional(shard.owner.as_ref()),
             shard.epoch.to_string(),
@@ -84,9 +41,8 @@ fn shard_table(handler: &HandlerRow) -> Table {
             shard.waiting.to_string(),
             shard.started.to_string(),
             optional(Some(left.join(", ")).filter(|left| !left.is_empty())),
-        ]);
-    }
-    table
+        ]
+    })
 }
 
 /// Finds a handler of the store; `None` if there is no store, or it does not know the handler.
@@ -97,10 +53,8 @@ pub(super) async fn find(session: &Session, name: &str) -> Result<Option<Handler
 }
 
 pub(super) fn show(session: &Session, handler: &HandlerRow) -> Result<ExitStatus, CommandError> {
-    session.printer().show(handler, |row| {
-        format!("{}\n{}", table(std::slice::from_ref(row)).to_text(), shard_table(row).to_text())
-    })?;
-    Ok(ExitStatus::Done)
+    session
+        .show(handler, |row| format!("{}\n{}", table(std::slice::from_ref(row)).to_text(), shard_table(row).to_text()))
 }
 
 /// Creates a handler that no process has declared.
@@ -109,8 +63,7 @@ pub(super) async fn create(session: &Session, name: &Name, start: &StartArgs) ->
     let progress = progress_of(&*store)?;
     let exists = || format!("handler `{name}` exists already, and stays where it is; `groups retire` removes it");
     if find(session, name).await?.is_some() {
-        session.printer().note(&exists());
-        return Ok(ExitStatus::Finding);
+        return session.finding(&exists());
     }
     let head = store.head().await?;
     let after = start.after().unwrap_or(head);
@@ -123,24 +76,22 @@ pub(super) async fn create(session: &Session, name: &Name, start: &StartArgs) ->
     }
     let creating = async { Ok(progress.create_handler(name, after).await?) };
     if !Progress::during("creating", creating).await? {
-        session.printer().note(&exists());
-        return Ok(ExitStatus::Finding);
+        return session.finding(&exists());
     }
-    let body = Created { handler: name, created: true, after };
-    session.printer().show(&body, |_| format!("created handler `{name}`, {begins}\n"))?;
-    Ok(ExitStatus::Done)
+    let body = json!({ "handler": name.as_str(), "created": true, "after": after.to_string() });
+    session.show(&body, |_| format!("created handler `{name}`, {begins}\n"))
 }
 
 /// Deletes a handler with all that the store keeps of it.
 pub(super) async fn retire(session: &Session, handler: &HandlerRow) -> Result<ExitStatus, CommandError> {
     let name = Name::new("handler", &handler.handler).map_err(|error| CommandError::Usage(error.to_string()))?;
-    let dead = handler.dead_letters;
+    let (waiting, dead) = (handler.waiting, handler.dead_letters);
     if let Some(owner) = handler.owner() {
         return Err(in_use(&name, &owner));
     }
     let question = format!(
-        "retire handler `{name}` at position {}, with {} waiting events and {dead} dead letters",
-        handler.position, handler.waiting
+        "retire handler `{name}` at position {}, with {waiting} waiting events and {dead} dead letters",
+        handler.position
     );
     if !session.may_change(&question).await? {
         return Ok(ExitStatus::Done);
@@ -152,14 +103,11 @@ pub(super) async fn retire(session: &Session, handler: &HandlerRow) -> Result<Ex
         // a process has taken it meanwhile, or another operator has retired it
         return match find(session, &name).await? {
             Some(row) => Err(in_use(&name, &row.owner().unwrap_or_else(|| "a process".into()))),
-            None => Ok(missing(session, &name)),
+            None => missing(session, &name),
         };
     }
-    let body = Retired { handler: &name, retired: true, waiting: handler.waiting, dead_letters: dead };
-    session.printer().show(&body, |body| {
-        format!("retired handler `{name}`: {} waiting events and {dead} dead letters\n", body.waiting)
-    })?;
-    Ok(ExitStatus::Done)
+    let body = json!({ "handler": name.as_str(), "retired": true, "waiting": waiting, "dead_letters": dead });
+    session.show(&body, |_| format!("retired handler `{name}`: {waiting} waiting events and {dead} dead letters\n"))
 }
 
 fn in_use(name: &Name, owner: &str) -> CommandError {
@@ -167,9 +115,8 @@ fn in_use(name: &Name, owner: &str) -> CommandError {
 }
 
 /// Notes that there is no such handler or group.
-pub(super) fn missing(session: &Session, name: &str) -> ExitStatus {
-    session.printer().note(&format!("there is no handler or group `{name}`"));
-    ExitStatus::Finding
+pub(super) fn missing(session: &Session, name: &str) -> Result<ExitStatus, CommandError> {
+    session.finding(&format!("there is no handler or group `{name}`"))
 }
 
 /// Pauses a group of handlers, or resumes it.
@@ -180,8 +127,7 @@ pub(super) async fn set_paused(session: &Session, group: &str, is_paused: bool) 
     let handlers = Progress::while_reading(list_handlers(&*store, session.clock())).await?;
     let members: Vec<_> = handlers.iter().filter(|row| row.group == group).collect();
     if members.is_empty() {
-        session.printer().note(&format!("no handler of the store has the group `{group}`"));
-        return Ok(ExitStatus::Finding);
+        return session.finding(&format!("no handler of the store has the group `{group}`"));
     }
     let (verb, done) = if is_paused { ("pause", "paused") } else { ("resume", "resumed") };
     let names: Vec<_> = members.iter().map(|row| format!("`{}`", row.handler)).collect();
@@ -189,7 +135,5 @@ pub(super) async fn set_paused(session: &Session, group: &str, is_paused: bool) 
         return Ok(ExitStatus::Done);
     }
     progress.set_paused(&name, is_paused).await?;
-    let body = Paused { group, paused: is_paused };
-    session.printer().show(&body, |_| format!("{done} group `{group}`\n"))?;
-    Ok(ExitStatus::Done)
+    session.show(&json!({ "group": group, "paused": is_paused }), |_| format!("{done} group `{group}`\n"))
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use eventbus::store::EventStore;
-use serde::Serialize;
+use serde_json::json;
 
 use super::export::verify;
 use crate::{
@@ -36,15 +36,7 @@ pub(crate) struct ImportArgs {
 }
 
 /// What an operator has to know before the application starts on the moved events.
-pub(super) const BEGIN_ANEW: &str =
-    "groups and projections begin with the first event there: handlers run again for all events";
-
-/// A finished import or copy.
-#[derive(Debug, Serialize)]
-pub(super) struct Imported {
-    pub(super) events: u64,
-    pub(super) verified: bool,
-}
+const BEGIN_ANEW: &str = "groups and projections begin with the first event there: handlers run again for all events";
 
 impl ImportArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
@@ -70,7 +62,7 @@ impl ImportArgs {
             }
         }
         compare(&*store, reader.checksum(), Progress::new("verifying the store", "positions")?).await?;
-        show_imported(session, count)
+        show_moved(session, "imported", count)
     }
 
     /// Imports the events of another program.
@@ -108,13 +100,12 @@ impl ImportArgs {
                  file, import it into an empty store"
             ));
         }
-        show_imported(session, events)
+        show_moved(session, "imported", events)
     }
 }
 
-fn show_imported(session: &Session, events: u64) -> Result<ExitStatus, CommandError> {
+/// Ends a finished import or copy.
+pub(super) fn show_moved(session: &Session, moved: &str, events: u64) -> Result<ExitStatus, CommandError> {
     session.printer().note(BEGIN_ANEW);
-    let body = Imported { events, verified: true };
-    session.printer().show(&body, |body| format!("imported {} events, verified\n", body.events))?;
-    Ok(ExitStatus::Done)
+    session.show(&json!({ "events": events, "verified": true }), |_| format!("{moved} {events} events, verified\n"))
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{other_buses::note_other_buses, parse_duration, parse_interval};
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, optional},
+    output::{Progress, Table, optional},
     query::{LagRow, list_lags},
     session::Session,
 };
@@ -91,17 +91,8 @@ impl LagArgs {
 }
 
 fn table(readers: &[LagRow]) -> Table {
-    let mut table = Table::new([
-        ("KIND", Align::Left),
-        ("NAME", Align::Left),
-        ("POSITION", Align::Right),
-        ("HEAD", Align::Right),
-        ("EVENTS", Align::Right),
-        ("SECONDS", Align::Right),
-        ("OWNER", Align::Left),
-    ]);
-    for row in readers {
-        table.add([
+    Table::new("KIND, NAME, POSITION>, HEAD>, EVENTS>, SECONDS>, OWNER").rows(readers, |row| {
+        [
             row.kind.as_str().into(),
             row.name.clone(),
             optional(row.position.as_ref()),
@@ -109,7 +100,6 @@ fn table(readers: &[LagRow]) -> Table {
             optional(row.events),
             optional(row.seconds.map(|seconds| format!("{seconds:.1}"))),
             row.remark.map_or_else(|| optional(row.owner.as_ref()), str::to_owned),
-        ]);
-    }
-    table
+        ]
+    })
 }

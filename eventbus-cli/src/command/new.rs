@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     error::{CommandError, ExitStatus},
@@ -73,52 +73,8 @@ struct SourceArgs {
     git: Option<String>,
 }
 
-/// The crate could not be made.
-#[derive(Debug, thiserror::Error)]
-enum NewCrateError {
-    /// The name cannot be that of a crate.
-    #[error("`{name}` cannot be the name of a crate: write letters, digits, `-` and `_`, a letter first")]
-    InvalidName {
-        /// The last part of the folder.
-        name: String,
-    },
-    /// The name means something else in the new crate.
-    #[error(
-        "`{name}` cannot be the name of the crate: it is a word of Rust or cargo, or a crate that the new one uses"
-    )]
-    ReservedName {
-        /// The last part of the folder.
-        name: String,
-    },
-    /// The folder exists already.
-    #[error("{} exists already", folder.display())]
-    Exists {
-        /// The folder that was to be made.
-        folder: PathBuf,
-    },
-    /// The folder is no checkout of eventbus.
-    #[error("{} is no checkout of eventbus: it has no eventbus/Cargo.toml", folder.display())]
-    NoCheckout {
-        /// The argument of `--path`.
-        folder: PathBuf,
-    },
-    /// A file or folder could not be written.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// The file or folder.
-        path: PathBuf,
-        /// The error of the system.
-        source: io::Error,
-    },
-}
-
-impl From<NewCrateError> for CommandError {
-    fn from(error: NewCrateError) -> Self {
-        match error {
-            NewCrateError::Write { .. } => Self::fault(error),
-            _ => Self::Usage(error.to_string()),
-        }
-    }
+fn cannot_write(path: &Path, error: &io::Error) -> CommandError {
+    CommandError::fault(format!("cannot write {}: {error}", path.display()))
 }
 
 /// The source from which a new crate takes the crates of eventbus.
@@ -141,11 +97,6 @@ impl CrateSource {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Made {
-    folder: String,
-}
-
 impl NewArgs {
     pub(crate) fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         if session.is_dry_run() {
@@ -155,8 +106,8 @@ impl NewArgs {
             return Ok(ExitStatus::Done);
         }
         let source = self.make()?;
-        let made = Made { folder: self.folder.display().to_string() };
-        session.printer().show(&made, |made| format!("made {}: see its README.md\n", made.folder))?;
+        let folder = self.folder.display().to_string();
+        session.printer().show(&json!({ "folder": folder }), |_| format!("made {folder}: see its README.md\n"))?;
         if let CrateSource::Checkout(path) = source {
             let manifest = self.folder.join("Cargo.toml");
             session.printer().note(&format!(
@@ -169,22 +120,25 @@ impl NewArgs {
     }
 
     /// Returns the name of the crate, and its source of eventbus.
-    fn check(&self) -> Result<(String, CrateSource), NewCrateError> {
+    fn check(&self) -> Result<(String, CrateSource), CommandError> {
         let made = (self.crate_name()?, self.crate_source()?);
         match self.folder.exists() {
-            true => Err(NewCrateError::Exists { folder: self.folder.clone() }),
+            true => Err(self.exists()),
             false => Ok(made),
         }
     }
 
+    fn exists(&self) -> CommandError {
+        CommandError::Usage(format!("{} exists already", self.folder.display()))
+    }
+
     /// Makes the crate, and returns its source of eventbus. Files that were written before an error stay.
-    fn make(&self) -> Result<CrateSource, NewCrateError> {
+    fn make(&self) -> Result<CrateSource, CommandError> {
         let (name, source) = self.check()?;
-        let exists = |error: io::Error| match error.kind() {
-            io::ErrorKind::AlreadyExists => NewCrateError::Exists { folder: self.folder.clone() },
-            _ => NewCrateError::Write { path: self.folder.clone(), source: error },
-        };
-        fs::create_dir(&self.folder).map_err(exists)?;
+        fs::create_dir(&self.folder).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => self.exists(),
+            _ => cannot_write(&self.folder, &error),
+        })?;
         for (path, text) in FILES {
             self.write(path, &named(text, &name))?;
         }
@@ -192,31 +146,38 @@ impl NewArgs {
         Ok(source)
     }
 
-    fn crate_name(&self) -> Result<String, NewCrateError> {
+    fn crate_name(&self) -> Result<String, CommandError> {
         let name = self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let is_valid = name.starts_with(|first: char| first.is_ascii_alphabetic())
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
         if !is_valid {
-            return Err(NewCrateError::InvalidName { name });
+            return Err(CommandError::Usage(format!(
+                "`{name}` cannot be the name of a crate: write letters, digits, `-` and `_`, a letter first"
+            )));
         }
         let word = name.replace('-', "_");
         let is_dependency =
             |line: &str| line.split(['.', ' ']).next().is_some_and(|name| name.replace('-', "_") == word);
         let mut dependencies = MANIFEST.lines().skip_while(|line| *line != "[dependencies]");
         if RESERVED.split(' ').any(|reserved| reserved == word) || dependencies.any(is_dependency) {
-            return Err(NewCrateError::ReservedName { name });
+            return Err(CommandError::Usage(format!(
+                "`{name}` cannot be the name of the crate: it is a word of Rust or cargo, or a crate that the new one uses"
+            )));
         }
         Ok(name)
     }
 
-    fn crate_source(&self) -> Result<CrateSource, NewCrateError> {
+    fn crate_source(&self) -> Result<CrateSource, CommandError> {
         if let Some(path) = &self.source.path {
             let checkout = path.canonicalize().ok().filter(|path| path.join("eventbus/Cargo.toml").is_file());
-            let checkout = checkout.ok_or_else(|| NewCrateError::NoCheckout { folder: path.clone() })?;
+            let checkout = checkout.ok_or_else(|| {
+                let folder = path.display();
+                CommandError::Usage(format!("{folder} is no checkout of eventbus: it has no eventbus/Cargo.toml"))
+            })?;
             // the folder itself is not made yet
             let parent = self.folder.parent().filter(|parent| !parent.as_os_str().is_empty());
             let parent = parent.unwrap_or(Path::new(".")).canonicalize();
-            let parent = parent.map_err(|source| NewCrateError::Write { path: self.folder.clone(), source })?;
+            let parent = parent.map_err(|error| cannot_write(&self.folder, &error))?;
             let folder = parent.join(self.folder.file_name().unwrap_or_default());
             return Ok(CrateSource::Checkout(path_between(&folder, &checkout)));
         }
@@ -224,10 +185,10 @@ impl NewArgs {
         Ok(CrateSource::Repository { url, rev: self.rev.clone() })
     }
 
-    fn write(&self, path: &str, text: &str) -> Result<(), NewCrateError> {
+    fn write(&self, path: &str, text: &str) -> Result<(), CommandError> {
         let path = self.folder.join(path);
         let parent = path.parent().map_or(Ok(()), fs::create_dir_all);
-        parent.and_then(|()| fs::write(&path, text)).map_err(|source| NewCrateError::Write { path, source })
+        parent.and_then(|()| fs::write(&path, text)).map_err(|error| cannot_write(&path, &error))
     }
 }
 

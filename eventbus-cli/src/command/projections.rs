@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, optional, printable, time_text},
+    output::{Progress, Table, optional, printable, time_text},
     query::{ProjectionRow, ReaderSkips, list_other_skips, list_projections},
     session::Session,
 };
@@ -85,8 +85,7 @@ impl ProjectionArgs {
             }
             Some(ProjectionAction::Retire { projection }) => {
                 let Some(row) = projections.iter().find(|row| row.name == *projection) else {
-                    session.printer().note(&format!("there is no projection `{projection}` in this store"));
-                    return Ok(ExitStatus::Finding);
+                    return session.finding(&format!("there is no projection `{projection}` in this store"));
                 };
                 if let Some(rebuilt_by) = &row.rebuilt_by {
                     let text = format!("`{rebuilt_by}` rebuilds projection `{projection}`: stop it first");
@@ -133,22 +132,12 @@ pub(super) fn text(projections: &[ProjectionRow]) -> String {
 }
 
 fn table(projections: &[ProjectionRow]) -> Table {
-    let mut table = Table::new([
-        ("PROJECTION", Align::Left),
-        ("POSITION", Align::Right),
-        ("HEAD", Align::Right),
-        ("EVENTS", Align::Right),
-        ("SECONDS", Align::Right),
-        ("OWNER", Align::Left),
-        ("SKIPS", Align::Right),
-        ("SAVED", Align::Left),
-    ]);
-    for row in projections {
+    Table::new("PROJECTION, POSITION>, HEAD>, EVENTS>, SECONDS>, OWNER, SKIPS>, SAVED").rows(projections, |row| {
         let owner = match (&row.owner, &row.rebuilt_by) {
             (owner, None) => optional(owner.as_ref()),
             (owner, Some(rebuilt_by)) => format!("{} (rebuilt by {rebuilt_by})", optional(owner.as_ref())),
         };
-        table.add([
+        [
             row.name.clone(),
             row.position.to_string(),
             row.head.to_string(),
@@ -157,7 +146,6 @@ fn table(projections: &[ProjectionRow]) -> Table {
             owner,
             row.skipped.len().to_string(),
             optional(row.updated_at.map(time_text)),
-        ]);
-    }
-    table
+        ]
+    })
 }

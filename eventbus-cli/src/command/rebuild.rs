@@ -2,18 +2,18 @@
 
 use clap::Args;
 use eventbus::{
-    BoxError, Position, StartError,
+    BoxError, StartError,
     app::StartMistake,
     port::{CheckpointError, LeaseError},
     projection::{ProjectionDefinition, ProjectionKind, RebuildError, RebuildProgress, Rebuilt},
     support::source_chain,
 };
 use eventstore_postgres::sqlx;
-use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     error::{CommandError, ExitStatus, THE_STORE},
-    output::{Progress, serialize_position},
+    output::Progress,
     session::Session,
 };
 
@@ -28,17 +28,6 @@ pub(crate) struct RebuildArgs {
     /// The name of the projection
     #[arg(value_name = "PROJECTION")]
     projection: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Rebuild<'n> {
-    projection: &'n str,
-    events: u64,
-    skipped: u64,
-    #[serde(serialize_with = "serialize_position")]
-    position: Position,
-    /// The duration in seconds.
-    took: f64,
 }
 
 impl RebuildArgs {
@@ -63,15 +52,16 @@ impl RebuildArgs {
         drop(bar);
         let rebuilt = rebuilt.map_err(|error| to_command_error(error.into_inner()))?;
         let Rebuilt { events, skipped, position, took, .. } = rebuilt;
-        let body = Rebuild { projection, events, skipped, position, took: took.as_secs_f64() };
-        session.printer().show(&body, |body| {
+        let took = took.as_secs_f64();
+        let body = json!({
+            "projection": projection, "events": events, "skipped": skipped, "position": position.to_string(), "took": took,
+        });
+        session.show(&body, |_| {
             let noun = if events == 1 { "event" } else { "events" };
             format!(
-                "rebuilt {projection} from {events} {noun}, up to position {position}, in {:.1} s; {skipped} skipped\n",
-                body.took
+                "rebuilt {projection} from {events} {noun}, up to position {position}, in {took:.1} s; {skipped} skipped\n"
             )
-        })?;
-        Ok(ExitStatus::Done)
+        })
     }
 }
 

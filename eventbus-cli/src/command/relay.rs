@@ -11,14 +11,15 @@ use eventbus::{
     support::ReaderKind,
 };
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{
     retirement::Retirement,
     skips::{Reader, SkipArgs, UnskipArgs, note_other_skips},
 };
 use crate::{
-    error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, optional, serialize_position, time_text},
+    error::{CommandError, ExitStatus, from_errors},
+    output::{Progress, Table, optional, time_text},
     query::{ReaderSkips, RelayRow, list_other_skips, list_relays},
     session::Session,
 };
@@ -34,8 +35,8 @@ pub(crate) struct RelayArgs {
 enum RelayAction {
     /// Have a relay that has published nothing begin after a position, as imported events need that others have handled
     ///
-    /// The events up to there never get to the stream, so software that shares it does not get them. New groups of this
-    /// library on Redis get them nevertheless, from the store. Stop the applications first.
+    /// The events up to there never get to the stream, so neither groups on Redis nor other software that shares it get them.
+    /// The application's own handlers read the store, and get them nevertheless. Stop the applications first.
     Begin {
         /// The last event that is not published, such as the last imported one
         #[arg(long, value_name = "POSITION")]
@@ -54,7 +55,7 @@ enum RelayAction {
     Skip(SkipArgs),
     /// Publish an event that was skipped, if the relay is not past it
     Unskip(UnskipArgs),
-    /// Have the store forget the relay to a bus that no release publishes to any more, and the positions of its groups
+    /// Have the store forget the relay to a bus that no release publishes to any more
     ///
     /// The bus is not asked, and keeps what it has. A relay that a process runs is refused; of one that has stopped before an
     /// event, stop the processes first. Call it again if it was interrupted.
@@ -73,13 +74,9 @@ struct Relays {
     other_skips: Vec<ReaderSkips>,
 }
 
-/// The position from which a relay publishes, once it is set.
-#[derive(Debug, Serialize)]
-struct PositionSet<'d> {
-    destination: &'d str,
-    /// The relay publishes the events after it.
-    #[serde(serialize_with = "serialize_position")]
-    position: Position,
+/// Returns the document about a relay that publishes the events after a position.
+fn position_set(destination: &str, position: Position) -> Value {
+    json!({ "destination": destination, "position": position.to_string() })
 }
 
 impl RelayArgs {
@@ -130,8 +127,7 @@ async fn retire(session: &Session, store: &Arc<dyn EventStore>, destination: &st
     // the bus may be gone
     let relays = Progress::while_reading(list_relays(&**store, None, session.clock())).await?;
     let Some(row) = relays.iter().find(|row| row.destination == destination) else {
-        session.printer().note(&format!("this store has no relay to `{destination}`"));
-        return Ok(ExitStatus::Finding);
+        return session.finding(&format!("this store has no relay to `{destination}`"));
     };
     let retirement = Retirement {
         kind: ReaderKind::Relay,
@@ -184,7 +180,7 @@ async fn begin(
     );
     if session.may_change(&question).await? {
         begin_after(store, bus, after).await?;
-        session.printer().show(&PositionSet { destination, position: after }, |_| {
+        session.show(&position_set(destination, after), |_| {
             format!("the relay to {destination} begins after position {after}\n")
         })?;
     }
@@ -205,50 +201,33 @@ async fn republish_after(
         format!("publish all events after position {after} again to {destination}, which has those up to {published}");
     if session.may_change(&question).await? {
         let position = republish(store, bus, after).await?;
-        session.printer().show(&PositionSet { destination, position }, |_| {
+        session.show(&position_set(destination, position), |_| {
             format!("the relay to {destination} publishes all events after position {position} again\n")
         })?;
     }
     Ok(ExitStatus::Done)
 }
 
-impl From<RepublishError> for CommandError {
-    fn from(error: RepublishError) -> Self {
-        match error {
-            RepublishError::NoPosition { .. } => Self::Usage(error.to_string()),
-            RepublishError::Unavailable { source, .. } => Self::of_servers(source),
-            error => Self::fault(error),
-        }
+from_errors! {
+    RepublishError as error {
+        RepublishError::NoPosition { .. } => Self::Usage(error.to_string()),
+        RepublishError::Unavailable { source, .. } => Self::of_servers(source),
+        error => Self::fault(error),
     }
-}
-
-impl From<BeginError> for CommandError {
-    fn from(error: BeginError) -> Self {
-        match error {
-            BeginError::Unavailable { source, .. } => Self::of_servers(source),
-            error => Self::Usage(error.to_string()),
-        }
+    BeginError as error {
+        BeginError::Unavailable { source, .. } => Self::of_servers(source),
+        error => Self::Usage(error.to_string()),
     }
 }
 
 /// Returns the table of relays.
 pub(super) fn table(relays: &[RelayRow]) -> Table {
-    let mut table = Table::new([
-        ("DESTINATION", Align::Left),
-        ("PUBLISHED", Align::Right),
-        ("HEAD", Align::Right),
-        ("EVENTS", Align::Right),
-        ("SECONDS", Align::Right),
-        ("LEADER", Align::Left),
-        ("SKIPS", Align::Right),
-        ("SAVED", Align::Left),
-    ]);
-    for row in relays {
+    Table::new("DESTINATION, PUBLISHED>, HEAD>, EVENTS>, SECONDS>, LEADER, SKIPS>, SAVED").rows(relays, |row| {
         let leader = match &row.halted_at {
             None => optional(row.leader.as_ref()),
             Some(halted) => format!("{} (stopped: the store went back behind {halted})", optional(row.leader.as_ref())),
         };
-        table.add([
+        [
             row.destination.clone(),
             row.position.to_string(),
             row.head.to_string(),
@@ -257,7 +236,6 @@ pub(super) fn table(relays: &[RelayRow]) -> Table {
             leader,
             row.skipped.len().to_string(),
             optional(row.updated_at.map(time_text)),
-        ]);
-    }
-    table
+        ]
+    })
 }

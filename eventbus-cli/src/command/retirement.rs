@@ -9,11 +9,11 @@ use eventbus::{
     Name, Position, app::SkipEditor, clock::SharedClock, port::Lease, projection::NotedStop, store::EventStore,
     support::ReaderKind,
 };
-use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Progress, serialize_position},
+    output::Progress,
     query::{RETIRED, SkippedRow},
     session::Session,
 };
@@ -34,15 +34,6 @@ pub(super) struct Retirement<'r> {
     pub(super) consequence: &'static str,
 }
 
-#[derive(Debug, Serialize)]
-struct Retired<'r> {
-    reader: &'r str,
-    retired: bool,
-    /// The position at which it was.
-    #[serde(serialize_with = "serialize_position")]
-    position: Position,
-}
-
 impl Retirement<'_> {
     /// Asks the operator, and makes the store forget the reader.
     ///
@@ -59,9 +50,8 @@ impl Retirement<'_> {
         let role = self.kind.name_of(&name);
         let forgetting = with_lease(&**store, session.clock(), &role, self.forget(store, (&name, &role)));
         Progress::during("retiring", forgetting).await?;
-        let body = Retired { reader: role.as_str(), retired: true, position: *position };
-        session.printer().show(&body, |_| format!("retired {shown}, which was at position {position}\n"))?;
-        Ok(ExitStatus::Done)
+        let body = json!({ "reader": role.as_str(), "retired": true, "position": position.to_string() });
+        session.show(&body, |_| format!("retired {shown}, which was at position {position}\n"))
     }
 
     async fn forget(&self, store: &Arc<dyn EventStore>, (name, role): (&Name, &Name)) -> Result<(), CommandError> {
@@ -81,7 +71,7 @@ impl Retirement<'_> {
     }
 }
 
-/// Does `work` under the lease of a role. Renews the lease meanwhile, because a list of skips or deliveries may be
+/// Does `work` under the lease of a role. Renews the lease meanwhile, because a list of skips may be
 /// long.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     connection::{ConnectionSettings, StoreUrl},
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table},
+    output::{Progress, Table},
     session::Session,
 };
 
@@ -89,8 +89,7 @@ impl Layout {
 impl SchemaArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let layout = Progress::while_reading(Layout::load(session.settings())).await?;
-        session.printer().show(&layout, layout_text)?;
-        Ok(ExitStatus::Done)
+        session.show(&layout, layout_text)
     }
 }
 
@@ -99,16 +98,10 @@ fn layout_text(layout: &Layout) -> String {
         let min_reader = layout.min_reader.unwrap_or(layout.at);
         return format!("format {}, readable by releases that know format {min_reader}\n", layout.at);
     };
-    let mut table = Table::new([
-        ("MIGRATION", Align::Right),
-        ("NAME", Align::Left),
-        ("KIND", Align::Left),
-        ("APPLIED", Align::Left),
-    ]);
-    for row in &layout.migrations {
+    let table = Table::new("MIGRATION>, NAME, KIND, APPLIED").rows(&layout.migrations, |row| {
         let applied = if row.applied { "yes" } else { "no" };
-        table.add([row.number.to_string(), row.name.clone(), row.kind.into(), applied.into()]);
-    }
+        [row.number.to_string(), row.name.clone(), row.kind.into(), applied.into()]
+    });
     format!("at migration {} of {known}\n{}", layout.at, table.to_text())
 }
 
@@ -144,8 +137,7 @@ impl MigrateArgs {
         } else {
             return Ok(ExitStatus::Done);
         }
-        printer.show(&Layout::load(settings).await?, layout_text)?;
-        Ok(ExitStatus::Done)
+        session.show(&Layout::load(settings).await?, layout_text)
     }
 }
 

@@ -9,11 +9,11 @@ use eventbus::{
     store::{EventStore, FeedFilter},
 };
 use futures_util::TryStreamExt as _;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::{
-    error::{CommandError, ExitStatus},
-    output::{Printer, printable, serialize_position},
+    error::{CommandError, ExitStatus, from_errors},
+    output::{Printer, printable},
     query::ReaderSkips,
     session::Session,
 };
@@ -83,15 +83,10 @@ impl Reader {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Skipped<'r> {
-    reader: &'r str,
-    #[serde(serialize_with = "serialize_position")]
-    position: Position,
-    /// Whether the reader skips the event now.
-    skipped: bool,
-    /// `false` if it was so before.
-    changed: bool,
+/// Returns the document about an order; `changed` is `false` if it was so before.
+fn order(reader: &Reader, position: Position, (skipped, changed): (bool, bool)) -> Value {
+    let (reader, position) = (reader.role.as_str(), position.to_string());
+    json!({ "reader": reader, "position": position, "skipped": skipped, "changed": changed })
 }
 
 impl SkipArgs {
@@ -106,12 +101,10 @@ impl SkipArgs {
             return Ok(ExitStatus::Done);
         }
         let changed = SkipEditor::new(store).skip(&reader.role, position, &self.reason).await?;
-        let body = Skipped { reader: reader.role.as_str(), position, skipped: true, changed };
-        session.printer().show(&body, |_| match changed {
+        session.show(&order(reader, position, (true, changed)), |_| match changed {
             true => format!("{shown} skips the event at position {position} from now on\n"),
             false => format!("{shown} skips the event at position {position} already; the former reason stays\n"),
-        })?;
-        Ok(ExitStatus::Done)
+        })
     }
 }
 
@@ -127,11 +120,11 @@ impl UnskipArgs {
             return Ok(ExitStatus::Done);
         }
         if !SkipEditor::new(store).unskip(&reader.role, position).await? {
-            session.printer().note(&format!("{shown} does not skip the event at position {position}"));
-            return Ok(ExitStatus::Finding);
+            return session.finding(&format!("{shown} does not skip the event at position {position}"));
         }
-        let body = Skipped { reader: reader.role.as_str(), position, skipped: false, changed: true };
-        session.printer().show(&body, |_| format!("{shown} skips the event at position {position} no longer\n"))?;
+        session.show(&order(reader, position, (false, true)), |_| {
+            format!("{shown} skips the event at position {position} no longer\n")
+        })?;
         if reader.position.is_some_and(|read| position <= read) {
             let again = reader.again;
             session.printer().note(&format!("{shown} is past the event: {again}"));
@@ -148,14 +141,12 @@ pub(super) fn note_other_skips(printer: Printer, kind: &str, others: &[ReaderSki
     }
 }
 
-impl From<SkipError> for CommandError {
-    fn from(error: SkipError) -> Self {
-        match error {
-            SkipError::NoSuchPosition { .. } | SkipError::NoReader { .. } => Self::Usage(error.to_string()),
-            SkipError::Read(error) => error.into(),
-            SkipError::Note(error) => error.into(),
-            SkipError::Lease(error) => error.into(),
-            error => Self::fault(error),
-        }
+from_errors! {
+    SkipError as error {
+        SkipError::NoSuchPosition { .. } | SkipError::NoReader { .. } => Self::Usage(error.to_string()),
+        SkipError::Read(error) => error.into(),
+        SkipError::Note(error) => error.into(),
+        SkipError::Lease(error) => error.into(),
+        error => Self::fault(error),
     }
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     error::{CommandError, ExitStatus},
-    output::{Align, Progress, Table, optional, printable, time_text},
+    output::{Progress, Table, optional, printable, time_text},
     query::{
         Change, Difference, EventView, FieldChoice, Payload, PayloadComparison, StateComparison, StreamPage,
         list_streams,
@@ -189,8 +189,7 @@ impl StreamArgs {
                 let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
                 let store = session.store().await?;
                 let page = Progress::while_reading(list_streams(&*store, &filter, after.as_deref(), limit)).await?;
-                session.printer().show(&page, page_text)?;
-                Ok(ExitStatus::Done)
+                session.show(&page, page_text)
             }
             StreamAction::Show { aggregate_type, aggregate_id, tenant, from, limit, diff } => {
                 let stream = StreamId::parse(aggregate_type, aggregate_id)
@@ -234,8 +233,7 @@ async fn show_stream(
     }
     drop(line);
     if shown == 0 {
-        printer.note(&format!("stream `{stream}` has no event from version {from} on"));
-        return Ok(ExitStatus::Finding);
+        return session.finding(&format!("stream `{stream}` has no event from version {from} on"));
     }
     if let Some(fault) = comparison.as_ref().and_then(Comparison::state_fault) {
         printer.note(fault);
@@ -273,22 +271,15 @@ pub(super) fn event_text(event: &EventView) -> String {
 }
 
 fn page_text(page: &StreamPage) -> String {
-    let mut table = Table::new([
-        ("TYPE", Align::Left),
-        ("ID", Align::Left),
-        ("EVENTS", Align::Right),
-        ("LAST EVENT", Align::Left),
-        ("TENANT", Align::Left),
-    ]);
-    for row in &page.streams {
-        table.add([
+    let table = Table::new("TYPE, ID, EVENTS>, LAST EVENT, TENANT").rows(&page.streams, |row| {
+        [
             row.aggregate_type.clone(),
             row.aggregate_id.clone(),
             row.version.to_string(),
             optional(row.recorded_at.map(time_text)),
             row.tenant.map(|tenant| tenant.to_string()).unwrap_or_default(),
-        ]);
-    }
+        ]
+    });
     let next = page.next.as_ref().map(|next| format!("more with --after '{}'\n", next.replace('\'', r"'\''")));
     table.to_text() + &next.unwrap_or_default()
 }

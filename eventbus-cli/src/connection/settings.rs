@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use clap::{Args, builder::NonEmptyStringValueParser};
 use eventbus::support::redacted;
 use eventbus_redis::{RedisEventBusConfig, redis::Client};
 use eventstore_postgres::PgEventStoreConfig;
@@ -14,31 +15,43 @@ use crate::error::CommandError;
 const CONNECTIONS_MAX: u32 = 2;
 
 /// The settings for reaching the store and the bus, and the time limit.
-#[derive(Clone, derive_more::Debug)]
+#[derive(Clone, derive_more::Debug, Args)]
 pub struct ConnectionSettings {
-    /// The URL of the store.
+    /// The store: postgres://…, sqlite:PATH or redis://…
+    // hidden, as a URL may hold a password; refused if empty, as without it the store of an application would be meant
+    #[arg(long, global = true, value_name = "URL", env = "EVENTBUS_STORE", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     #[debug("{:?}", store.as_deref().map(redacted))]
     pub store: Option<String>,
-    /// The schema of a PostgreSQL store.
+    /// The schema of a PostgreSQL store
+    #[arg(long, global = true, value_name = "NAME", env = "EVENTBUS_SCHEMA", default_value = "eventbus")]
     pub schema: String,
-    /// The key prefix of a Redis store.
+    /// The key prefix of a Redis store
+    #[arg(long, global = true, value_name = "PREFIX", env = "EVENTBUS_KEY_PREFIX", default_value = "")]
     pub store_prefix: String,
-    /// The URL of the bus.
+    /// The Redis of the bus; without it, the handlers that read the store
+    #[arg(long, global = true, value_name = "URL", env = "EVENTBUS_BUS", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     #[debug("{:?}", bus.as_deref().map(redacted))]
     pub bus: Option<String>,
-    /// The stream prefix of the bus.
+    /// The stream prefix of the bus
+    #[arg(long, global = true, value_name = "PREFIX", env = "EVENTBUS_STREAM_PREFIX", default_value = "events")]
     pub prefix: String,
-    /// The suffix of the bus's stream of dead letters.
+    /// The suffix of the bus's stream of dead letters
+    #[arg(long, global = true, value_name = "SUFFIX", env = "EVENTBUS_DLQ_STREAM_SUFFIX", default_value = "_dlq")]
     pub dlq_suffix: String,
-    /// The prefix of the bus's keys of attempts.
+    /// The prefix of the bus's keys of attempts
+    #[arg(long, global = true, value_name = "PREFIX", env = "EVENTBUS_RETRY_KEY_PREFIX", default_value = "retry")]
     pub retry_prefix: String,
-    /// A PEM file with the authorities that sign the certificate of a Redis; without it those of the platform.
+    /// A PEM file with the authorities that sign the certificate of a Redis; without it those of the platform
+    #[arg(long, global = true, value_name = "FILE", env = "EVENTBUS_TLS_CA_FILE")]
     pub tls_ca_file: Option<PathBuf>,
-    /// A PEM file with the certificate for a Redis that asks for one.
+    /// A PEM file with the certificate for a Redis that asks for one
+    #[arg(long, global = true, value_name = "FILE", env = "EVENTBUS_TLS_CERT_FILE")]
     pub tls_cert_file: Option<PathBuf>,
-    /// A PEM file with the private key of that certificate.
+    /// A PEM file with the private key of that certificate
+    #[arg(long, global = true, value_name = "FILE", env = "EVENTBUS_TLS_KEY_FILE")]
     pub tls_key_file: Option<PathBuf>,
-    /// The limit of connecting and of each reply.
+    /// The limit of connecting and of each reply
+    #[arg(skip)]
     pub timeout: Duration,
 }
 

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use time::OffsetDateTime;
 
-use crate::output::time_text;
+use crate::output::{columns, time_text};
 
 /// A time, in UTC.
 pub(super) fn time(time: Option<OffsetDateTime>) -> Markup {
@@ -51,18 +51,15 @@ pub(super) fn optional(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "–".into(), |value| value.to_string())
 }
 
-/// A column: its name, and `true` if it holds numbers.
-pub(super) type Column = (&'static str, bool);
-
-/// A table, which scrolls sideways on a narrow screen, also with the keyboard.
-pub(super) fn table(caption: &str, columns: &[Column], rows: &Markup) -> Markup {
+/// A table, which scrolls sideways on a narrow screen, also with the keyboard. A column with `>` holds numbers.
+pub(super) fn table(caption: &str, column_names: &'static str, rows: &Markup) -> Markup {
     html! {
         div.scroll role="region" aria-label=(caption) tabindex="0" {
             table {
                 caption { (caption) }
                 thead {
                     tr {
-                        @for (name, is_number) in columns {
+                        @for (name, is_number) in columns(column_names) {
                             th scope="col" class=[is_number.then_some("number")] { (name) }
                         }
                     }

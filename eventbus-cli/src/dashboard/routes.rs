@@ -96,38 +96,35 @@ fn asset(content_type: &'static str, text: &'static str) -> Response {
     ([(CONTENT_TYPE, content_type)], text).into_response()
 }
 
-/// Returns the parameters of a link, or the page that reports their mistake.
-fn parameters<T>(visit: &Visit, given: Parameters<T>) -> Result<T, Box<Response>> {
-    given.map(|Query(parameters)| parameters).map_err(|rejection| {
-        let text = maud::html! { p { (rejection.body_text()) } };
-        Box::new(visit.show_with(StatusCode::BAD_REQUEST, "Not understood", &text))
-    })
+/// Shows the page for the parameters of a link, or the page that reports their mistake.
+async fn show_for<T>(visit: &Visit, given: Parameters<T>, show: impl AsyncFnOnce(T) -> Response) -> Response {
+    match given {
+        Ok(Query(parameters)) => show(parameters).await,
+        Err(rejection) => {
+            let text = maud::html! { p { (rejection.body_text()) } };
+            visit.show_with(StatusCode::BAD_REQUEST, "Not understood", &text)
+        }
+    }
 }
 
 async fn show_streams(visit: Visit, given: Parameters<StreamSearch>) -> Response {
-    match parameters(&visit, given) {
-        Ok(search) => visit.show("Streams", streams(&visit, &search).await),
-        Err(refused) => *refused,
-    }
+    show_for(&visit, given, async |search| visit.show("Streams", streams(&visit, &search).await)).await
 }
 
 async fn show_stream(visit: Visit, given: Parameters<StreamChoice>) -> Response {
-    match parameters(&visit, given) {
-        Ok(choice) => visit.show(&format!("Stream {}/{}", choice.r#type, choice.id), stream(&visit, &choice).await),
-        Err(refused) => *refused,
-    }
+    let show = async |choice: StreamChoice| {
+        visit.show(&format!("Stream {}/{}", choice.r#type, choice.id), stream(&visit, &choice).await)
+    };
+    show_for(&visit, given, show).await
 }
 
 async fn show_group(visit: Visit, given: Parameters<GroupChoice>) -> Response {
-    let choice = match parameters(&visit, given) {
-        Ok(choice) => choice,
-        Err(refused) => return *refused,
-    };
-    match group(&visit, &choice).await {
+    let show = async |choice: GroupChoice| match group(&visit, &choice).await {
         Ok(None) => visit.show_missing("There is no such group."),
         Ok(Some(content)) => visit.show(&format!("Group {}", choice.name), Ok(content)),
         Err(error) => visit.show("Group", Err(error)),
-    }
+    };
+    show_for(&visit, given, show).await
 }
 
 async fn set_paused(visit: Visit, Form(form): Form<Pausing>, is_paused: bool) -> Response {
@@ -143,22 +140,15 @@ async fn set_paused(visit: Visit, Form(form): Form<Pausing>, is_paused: bool) ->
 }
 
 async fn show_dead_letters(visit: Visit, given: Parameters<DeadLetterSearch>) -> Response {
-    match parameters(&visit, given) {
-        Ok(search) => visit.show("Dead letters", dead_letters(&visit, &search).await),
-        Err(refused) => *refused,
-    }
+    show_for(&visit, given, async |search| visit.show("Dead letters", dead_letters(&visit, &search).await)).await
 }
 
 async fn show_dead_letter(visit: Visit, given: Parameters<DeadLetterChoice>) -> Response {
-    let choice = match parameters(&visit, given) {
-        Ok(choice) => choice,
-        Err(refused) => return *refused,
+    let show = async |choice| match dead_letter(&visit, &choice).await.transpose() {
+        Some(content) => visit.show("Dead letter", content),
+        None => visit.show_missing("This dead letter is gone: it was replayed or discarded."),
     };
-    match dead_letter(&visit, &choice).await {
-        Ok(Some(content)) => visit.show("Dead letter", Ok(content)),
-        Ok(None) => visit.show_missing("This dead letter is gone: it was replayed or discarded."),
-        Err(error) => visit.show("Dead letter", Err(error)),
-    }
+    show_for(&visit, given, show).await
 }
 
 async fn end(visit: Visit, Form(form): Form<DeadLetterForm>, action: DeadLetterAction) -> Response {

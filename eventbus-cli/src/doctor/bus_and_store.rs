@@ -2,41 +2,22 @@
 
 use std::collections::HashMap;
 
+use eventbus::Uuid;
 use eventbus_redis::{keys, redis::cmd};
 use serde_json::json;
 
 use super::{
     bus_target::BusTarget,
-    check::{Check, Run},
-    config::DoctorConfig,
-    finding::Finding,
     outcome::{CheckError, Outcome},
-    store_beside::StoreBeside,
+    subjects::Subjects,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
-    Check::new(
-        "relay-ahead",
-        "a bus that has events of later positions than the store",
-        Run::BusAndStore(|bus, store, config| Box::pin(check_relay_ahead(bus, store, config))),
-    ),
-    Check::new(
-        "relay-stalled",
-        "events that the relay does not publish",
-        Run::BusAndStore(|bus, store, config| Box::pin(check_relay_stalled(bus, store, config))),
-    ),
-    Check::new(
-        "relay-other-store",
-        "a bus that belongs to a different store",
-        Run::BusAndStore(|bus, store, config| Box::pin(check_other_stores(bus, store, config))),
-    ),
-];
-
 /// Returns the position up to which each store's events are published.
-async fn load_published(bus: &BusTarget) -> Result<HashMap<String, u64>, CheckError> {
+async fn load_published(bus: &BusTarget) -> Result<HashMap<Uuid, u64>, CheckError> {
     let records: HashMap<String, String> = bus.redis().query(cmd("HGETALL").arg(keys::relay(&bus.stream()))).await?;
-    let records = records.into_iter().filter(|(name, _)| is_store_id(name));
-    let read = |(store, record): (String, String)| {
+    // other fields are notes about the stream
+    let records = records.into_iter().filter_map(|(field, record)| Some((Uuid::try_parse(&field).ok()?, record)));
+    let read = |(store, record): (Uuid, String)| {
         // position, event and entry
         match record.split(' ').next().and_then(|position| position.parse().ok()) {
             Some(position) => Ok((store, position)),
@@ -46,78 +27,44 @@ async fn load_published(bus: &BusTarget) -> Result<HashMap<String, u64>, CheckEr
     records.map(read).collect()
 }
 
-/// Returns `true` for the fields that are named by a store; notes about the stream have a colon or are shorter.
-fn is_store_id(field: &str) -> bool {
-    const UUID_LEN: usize = 36;
-    field.len() == UUID_LEN && !field.contains(':')
-}
-
-async fn check_relay_ahead(
-    bus: &BusTarget,
-    store: StoreBeside<'_>,
-    config: &DoctorConfig,
-) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_relay_ahead(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (bus, store) = (on.bus()?, on.store_beside()?);
     // first the bus: a position that it has was stored before
     let published = load_published(bus).await?;
-    let (id, head) = store.load(config).await?;
-    let Some(highest) = published.get(&id).filter(|highest| **highest > head) else {
-        return Ok(Outcome::healthy());
-    };
-    let found =
-        format!("`{}` has events of this store up to position {highest}, and the store ends at {head}", bus.stream());
-    let consequence = "the store came back from an older copy: the relay stops, and handlers have seen events that are \
-                       gone";
-    let repair = "compare the last entries of the stream with the store; then `eventbus relay republish --after \
-                  POSITION`, with the position up to which both agree";
-    let observed = json!({ "store": id, "published": highest.to_string(), "head": head.to_string() });
-    Ok(Some(Finding::fault(found, consequence, repair).observed(observed)).into())
+    let (id, head) = store.load(on.config).await?;
+    let published = published.get(&id).copied().unwrap_or_default();
+    Ok(Outcome::of_row(json!({
+        "_is_ahead": published > head, "_stream": bus.stream(), "store": id, "published": published.to_string(),
+        "head": head.to_string(),
+    })))
 }
 
-async fn check_relay_stalled(
-    bus: &BusTarget,
-    store: StoreBeside<'_>,
-    config: &DoctorConfig,
-) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_relay_stalled(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (bus, store, config) = (on.bus()?, on.store_beside()?, on.config);
     let (id, head) = store.load(config).await?;
     let published = load_published(bus).await?.get(&id).copied();
     let first = store.first_after(published.unwrap_or_default(), config).await?;
     let Some((position, age)) = first.filter(|(_, age)| *age > config.relay_lag.as_secs_f64()) else {
         return Ok(Outcome::healthy());
     };
+    let (head, stream) = (head.to_string(), bus.stream());
     if published.is_none() && !store.has_relay(&bus.relay()?, config).await? {
-        let found = format!("no relay has published events of this store to `{}`", bus.stream());
-        let consequence = "unless the programs publish by `publish_to`, no handler gets an event";
-        let repair = "start a process with the relay; programs that publish by `publish_to` have none";
-        let observed = json!({ "store": id, "head": head.to_string() });
-        return Ok(Some(Finding::note(found, consequence, repair).observed(observed)).into());
+        return Ok(Outcome::of_row(json!({ "_is_absent": true, "_stream": stream, "store": id, "head": head })));
     }
-    let found = format!("the event at position {position} has not been published for {age:.0} s (the head is {head})");
-    let consequence = "no relay runs, or it stops there: no handler gets this event and the later ones";
-    let repair = "start a process with the relay; if one runs, its status and log name the error";
-    let observed = json!({
-        "store": id, "published": published.unwrap_or_default().to_string(), "head": head.to_string(), "seconds": age,
-    });
-    Ok(Some(Finding::fault(found, consequence, repair).observed(observed)).into())
+    let published = published.unwrap_or_default().to_string();
+    Ok(Outcome::of_row(json!({
+        "_is_stalled": true, "_position": position, "store": id, "published": published, "head": head, "seconds": age,
+    })))
 }
 
-async fn check_other_stores(
-    bus: &BusTarget,
-    store: StoreBeside<'_>,
-    config: &DoctorConfig,
-) -> Result<Outcome, CheckError> {
-    let (id, _) = store.load(config).await?;
+pub(crate) async fn check_other_stores(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let bus = on.bus()?;
+    let (id, _) = on.store_beside()?.load(on.config).await?;
     let published = load_published(bus).await?;
-    let mut foreign: Vec<_> = published.keys().filter(|other| **other != id).collect();
+    let mut foreign: Vec<_> = published.keys().filter(|other| **other != id).map(ToString::to_string).collect();
     foreign.sort();
-    if foreign.is_empty() {
-        return Ok(Outcome::healthy());
-    }
-    let list = foreign.iter().map(|other| other.as_str()).collect::<Vec<_>>().join(", ");
-    let found = format!("`{}` also has events of other stores: {list}", bus.stream());
-    let consequence = "unless each application says `share_stream`, the relay of this store refuses the stream";
-    let repair = format!(
-        "if it is a former database: HDEL {} ID; else a `stream_prefix` for each store, or `share_stream` everywhere",
-        keys::relay(&bus.stream())
-    );
-    Ok(Some(Finding::note(found, consequence, repair).observed(json!({ "store": id, "foreign": foreign }))).into())
+    Ok(Outcome::of_row(json!({
+        "_is_shared": !foreign.is_empty(), "_stream": bus.stream(), "_relay": keys::relay(&bus.stream()),
+        "_list": foreign.join(", "), "store": id, "foreign": foreign,
+    })))
 }

@@ -202,6 +202,12 @@ pub(crate) fn entry_ms(id: &str) -> u64 {
     id.split('-').next().and_then(|ms| ms.parse().ok()).unwrap_or_default()
 }
 
+/// Returns the sort key of an entry's id.
+pub(crate) fn sort_key(id: &str) -> (u64, u64) {
+    let number = id.split_once('-').and_then(|(_, number)| number.parse().ok());
+    (entry_ms(id), number.unwrap_or_default())
+}
+
 fn field<T: FromRedisValue>(fields: &HashMap<String, Value>, name: &str) -> RedisResult<T> {
     Ok(from_redis_value(fields.get(name).cloned().unwrap_or(Value::Nil))?)
 }

@@ -1,78 +1,40 @@
-//! A check: its name, its subject, and the function that makes it.
+//! A check: its name, its subject, and how it is made: by statements or by code.
 
 use std::time::Duration;
 
-use eventstore_redis::RedisEventStore;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 
 use super::{
-    bus_target::BusTarget,
     config::DoctorConfig,
-    known_types::KnownTypes,
-    outcome::{CheckError, Outcome},
-    postgres_target::PostgresTarget,
-    redis_store_target::RedisStoreTarget,
-    redis_target::RedisTarget,
-    sqlite_target::SqliteTarget,
-    store_beside::StoreBeside,
+    outcome::{CheckError, Outcome, lacks_right},
+    statement::{Row, Statement},
+    subjects::{Subject, Subjects},
 };
-
-/// The subject of a check: the doctor can make the check only if it has that subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Subject {
-    /// A PostgreSQL server and database.
-    Postgres,
-    /// The tables of a store on PostgreSQL.
-    PostgresStore,
-    /// The event types stored on PostgreSQL, compared with a list of known ones.
-    PostgresTypes,
-    /// A Redis server.
-    Redis,
-    /// The streams and groups of a bus on Redis.
-    Bus,
-    /// The keys of a store on Redis.
-    RedisStore,
-    /// The event types stored on Redis, compared with a list of known ones.
-    RedisTypes,
-    /// A bus on Redis beside a store.
-    BusAndStore,
-    /// The file of a store on SQLite.
-    Sqlite,
-    /// The event types stored in SQLite, compared with a list of known ones.
-    SqliteTypes,
-}
 
 pub(crate) type Checking<'a> = BoxFuture<'a, Result<Outcome, CheckError>>;
 
-/// The function of a check, by its subject.
-#[derive(Clone, Copy)]
-pub(crate) enum Run {
-    Postgres(for<'a> fn(&'a PostgresTarget, &'a DoctorConfig) -> Checking<'a>),
-    PostgresStore(for<'a> fn(&'a PostgresTarget, &'a DoctorConfig) -> Checking<'a>),
-    PostgresTypes(for<'a> fn(&'a PostgresTarget, &'a KnownTypes, &'a DoctorConfig) -> Checking<'a>),
-    Redis(for<'a> fn(&'a RedisTarget, &'a DoctorConfig) -> Checking<'a>),
-    Bus(for<'a> fn(&'a BusTarget, &'a DoctorConfig) -> Checking<'a>),
-    RedisStore(for<'a> fn(&'a RedisStoreTarget, &'a DoctorConfig) -> Checking<'a>),
-    RedisContents(for<'a> fn(&'a RedisEventStore, &'a DoctorConfig) -> Checking<'a>),
-    RedisTypes(for<'a> fn(&'a RedisEventStore, &'a KnownTypes) -> Checking<'a>),
-    BusAndStore(for<'a> fn(&'a BusTarget, StoreBeside<'a>, &'a DoctorConfig) -> Checking<'a>),
-    Sqlite(for<'a> fn(&'a SqliteTarget, &'a DoctorConfig) -> Checking<'a>),
-    SqliteTypes(for<'a> fn(&'a SqliteTarget, &'a KnownTypes) -> Checking<'a>),
-}
+/// The function of a check.
+pub(crate) type Code = for<'a> fn(&'a Subjects<'a>) -> Checking<'a>;
 
 /// A check of a server, or of the data that the project stores there.
 ///
 /// Its name is stable: scripts select and skip checks by it.
-#[derive(derive_more::Debug, Clone, Copy)]
+#[derive(derive_more::Debug, Clone, Serialize)]
 pub struct Check {
-    name: &'static str,
-    finds: &'static str,
-    is_deep: bool,
+    pub(super) name: &'static str,
+    pub(super) subject: Subject,
+    pub(super) finds: &'static str,
+    pub(super) is_deep: bool,
+    /// The reason why the check belongs elsewhere, if the role may not run its statements.
+    #[serde(skip)]
+    pub(super) elsewhere: Option<&'static str>,
     #[debug(skip)]
-    run: Run,
+    #[serde(skip)]
+    pub(super) statements: Vec<Statement>,
+    #[debug(skip)]
+    #[serde(skip)]
+    pub(super) code: Option<Code>,
 }
 
 /// The shortest time limit of a check.
@@ -83,15 +45,6 @@ const SLOW_STATEMENTS: u32 = 3;
 const DEEP_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 impl Check {
-    pub(crate) const fn new(name: &'static str, finds: &'static str, run: Run) -> Self {
-        Self { name, finds, is_deep: false, run }
-    }
-
-    /// A check that reads whole tables.
-    pub(crate) const fn deep(name: &'static str, finds: &'static str, run: Run) -> Self {
-        Self { name, finds, is_deep: true, run }
-    }
-
     /// Returns its name, such as `pg-sync-commit`.
     #[must_use]
     pub const fn name(&self) -> &'static str {
@@ -107,18 +60,7 @@ impl Check {
     /// Returns its subject.
     #[must_use]
     pub const fn subject(&self) -> Subject {
-        match self.run {
-            Run::Postgres(_) => Subject::Postgres,
-            Run::PostgresStore(_) => Subject::PostgresStore,
-            Run::PostgresTypes(_) => Subject::PostgresTypes,
-            Run::Redis(_) => Subject::Redis,
-            Run::Bus(_) => Subject::Bus,
-            Run::RedisStore(_) | Run::RedisContents(_) => Subject::RedisStore,
-            Run::RedisTypes(_) => Subject::RedisTypes,
-            Run::BusAndStore(_) => Subject::BusAndStore,
-            Run::Sqlite(_) => Subject::Sqlite,
-            Run::SqliteTypes(_) => Subject::SqliteTypes,
-        }
+        self.subject
     }
 
     /// Returns its time limit; a check that takes longer counts as not made.
@@ -136,7 +78,18 @@ impl Check {
         self.is_deep
     }
 
-    pub(crate) const fn run(&self) -> Run {
-        self.run
+    pub(crate) async fn make(&self, on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+        if let Some(code) = self.code {
+            let mut outcome = code(on).await?;
+            let rows: Vec<_> = outcome.take_rows().into_iter().map(Row::from).collect();
+            self.statements.iter().for_each(|texts| texts.report(&rows, &mut outcome, |_| None));
+            return Ok(outcome);
+        }
+        match (on.run(self.subject, &self.statements, self.is_deep).await, self.elsewhere) {
+            (Err(CheckError::Postgres(error)), Some(elsewhere)) if lacks_right(&error) => {
+                Err(CheckError::NotHere(elsewhere))
+            }
+            (checked, _) => checked,
+        }
     }
 }

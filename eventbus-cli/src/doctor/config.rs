@@ -1,9 +1,11 @@
 //! The thresholds of the checks.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use eventbus::clock::SharedClock;
 use ipnet::IpNet;
+
+use crate::query::RETIRED;
 
 /// Thresholds and limits of the checks; the defaults suit most deployments.
 ///
@@ -68,6 +70,37 @@ pub struct DoctorConfig {
     pub sampled_streams: u32,
     /// The clock of this process, with which the doctor compares the servers' clocks. Default: the machine's.
     pub clock: SharedClock,
+}
+
+impl DoctorConfig {
+    /// Returns `true` for an address of a trusted network.
+    pub(crate) fn is_trusted(&self, address: IpAddr) -> bool {
+        self.trusted_networks.iter().any(|network| network.contains(&address))
+    }
+
+    /// Returns a threshold for a statement, by its name: a duration in seconds.
+    pub(crate) fn sql_value(&self, name: &str) -> Option<String> {
+        let seconds = |time: Duration| format!("{:?}", time.as_secs_f64());
+        Some(match name {
+            "long_transaction" => seconds(self.long_transaction),
+            "prepared_transaction" => seconds(self.prepared_transaction),
+            "clock_skew" => seconds(self.clock_skew),
+            "abandoned" => seconds(self.abandoned),
+            "dead_rows" => self.dead_rows.to_string(),
+            "dead_rows_share" => format!("{:?}", self.dead_rows_share),
+            "connections_share" => format!("{:?}", self.connections_share),
+            "transaction_id_age" => self.transaction_id_age.to_string(),
+            "sampled_streams" => self.sampled_streams.to_string(),
+            // a long stream takes long
+            "sampled_versions" => "1000".into(),
+            "retired" => format!("'{RETIRED}'"),
+            "app_role" => match &self.app_role {
+                Some(role) => format!("'{}'::text", role.replace('\'', "''")),
+                None => "NULL::text".into(),
+            },
+            _ => return None,
+        })
+    }
 }
 
 impl Default for DoctorConfig {

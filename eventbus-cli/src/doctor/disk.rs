@@ -6,7 +6,6 @@ use serde_json::json;
 
 use super::{
     config::DoctorConfig,
-    finding::{Finding, Severity},
     outcome::{CheckError, Outcome},
 };
 
@@ -14,24 +13,11 @@ use super::{
 pub(crate) fn check_free_space(folder: &Path, config: &DoctorConfig) -> Result<Outcome, CheckError> {
     let (free, size) = free_space(folder)?;
     let share = if size == 0 { 1.0 } else { free as f64 / size as f64 };
-    if share >= config.free_disk_share {
-        return Ok(Outcome::healthy());
-    }
-    let severity = if share < config.free_disk_share / 4.0 { Severity::Fault } else { Severity::Warning };
-    let found = format!(
-        "{:.1} % of the disk of `{}` are free: {} of {} MiB",
-        share * 100.0,
-        folder.display(),
-        free >> 20,
-        size >> 20
-    );
-    let finding = Finding::new(
-        severity,
-        found,
-        "on a full disk every append fails, and a server may stop",
-        "enlarge the disk, or remove what is not needed: archived events, old logs, replication slots without a reader",
-    );
-    Ok(Some(finding.observed(json!({ "free_bytes": free, "size_bytes": size }))).into())
+    Ok(Outcome::of_row(json!({
+        "_is_low": share < config.free_disk_share && share >= config.free_disk_share / 4.0,
+        "_is_full": share < config.free_disk_share / 4.0, "_percent": share * 100.0, "_folder": folder.display().to_string(),
+        "_free": free >> 20, "_size": size >> 20, "free_bytes": free, "size_bytes": size,
+    })))
 }
 
 /// Returns the free bytes of a disk, as an unprivileged process may use them, and its size.

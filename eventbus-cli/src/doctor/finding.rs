@@ -49,31 +49,3 @@ pub struct Finding {
     /// The values that the check read from the server. Whole numbers that a reader may round are texts.
     pub observed: Value,
 }
-
-impl Finding {
-    pub(crate) fn fault(finding: impl Into<String>, consequence: &str, repair: impl Into<String>) -> Self {
-        Self::new(Severity::Fault, finding, consequence, repair)
-    }
-
-    pub(crate) fn warning(finding: impl Into<String>, consequence: &str, repair: impl Into<String>) -> Self {
-        Self::new(Severity::Warning, finding, consequence, repair)
-    }
-
-    pub(crate) fn note(finding: impl Into<String>, consequence: &str, repair: impl Into<String>) -> Self {
-        Self::new(Severity::Note, finding, consequence, repair)
-    }
-
-    pub(crate) fn new(
-        severity: Severity,
-        finding: impl Into<String>,
-        consequence: &str,
-        repair: impl Into<String>,
-    ) -> Self {
-        let (finding, repair) = (finding.into(), repair.into());
-        Self { severity, finding, consequence: consequence.into(), repair, observed: Value::Null }
-    }
-
-    pub(crate) fn observed(self, observed: Value) -> Self {
-        Self { observed, ..self }
-    }
-}

@@ -3,12 +3,16 @@
 use eventbus_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
 use eventstore_postgres::sqlx;
 use eventstore_sqlite::rusqlite::{self, ErrorCode as SqliteErrorCode};
+use serde_json::Value;
 
 use super::finding::Finding;
+use crate::error::CommandError;
 
 /// The findings of a check, and its parts that the server did not allow. Without either, all is well.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
+    /// Facts, of which `checks.sql` makes findings.
+    rows: Vec<Value>,
     findings: Vec<Finding>,
     not_checked: Vec<String>,
 }
@@ -16,6 +20,19 @@ pub(crate) struct Outcome {
 impl Outcome {
     pub(crate) fn healthy() -> Self {
         Self::default()
+    }
+
+    pub(crate) fn of_row(row: Value) -> Self {
+        Self { rows: vec![row], ..Self::default() }
+    }
+
+    /// Adds facts, as a row with the columns that the texts of the check name.
+    pub(crate) fn row(&mut self, row: Value) {
+        self.rows.push(row);
+    }
+
+    pub(crate) fn take_rows(&mut self) -> Vec<Value> {
+        std::mem::take(&mut self.rows)
     }
 
     pub(crate) fn add(&mut self, finding: Finding) {
@@ -32,15 +49,9 @@ impl Outcome {
     }
 }
 
-impl From<Option<Finding>> for Outcome {
-    fn from(finding: Option<Finding>) -> Self {
-        Self { findings: finding.into_iter().collect(), not_checked: Vec::new() }
-    }
-}
-
-impl FromIterator<Finding> for Outcome {
-    fn from_iter<I: IntoIterator<Item = Finding>>(findings: I) -> Self {
-        Self { findings: findings.into_iter().collect(), not_checked: Vec::new() }
+impl FromIterator<Value> for Outcome {
+    fn from_iter<I: IntoIterator<Item = Value>>(rows: I) -> Self {
+        Self { rows: rows.into_iter().collect(), ..Self::default() }
     }
 }
 
@@ -80,6 +91,11 @@ impl CheckError {
         let Self::Sqlite(error) = self else { return false };
         matches!(error.sqlite_error_code(), Some(SqliteErrorCode::NotADatabase | SqliteErrorCode::DatabaseCorrupt))
     }
+}
+
+/// Returns the reason why a check was not made, for an error of a store.
+pub(crate) fn unread(error: impl Into<CommandError>) -> CheckError {
+    CheckError::Other(error.into().to_line())
 }
 
 /// The reason why the disk of a server on a different machine is not checked.

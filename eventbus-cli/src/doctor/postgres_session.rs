@@ -6,12 +6,14 @@
 use std::time::Duration;
 
 use eventstore_postgres::sqlx::{
-    self, AssertSqlSafe, Executor as _, FromRow, PgConnection, PgPool, Postgres, SqlSafeStr as _, Transaction,
-    postgres::{PgArguments, PgRow},
-    query::QueryAs,
+    self, AssertSqlSafe, Executor as _, PgConnection, PgPool, Postgres, SqlSafeStr as _, Transaction, types::Json,
 };
+use serde_json::{Map, Value};
 
-use super::outcome::CheckError;
+use super::{
+    outcome::CheckError,
+    statement::{Database, Row},
+};
 
 /// A read-only transaction of one check.
 #[derive(Debug)]
@@ -19,9 +21,6 @@ pub(crate) struct PgSession {
     transaction: Transaction<'static, Postgres>,
     schema: String,
 }
-
-/// A statement with the parameters that are bound to it.
-pub(crate) type Statement<T> = QueryAs<'static, Postgres, T, PgArguments>;
 
 impl PgSession {
     pub(crate) async fn begin(pool: &PgPool, schema: &str, limit: Duration) -> Result<Self, CheckError> {
@@ -34,48 +33,32 @@ impl PgSession {
         Ok(Self { transaction, schema: schema.into() })
     }
 
-    /// Runs a statement without parameters, and returns its rows.
-    ///
-    /// `{schema}` stands for the schema as an identifier, `{schema_text}` for the schema as a text.
-    pub(crate) async fn rows<T>(&mut self, sql: &str) -> Result<Vec<T>, CheckError>
-    where
-        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
-    {
-        self.rows_with(sql, |statement| statement).await
-    }
-
-    /// The same with parameters.
-    pub(crate) async fn rows_with<T>(
-        &mut self,
-        sql: &str,
-        bind: impl FnOnce(Statement<T>) -> Statement<T>,
-    ) -> Result<Vec<T>, CheckError>
-    where
-        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
-    {
-        let sql = sql
-            .replace("{schema_text}", &format!("'{}'", self.schema.replace('\'', "''")))
-            .replace("{schema}", &format!("\"{}\"", self.schema.replace('"', "\"\"")));
-        // safe: texts of this crate, and the name of the schema, quoted
-        let statement = sqlx::query_as(AssertSqlSafe(sql).into_sql_str()).persistent(false);
-        Ok(bind(statement).fetch_all(&mut *self.transaction).await?)
-    }
-
-    /// Runs a statement that returns one row.
-    pub(crate) async fn row<T>(&mut self, sql: &str) -> Result<T, CheckError>
-    where
-        T: for<'r> FromRow<'r, PgRow> + Send + Unpin,
-    {
-        let row = self.rows(sql).await?.into_iter().next();
-        row.ok_or_else(|| CheckError::Other("PostgreSQL returned no row".into()))
-    }
-
-    /// Ends the transaction; a dropped one ends a moment later.
-    pub(crate) async fn end(self) -> Result<(), CheckError> {
-        Ok(self.transaction.rollback().await?)
-    }
-
     pub(crate) fn connection(&mut self) -> &mut PgConnection {
         &mut self.transaction
+    }
+}
+
+impl Database for PgSession {
+    async fn rows(&mut self, sql: String) -> Result<Vec<Row>, CheckError> {
+        let sql = format!("SELECT to_jsonb(r) FROM (\n{sql}\n) r");
+        // safe: texts of this crate, with numbers, and with names that are quoted
+        let statement = sqlx::query_scalar(AssertSqlSafe(sql).into_sql_str()).persistent(false);
+        let rows: Vec<Json<Map<String, Value>>> = statement.fetch_all(&mut *self.transaction).await?;
+        Ok(rows.into_iter().map(|Json(row)| Row(row)).collect())
+    }
+
+    fn expand(&self, name: &str) -> Option<String> {
+        let schema = || format!("\"{}\"", self.schema.replace('"', "\"\""));
+        Some(match name.split_once(' ').unwrap_or((name, "")) {
+            ("schema", _) => schema(),
+            ("schema_text", _) => format!("'{}'", self.schema.replace('\'', "''")),
+            ("schema_name", _) => self.schema.clone(),
+            ("table", table) => format!("{}.{table}", schema()),
+            ("seconds", time) => format!("extract(epoch FROM {time})::float8"),
+            ("now", _) => "extract(epoch FROM clock_timestamp())::float8".into(),
+            ("uuid", id) => id.into(),
+            ("lease_end", _) => "extract(epoch FROM expires_at)::float8".into(),
+            _ => return None,
+        })
     }
 }

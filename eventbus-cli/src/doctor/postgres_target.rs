@@ -5,7 +5,7 @@ use std::time::Duration;
 use eventbus::support::is_this_machine;
 use eventstore_postgres::sqlx::{self, Connection as _, PgConnection, PgPool};
 
-use super::{config::DoctorConfig, outcome::CheckError, postgres_session::PgSession};
+use super::{config::DoctorConfig, outcome::CheckError, postgres_session::PgSession, statement::Database as _};
 
 /// A PostgreSQL database, and the schema of the store in it.
 #[derive(Debug, Clone)]
@@ -57,13 +57,8 @@ impl PostgresTarget {
     /// Returns `true` if the schema has a table of events.
     pub(crate) async fn has_store(&self, config: &DoctorConfig) -> Result<bool, CheckError> {
         let mut session = self.session(config).await?;
-        let found: Vec<(bool,)> = session
-            .rows(
-                "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                 WHERE n.nspname = {schema_text} AND c.relname = 'events')",
-            )
-            .await?;
-        session.end().await?;
-        Ok(found.first().is_some_and(|(found,)| *found))
+        let found = "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname = {schema_text} AND c.relname = 'events'";
+        Ok(!session.ask(found, config).await?.is_empty())
     }
 }

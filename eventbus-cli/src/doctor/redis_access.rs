@@ -4,49 +4,19 @@ use std::{collections::HashMap, net::IpAddr};
 
 use eventbus_redis::{
     keys,
-    redis::{Arg, Cmd, FromRedisValue, RedisResult, Value, cmd},
+    redis::{Cmd, FromRedisValue, RedisResult, Value, cmd},
 };
 use serde_json::json;
 
 use super::{
-    bus_target::BusTarget,
-    check::{Check, Run},
-    config::DoctorConfig,
-    finding::{Finding, Severity},
     outcome::{CheckError, Outcome},
     redis_store_target::RedisStoreTarget,
     redis_target::{RedisTarget, is_forbidden},
+    subjects::Subjects,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
-    Check::new(
-        "redis-tls",
-        "a connection without TLS over a public network",
-        Run::Redis(|target, config| Box::pin(check_tls(target, config))),
-    ),
-    Check::new(
-        "redis-exposed",
-        "a server that takes every client of a network without a password",
-        Run::Redis(|target, _| Box::pin(check_exposed(target))),
-    ),
-    Check::new(
-        "redis-rights-few",
-        "rights that the bus lacks",
-        Run::Bus(|target, _| Box::pin(check_missing_rights(target))),
-    ),
-    Check::new(
-        "redis-store-rights-few",
-        "rights that a store on Redis lacks",
-        Run::RedisStore(|target, _| Box::pin(check_missing_store_rights(target))),
-    ),
-    Check::new(
-        "redis-rights-many",
-        "a user that may run every command",
-        Run::Redis(|target, _| Box::pin(check_excess_rights(target))),
-    ),
-];
-
-async fn check_tls(target: &RedisTarget, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_tls(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (target, config) = (on.redis()?, on.config);
     let client: String = target.query(cmd("CLIENT").arg("INFO")).await?;
     let address = |name: &str| client.split_whitespace().find_map(|field| field.strip_prefix(name)).unwrap_or_default();
     let (from, to) = (address("addr="), address("laddr="));
@@ -54,7 +24,7 @@ async fn check_tls(target: &RedisTarget, config: &DoctorConfig) -> Result<Outcom
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
         // a socket has no address
         let host: Option<IpAddr> = host.parse().ok();
-        host.is_some_and(|host| !config.trusted_networks.iter().any(|network| network.contains(&host)))
+        host.is_some_and(|host| !config.is_trusted(host))
     };
     let mut outcome = Outcome::healthy();
     if !is_untrusted(from) && !is_untrusted(to) {
@@ -63,15 +33,13 @@ async fn check_tls(target: &RedisTarget, config: &DoctorConfig) -> Result<Outcom
     let Some(tls_port) = target.setting("tls-port", &mut outcome).await? else { return Ok(outcome) };
     let port = to.rsplit_once(':').map_or("", |(_, port)| port);
     if tls_port == "0" || tls_port != port {
-        let found = format!("the connection to {to} has no TLS, and crosses a network that is not trusted");
-        let consequence = "every machine on the way can read events and passwords, and change them";
-        let repair = "`rediss://` in the URL, the cargo feature `tls` of eventbus-redis, `tls-port` at the server";
-        outcome.add(Finding::warning(found, consequence, repair).observed(json!({ "client": from, "server": to })));
+        outcome.row(json!({ "client": from, "server": to }));
     }
     Ok(outcome)
 }
 
-async fn check_exposed(target: &RedisTarget) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_exposed(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.redis()?;
     let mut outcome = Outcome::healthy();
     let protected = target.setting("protected-mode", &mut outcome).await?;
     let bind = target.setting("bind", &mut outcome).await?;
@@ -86,10 +54,7 @@ async fn check_exposed(target: &RedisTarget) -> Result<Outcome, CheckError> {
     let user = user(target, "default").await?;
     let flags: Vec<String> = field(&user, "flags");
     if flags.iter().any(|flag| flag == "on") && flags.iter().any(|flag| flag == "nopass") {
-        let found = format!("the server listens on `{bind}`, and the user `default` needs no password");
-        let consequence = "whichever program reaches the server can read, add and remove entries, and empty it";
-        let repair = "ACL SETUSER default off, and a user with a password for the application; or `protected-mode yes`";
-        outcome.add(Finding::fault(found, consequence, repair).observed(json!({ "bind": bind })));
+        outcome.row(json!({ "bind": bind }));
     }
     Ok(outcome)
 }
@@ -103,64 +68,49 @@ fn field<T: FromRedisValue + Default>(fields: &HashMap<String, Value>, name: &st
 }
 
 /// The commands of a bus, each on a key that does not exist, or with an argument that the command refuses: the server
-/// checks the rights first, and changes no key.
-fn probes(prefix: &str) -> Vec<Cmd> {
-    let stream = format!("{}:doctor", keys::stream(prefix));
-    let hash = keys::relay(&stream);
-    let command = |name: &str, arguments: &[&str]| {
-        let mut command = cmd(name);
-        command.arg(arguments);
-        command
-    };
-    vec![
-        command("XADD", &[&stream, "NOMKSTREAM", "*", "field", "value"]),
-        command("XREADGROUP", &["GROUP", "doctor", "doctor", "COUNT", "1", "STREAMS", &stream, ">"]),
-        command("XACK", &[&stream, "doctor", "0-1"]),
-        command("XCLAIM", &[&stream, "doctor", "doctor", "0", "0-1"]),
-        command("XAUTOCLAIM", &[&stream, "doctor", "doctor", "0", "0-0"]),
-        command("XPENDING", &[&stream, "doctor"]),
-        command("XRANGE", &[&stream, "-", "+", "COUNT", "1"]),
-        command("XGROUP", &["CREATE", &stream, "doctor", "$"]),
-        command("XINFO", &["STREAM", &stream]),
-        command("XTRIM", &[&stream, "MAXLEN", "0"]),
-        command("XDEL", &[&stream, "0-1"]),
-        command("HGETALL", &[&hash]),
-        // a field without its value
-        command("HSET", &[&hash, "field", "value", "field"]),
-        command("HDEL", &[&hash, "field"]),
-        command("EXISTS", &[&hash]),
-        command("DEL", &[&hash]),
-        command("TIME", &[]),
-        command("EVAL", &["return 1", "0"]),
-        command("SCRIPT", &["EXISTS", "doctor"]),
-        // the command of transactions that has no effect
-        command("UNWATCH", &[]),
-    ]
+/// checks the rights first, and changes no key. `HSET` has a field without its value, and `UNWATCH` is the command of
+/// transactions that has no effect.
+const PROBES: &str = "\
+    XADD $S NOMKSTREAM * field value; XREADGROUP GROUP doctor doctor COUNT 1 STREAMS $S >; XACK $S doctor 0-1; \
+    XCLAIM $S doctor doctor 0 0-1; XAUTOCLAIM $S doctor doctor 0 0-0; XPENDING $S doctor; XRANGE $S - + COUNT 1; \
+    XGROUP CREATE $S doctor $; XINFO STREAM $S; XTRIM $S MAXLEN 0; XDEL $S 0-1; HGETALL $H; HSET $H field value field; \
+    HDEL $H field; EXISTS $H; DEL $H; TIME; EVAL return 0; SCRIPT EXISTS doctor; UNWATCH";
+
+/// Returns a command of [`PROBES`].
+fn probe(text: &str, (stream, hash): (&str, &str)) -> Cmd {
+    let mut words = text.split(' ');
+    let mut command = cmd(words.next().unwrap_or_default());
+    for word in words {
+        command.arg(match word {
+            "$S" => stream,
+            "$H" => hash,
+            word => word,
+        });
+    }
+    command
 }
 
-async fn check_missing_rights(target: &BusTarget) -> Result<Outcome, CheckError> {
-    let mut missing = Vec::new();
-    for probe in probes(target.prefix()) {
-        match target.redis().try_query::<Value>(&probe).await {
+pub(crate) async fn check_missing_rights(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (target, mut missing, mut first) = (on.bus()?, Vec::new(), None);
+    let stream = format!("{}:doctor", target.stream());
+    let hash = keys::relay(&stream);
+    for text in PROBES.split("; ") {
+        match target.redis().try_query::<Value>(&probe(text, (&stream, &hash))).await {
             Err(error) if is_forbidden(&error) => {
-                let command = probe.args_iter().next().map(|argument| name_of(&argument)).unwrap_or_default();
-                missing.push((command, error.detail().unwrap_or_default().to_owned()));
+                missing.push(text.split(' ').next().unwrap_or_default());
+                first.get_or_insert_with(|| error.detail().unwrap_or_default().to_owned());
             }
             Err(error) if error.is_unrecoverable_error() || error.is_io_error() => return Err(error.into()),
             // any other error comes after the check of rights
             _ => {}
         }
     }
-    let Some((_, detail)) = missing.first() else { return Ok(Outcome::healthy()) };
-    let commands: Vec<_> = missing.iter().map(|(command, _)| command.as_str()).collect();
-    let found = format!("the user lacks rights for {}: {detail}", commands.join(", "));
-    let consequence = "the bus fails later, in the one operation that needs the right";
-    let (user, prefix) = (user_name(target.redis()).await?, target.prefix());
-    let repair = format!(
-        "ACL SETUSER {user} ~{prefix}:* ~{{{prefix}:* +@stream +@hash +@connection +@transaction +@scripting +exists +del \
-         +time"
-    );
-    Ok(Some(Finding::fault(found, consequence, repair).observed(json!({ "missing": commands }))).into())
+    let Some(detail) = first else { return Ok(Outcome::healthy()) };
+    let user = user_name(target.redis()).await?;
+    Ok(Outcome::of_row(json!({
+        "_list": missing.join(", "), "_detail": detail, "_user": user, "_prefix": target.prefix(), "_open": "{",
+        "missing": missing,
+    })))
 }
 
 /// The rights of a store, in the order of the line in its README.
@@ -179,7 +129,8 @@ const MAY_RUN: &str = "
     local is_known, is_allowed = pcall(may_run, unpack(ARGV))
     return not is_known or is_allowed";
 
-async fn check_missing_store_rights(target: &RedisStoreTarget) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_missing_store_rights(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.redis_store()?;
     let (redis, mut outcome, mut missing) = (target.redis(), Outcome::healthy(), Vec::new());
     // no script has this hash: a refusal comes before the server looks for one
     let unknown = redis.try_query::<Value>(cmd("EVALSHA").arg("doctor").arg(0)).await;
@@ -197,21 +148,16 @@ async fn check_missing_store_rights(target: &RedisStoreTarget) -> Result<Outcome
     if missing.is_empty() {
         return Ok(outcome);
     }
-    let (severity, consequence) = match missing.iter().all(|right| DURABILITY_RIGHTS.contains(right)) {
-        true => (Severity::Note, "the store cannot check which settings of the server lose data in a crash"),
-        false => {
-            (Severity::Fault, "the store does not open, or fails later, in the one operation that needs the right")
-        }
-    };
     let keys = match target.prefix() {
         "" => "*".to_owned(),
         prefix => format!("{prefix}:*"),
     };
     let commands: Vec<_> = missing.iter().map(|right| right.to_uppercase().replace('|', " ")).collect();
-    let found = format!("the user lacks rights for {} on the keys `{keys}`", commands.join(", "));
-    // adds to the rights of the user, who may also have the rights of a bus
-    let repair = format!("ACL SETUSER {} ~{keys} {STORE_RIGHTS}", user_name(redis).await?);
-    outcome.add(Finding::new(severity, found, consequence, repair).observed(json!({ "missing": commands })));
+    let is_durability = missing.iter().all(|right| DURABILITY_RIGHTS.contains(right));
+    outcome.row(json!({
+        "_is_durability": is_durability, "_is_other": !is_durability, "_list": commands.join(", "), "_keys": keys,
+        "_user": user_name(redis).await?, "_rights": STORE_RIGHTS, "missing": commands,
+    }));
     Ok(outcome)
 }
 
@@ -246,14 +192,8 @@ async fn user_name(target: &RedisTarget) -> RedisResult<String> {
     Ok(name.unwrap_or("…").to_owned())
 }
 
-fn name_of(argument: &Arg<&[u8]>) -> String {
-    match argument {
-        Arg::Simple(name) => String::from_utf8_lossy(name).into_owned(),
-        _ => String::new(),
-    }
-}
-
-async fn check_excess_rights(target: &RedisTarget) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_excess_rights(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let target = on.redis()?;
     // a user that may not ask is limited
     let name = unless_forbidden(target.try_query::<String>(cmd("ACL").arg("WHOAMI")).await)?;
     let Some(name) = name else { return Ok(Outcome::healthy()) };
@@ -262,8 +202,5 @@ async fn check_excess_rights(target: &RedisTarget) -> Result<Outcome, CheckError
     if !commands.split_whitespace().any(|rule| rule == "+@all") {
         return Ok(Outcome::healthy());
     }
-    let found = format!("the user `{name}` may run every command: `{commands}`");
-    let consequence = "no right limits it: a mistake or an attacker can empty the server (FLUSHALL) or stop it";
-    let repair = "create a user with the rights that the README of eventbus-redis names, and connect as that one";
-    Ok(Some(Finding::note(found, consequence, repair).observed(json!({ "user": name, "commands": commands }))).into())
+    Ok(Outcome::of_row(json!({ "user": name, "commands": commands })))
 }

@@ -10,84 +10,57 @@ use eventbus::{
     port::{EventTypes as _, HandlerProgress as _, ReadError, ReadFeed as _},
     support::ReaderKind,
 };
-use eventstore_redis::{RedisEventStore, keys::StoreKeys};
-use serde_json::{Value, json};
+use eventstore_redis::keys::StoreKeys;
+use serde_json::json;
 
 use super::{
-    check::{Check, Run},
-    config::DoctorConfig,
-    finding::Finding,
-    known_types::KnownTypes,
-    outcome::{CheckError, Outcome},
-    store_contents::{abandoned_roles, compare_retention, missing_events, readers_ahead},
+    outcome::{CheckError, Outcome, unread},
+    store_contents::compare_retention,
+    subjects::Subjects,
 };
 use crate::{
     error::CommandError,
     query::{all_checkpoints, all_leases},
+    transfer::MOVE_PREFIX,
 };
 
-pub(crate) const CHECKS: &[Check] = &[
-    Check::deep(
-        "redis-store-missing-events-all",
-        "missing events of all streams",
-        Run::RedisContents(|store, _| Box::pin(check_all_streams(store))),
-    ),
-    Check::new(
-        "redis-store-checkpoint-ahead",
-        "readers that are ahead of the store",
-        Run::RedisContents(|store, _| Box::pin(check_checkpoints_ahead(store))),
-    ),
-    Check::new(
-        "redis-store-abandoned-role",
-        "roles without an owner: a relay or projection that does not run",
-        Run::RedisContents(|store, config| Box::pin(check_abandoned_roles(store, config))),
-    ),
-    Check::new(
-        "redis-store-event-types",
-        "stored event types and versions that this program does not know",
-        Run::RedisTypes(|store, known| Box::pin(check_event_types(store, known))),
-    ),
-    Check::new(
-        "redis-store-dead-letter-age",
-        "dead letters that are older than the inbox remembers",
-        Run::RedisContents(|store, config| Box::pin(check_dead_letters(store, config))),
-    ),
-];
+/// The most readers of one report.
+const READERS_MAX: usize = 20;
 
-/// Returns the reason why a check was not made.
-fn unread(error: impl Into<CommandError>) -> CheckError {
-    CheckError::Other(error.into().to_line())
-}
-
-async fn check_all_streams(store: &RedisEventStore) -> Result<Outcome, CheckError> {
-    let (found, observed) = match store.find_missing_event(None).await {
+pub(crate) async fn check_all_streams(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let store = on.redis_contents()?;
+    let observed = match store.find_missing_event(None).await {
         Ok(None) => return Ok(Outcome::healthy()),
         Ok(Some(missing)) => {
             let (stream, version) = (missing.stream.to_string(), missing.version.get());
-            (format!("{missing} is missing"), json!({ "stream": stream, "version": version }))
+            json!({ "_found": format!("{missing} is missing"), "stream": stream, "version": version })
         }
         // a gap in the feed, or an entry that the store has not written
-        Err(error @ ReadError::Corrupt { .. }) => (CommandError::from(error).to_line(), Value::Null),
+        Err(error @ ReadError::Corrupt { .. }) => json!({ "_found": CommandError::from(error).to_line() }),
         Err(error) => return Err(unread(error)),
     };
-    let fault = Finding { repair: "restore the keys from a backup".into(), ..missing_events(found) };
-    Ok(Some(fault.observed(observed)).into())
+    Ok(Outcome::of_row(observed))
 }
 
-async fn check_checkpoints_ahead(store: &RedisEventStore) -> Result<Outcome, CheckError> {
-    let (keys, mut readers) = (StoreKeys::new(&store.config().key_prefix), Vec::new());
-    for checkpoint in all_checkpoints(store, "").await.map_err(unread)? {
-        let set = format!("SET {}", keys.checkpoint(&checkpoint.name));
-        readers.push((checkpoint.name.to_string(), checkpoint.position, set));
-    }
+pub(crate) async fn check_checkpoints_ahead(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let store = on.redis_contents()?;
+    // the checkpoint of a move is a position of the other store; the checkpoint of a halted relay may be ahead
+    let others = [MOVE_PREFIX, ReaderKind::HaltedRelay.prefix()];
+    let (keys, mut readers) =
+        (StoreKeys::new(&store.config().key_prefix), all_checkpoints(store, "").await.map_err(unread)?);
+    readers.retain(|reader| !others.iter().any(|other| reader.name.starts_with(other)));
     // read last: a position that a reader has was stored before
     let head = store.head().await.map_err(unread)?;
-    let ahead = readers.into_iter().filter(|(_, position, _)| *position > head);
-    let ahead = ahead.map(|(name, position, set)| (name, position.as_i64(), head.as_i64(), format!("{set} {head}")));
-    Ok(readers_ahead(ahead))
+    let ahead = readers.into_iter().filter(|reader| reader.position > head).take(READERS_MAX).map(|reader| {
+        let set_back = format!("SET {} {head}", keys.checkpoint(&reader.name));
+        let (at, head) = (reader.position.to_string(), head.to_string());
+        json!({ "name": reader.name.as_str(), "at": at, "head": head, "_set_back": set_back })
+    });
+    Ok(ahead.collect())
 }
 
-async fn check_abandoned_roles(store: &RedisEventStore, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_abandoned_roles(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (store, config) = (on.redis_contents()?, on.config);
     let mut leases = Vec::new();
     // other roles belong to single commands, and end with them
     for kind in [ReaderKind::Projection, ReaderKind::Relay] {
@@ -102,22 +75,27 @@ async fn check_abandoned_roles(store: &RedisEventStore, config: &DoctorConfig) -
     let abandoned = leases.into_iter().filter_map(|stored| {
         // without events since then, the whole application may be idle
         let ended = stored.expires_at.filter(|ended| !stored.is_held && *ended < last)?;
-        let age = (now - ended).as_seconds_f64();
-        let is_abandoned = age > config.abandoned.as_secs_f64();
-        is_abandoned.then(|| (stored.lease.role.to_string(), stored.lease.owner.to_string(), age))
+        let seconds = (now - ended).as_seconds_f64();
+        let (role, owner) = (stored.lease.role, stored.lease.owner);
+        let retire = if role.starts_with(ReaderKind::Relay.prefix()) { "relay" } else { "projections" };
+        (seconds > config.abandoned.as_secs_f64())
+            .then(|| json!({ "role": role.as_str(), "owner": owner.as_str(), "seconds": seconds, "_retire": retire }))
     });
-    Ok(abandoned_roles(abandoned))
+    Ok(abandoned.take(READERS_MAX).collect())
 }
 
-async fn check_event_types(store: &RedisEventStore, known: &KnownTypes) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_event_types(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let store = on.redis_contents()?;
+    let known = on.known_types()?;
     let stored = store.stored_event_types().await.map_err(unread)?.into_iter();
     let stored = stored.map(|stored| (stored.event_type.to_string(), i64::from(stored.schema_version)));
     Ok(known.compare(&stored.collect::<Vec<_>>()))
 }
 
-async fn check_dead_letters(store: &RedisEventStore, config: &DoctorConfig) -> Result<Outcome, CheckError> {
+pub(crate) async fn check_dead_letters(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
+    let (store, config) = (on.redis_contents()?, on.config);
     let oldest = store.dead_rows(None, 1).await.map_err(unread)?;
     let age = oldest.first().map(|oldest| config.clock.now() - oldest.dead_since);
     let age = age.and_then(|age| Duration::try_from(age).ok()).unwrap_or_default();
-    Ok(compare_retention(age, config).into())
+    Ok(compare_retention(age, config))
 }

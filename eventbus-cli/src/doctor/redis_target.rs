@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use eventbus_redis::redis::{
     Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, aio::MultiplexedConnection, cmd,
 };
+use serde_json::Value;
 
 use super::outcome::{CheckError, Outcome};
 
@@ -22,12 +23,15 @@ impl RedisTarget {
         Self { connection, keeps_events: false }
     }
 
-    pub(crate) fn with_events(self) -> Self {
-        Self { keeps_events: true, ..self }
+    pub(crate) fn with_events(self, keeps_events: bool) -> Self {
+        Self { keeps_events, ..self }
     }
 
-    pub(crate) const fn keeps_events(&self) -> bool {
-        self.keeps_events
+    /// Adds to a row whether the server also holds an event store, or a bus alone.
+    pub(crate) fn by_use(&self, mut row: Value) -> Value {
+        row["_of_store"] = self.keeps_events.into();
+        row["_of_bus"] = (!self.keeps_events).into();
+        row
     }
 
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CheckError> {

@@ -3,14 +3,14 @@
 use std::{collections::BTreeSet, fmt};
 
 use serde::Serialize;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 
 use super::{
     check::Check,
     finding::{Finding, Severity},
     outcome::{CheckError, Outcome},
 };
-use crate::output::printable;
+use crate::output::{printable, serialize_time};
 
 /// The version of the report's JSON: it rises when the meaning of a field changes.
 const VERSION: u32 = 1;
@@ -19,7 +19,7 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     version: u32,
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "serialize_time")]
     as_of: OffsetDateTime,
     findings: Vec<CheckFinding>,
     not_checked: Vec<NotChecked>,
@@ -129,11 +129,6 @@ impl Report {
     fn count(&self, severity: Severity) -> usize {
         self.findings.iter().filter(|found| found.finding.severity == severity).count()
     }
-}
-
-fn rfc3339<S: serde::Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
-    let text = time.format(&Rfc3339).map_err(serde::ser::Error::custom)?;
-    serializer.serialize_str(&text)
 }
 
 /// The width of the column of severities.

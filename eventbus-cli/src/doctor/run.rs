@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{
     bus_target::BusTarget,
     catalog::{UnknownCheck, checks, find},
-    check::{Check, Checking, Run, Subject},
+    check::Check,
     config::DoctorConfig,
     known_types::KnownTypes,
     outcome::CheckError,
@@ -19,7 +19,7 @@ use super::{
     redis_target::RedisTarget,
     report::Report,
     sqlite_target::SqliteTarget,
-    store_beside::StoreBeside,
+    subjects::{Subject, Subjects},
 };
 use crate::error::CommandError;
 
@@ -47,7 +47,7 @@ pub struct Doctor {
     redis_store: Option<String>,
     redis_contents: Option<RedisEventStoreConfig>,
     /// The store on Redis beside the bus, if a second doctor examines its server.
-    redis_store_beside: Option<RedisStoreTarget>,
+    redis_store_beside: Option<RedisEventStoreConfig>,
     sqlite: Option<SqliteTarget>,
     known_types: Option<KnownTypes>,
     only: Vec<&'static str>,
@@ -120,9 +120,8 @@ impl Doctor {
     }
 
     /// Compares the [bus](Self::bus) with a store on a different Redis server, which a second doctor examines.
-    pub(crate) fn redis_store_beside(self, connection: MultiplexedConnection, key_prefix: &str) -> Self {
-        let store = RedisStoreTarget::new(RedisTarget::new(connection), key_prefix);
-        Self { redis_store_beside: Some(store), ..self }
+    pub(crate) fn redis_store_beside(self, config: RedisEventStoreConfig) -> Self {
+        Self { redis_store_beside: Some(config), ..self }
     }
 
     /// Examines the file of a store on SQLite.
@@ -174,24 +173,24 @@ impl Doctor {
     /// Like [`run`](Self::run), and calls `progress` with the name of each check that it begins.
     pub async fn run_reporting(&self, mut progress: impl FnMut(&'static str)) -> Report {
         let mut report = Report::new(self.config.clock.now());
-        let subjects = Subjects::find(self).await;
-        if subjects.has_silent_server {
+        let (subjects, has_silent_server) = self.find_subjects().await;
+        if has_silent_server {
             report.note_silent_server();
         }
         for check in checks().filter(|check| self.is_wanted(check)) {
             let is_named = self.only.contains(&check.name());
-            let outcome = match subjects.checking(check) {
-                Err(Missing::Subject(reason)) => Err(CheckError::NotHere(reason)),
+            let outcome = match subjects.require(check.subject()) {
+                Err(missing @ CheckError::NotHere(_)) => Err(missing),
                 _ if check.is_deep() && !self.is_deep && !is_named => {
                     Err(CheckError::NotHere("made with `--deep`, or named by `--only`, as whole tables are read"))
                 }
-                Err(Missing::Server(reason)) => Err(CheckError::Other(reason.to_owned())),
-                Ok(checking) => {
+                Err(unanswered) => Err(unanswered),
+                Ok(()) => {
                     progress(check.name());
                     let limit = check.timeout(&self.config);
                     let late = || CheckError::Other(format!("it took longer than {limit:?}"));
                     // real time: the answer of a server
-                    timeout(limit, checking).await.unwrap_or_else(|_| Err(late()))
+                    timeout(limit, check.make(&subjects)).await.unwrap_or_else(|_| Err(late()))
                 }
             };
             match outcome {
@@ -214,32 +213,6 @@ fn find_all<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Result<Vec<&'s
     names.into_iter().map(|name| find(name.as_ref()).map(Check::name)).collect()
 }
 
-/// Reasons why a check is not made.
-enum Missing<'a> {
-    /// The doctor does not have its subject.
-    Subject(&'static str),
-    /// The server gave no answer.
-    Server(&'a str),
-}
-
-/// The subjects of a doctor, after it asked each server once: it does not wait for an absent server again at each
-/// check.
-struct Subjects<'a> {
-    config: &'a DoctorConfig,
-    /// The database, and whether it has a store, or the reason why that is unknown.
-    postgres: Option<(&'a PostgresTarget, Result<bool, String>)>,
-    redis: Option<Result<RedisTarget, String>>,
-    has_silent_server: bool,
-    bus: Option<BusTarget>,
-    redis_store: Option<RedisStoreTarget>,
-    /// The store on Redis, or the reason why it cannot be opened.
-    redis_contents: Option<Result<RedisEventStore, String>>,
-    redis_store_beside: Option<&'a RedisStoreTarget>,
-    /// The file, or the reason why it cannot be opened.
-    sqlite: Option<Result<&'a SqliteTarget, String>>,
-    known_types: Option<&'a KnownTypes>,
-}
-
 /// Waits for the first answer of a subject, for twice the time of a statement.
 async fn answer<T>(
     config: &DoctorConfig,
@@ -251,6 +224,12 @@ async fn answer<T>(
     answered.unwrap_or_else(|_| Err(CheckError::Other(format!("{subject} gave no answer"))))
 }
 
+/// Returns the reason for the report; notes whether the server gave no answer.
+fn reason<T>(found: Result<T, CheckError>, is_silent: &mut bool) -> Result<T, String> {
+    *is_silent |= found.as_ref().is_err_and(CheckError::is_silence);
+    found.map_err(|error| error.to_string())
+}
+
 /// Opens an existing store on Redis, or returns the reason why that fails.
 async fn open_redis_store(config: &DoctorConfig, of_store: &RedisEventStoreConfig) -> Result<RedisEventStore, String> {
     let opening = async {
@@ -260,143 +239,60 @@ async fn open_redis_store(config: &DoctorConfig, of_store: &RedisEventStoreConfi
     answer(config, "the store on Redis", opening).await.map_err(|error| error.to_string())
 }
 
-impl<'a> Subjects<'a> {
-    async fn find(doctor: &'a Doctor) -> Self {
-        let config = &doctor.config;
+impl Doctor {
+    /// Asks each server once. Also returns `true` if one gave no answer.
+    async fn find_subjects(&self) -> (Subjects<'_>, bool) {
+        let config = &self.config;
         let mut has_silent_server = false;
-        let postgres = match &doctor.postgres {
+        let postgres = match &self.postgres {
             None => None,
             Some(target) => {
                 let asking = async {
                     target.connect_once().await?;
                     target.has_store(config).await
                 };
-                let found = answer(config, "PostgreSQL", asking).await;
-                has_silent_server |= found.as_ref().is_err_and(CheckError::is_silence);
-                Some((target, found.map_err(|error| error.to_string())))
+                Some((target, reason(answer(config, "PostgreSQL", asking).await, &mut has_silent_server)))
             }
         };
-        let redis = match &doctor.redis {
+        let redis = match &self.redis {
             None => None,
             Some(Err(error)) => {
                 has_silent_server |= error.is_silence();
                 Some(Err(error.to_string()))
             }
             Some(Ok(target)) => {
-                let target = match doctor.redis_store {
-                    Some(_) => target.clone().with_events(),
-                    None => target.clone(),
-                };
-                let found = answer(config, "Redis", target.ping()).await;
-                has_silent_server |= found.as_ref().is_err_and(CheckError::is_silence);
-                Some(found.map(|()| target).map_err(|error| error.to_string()))
+                let target = target.clone().with_events(self.redis_store.is_some());
+                let found = answer(config, "Redis", target.ping()).await.map(|()| target);
+                Some(reason(found, &mut has_silent_server))
             }
         };
-        let redis_contents = match &doctor.redis_contents {
+        let redis_contents = match self.redis_contents.as_ref().or(self.redis_store_beside.as_ref()) {
             Some(of_store) if redis.as_ref().is_some_and(Result::is_ok) => {
                 Some(open_redis_store(config, of_store).await)
             }
             _ => None,
         };
-        let sqlite = match &doctor.sqlite {
+        let sqlite = match &self.sqlite {
             None => None,
             Some(target) => Some(match answer(config, "the file", target.ping()).await {
-                Err(error) if error.is_silence() => {
-                    has_silent_server = true;
-                    Err(error.to_string())
-                }
+                Err(error) if error.is_silence() => reason(Err(error), &mut has_silent_server),
                 // each check reports the other faults in its own words
                 _ => Ok(target),
             }),
         };
         let server = redis.as_ref().and_then(|redis| redis.as_ref().ok());
-        let bus = server.zip(doctor.bus.as_ref());
-        let store = server.zip(doctor.redis_store.as_ref());
-        Self {
+        let bus = server.zip(self.bus.as_ref());
+        let store = server.zip(self.redis_store.as_ref());
+        let subjects = Subjects {
             config,
             bus: bus.map(|(redis, (prefix, suffix))| BusTarget::new(redis.clone(), prefix, suffix)),
             redis_store: store.map(|(redis, prefix)| RedisStoreTarget::new(redis.clone(), prefix)),
             redis_contents,
-            redis_store_beside: doctor.redis_store_beside.as_ref(),
             postgres,
             redis,
-            has_silent_server,
             sqlite,
-            known_types: doctor.known_types.as_ref(),
-        }
-    }
-
-    fn checking<'s>(&'s self, check: &Check) -> Result<Checking<'s>, Missing<'s>> {
-        let config = self.config;
-        Ok(match check.run() {
-            Run::Postgres(run) => run(self.postgres()?, config),
-            Run::PostgresStore(run) => run(self.postgres_store()?, config),
-            Run::PostgresTypes(run) => run(self.postgres_store()?, self.known_types()?, config),
-            Run::Redis(run) => run(self.redis()?, config),
-            Run::Bus(run) => run(self.bus()?, config),
-            Run::RedisStore(run) => {
-                self.redis()?;
-                let store = self.redis_store.as_ref();
-                run(store.ok_or(Missing::Subject("no event store on Redis was given"))?, config)
-            }
-            Run::RedisContents(run) => run(self.redis_contents()?, config),
-            Run::RedisTypes(run) => run(self.redis_contents()?, self.known_types()?),
-            Run::BusAndStore(run) => run(self.bus()?, self.store_beside()?, config),
-            Run::Sqlite(run) => run(self.sqlite()?, config),
-            Run::SqliteTypes(run) => run(self.sqlite()?, self.known_types()?),
-        })
-    }
-
-    fn postgres(&self) -> Result<&PostgresTarget, Missing<'_>> {
-        let (target, found) = self.postgres.as_ref().ok_or(Missing::Subject("no PostgreSQL server was given"))?;
-        found.as_ref().map_err(|reason| Missing::Server(reason))?;
-        Ok(target)
-    }
-
-    fn postgres_store(&self) -> Result<&PostgresTarget, Missing<'_>> {
-        let target = self.postgres()?;
-        match &self.postgres {
-            Some((_, Ok(false))) => Err(Missing::Subject("the schema holds no store")),
-            _ => Ok(target),
-        }
-    }
-
-    fn redis(&self) -> Result<&RedisTarget, Missing<'_>> {
-        let target = self.redis.as_ref().ok_or(Missing::Subject("no Redis server was given"))?;
-        target.as_ref().map_err(|reason| Missing::Server(reason))
-    }
-
-    fn redis_contents(&self) -> Result<&RedisEventStore, Missing<'_>> {
-        self.redis()?;
-        match (&self.redis_contents, &self.redis_store) {
-            (Some(opened), _) => opened.as_ref().map_err(|reason| Missing::Server(reason)),
-            (None, Some(_)) => Err(Missing::Subject("of the event store on Redis only the prefix was given")),
-            (None, None) => Err(Missing::Subject("no event store on Redis was given")),
-        }
-    }
-
-    fn bus(&self) -> Result<&BusTarget, Missing<'_>> {
-        self.redis()?;
-        self.bus.as_ref().ok_or(Missing::Subject("no bus on Redis was given"))
-    }
-
-    fn store_beside(&self) -> Result<StoreBeside<'_>, Missing<'_>> {
-        if self.postgres.is_some() {
-            return self.postgres_store().map(StoreBeside::Postgres);
-        }
-        if self.sqlite.is_some() {
-            return self.sqlite().map(StoreBeside::Sqlite);
-        }
-        let on_redis = self.redis_store.as_ref().or(self.redis_store_beside);
-        on_redis.map(StoreBeside::Redis).ok_or(Missing::Subject("no store was given"))
-    }
-
-    fn sqlite(&self) -> Result<&'a SqliteTarget, Missing<'_>> {
-        let found = self.sqlite.as_ref().ok_or(Missing::Subject("no SQLite file was given"))?;
-        found.as_ref().copied().map_err(|reason| Missing::Server(reason))
-    }
-
-    fn known_types(&self) -> Result<&'a KnownTypes, Missing<'_>> {
-        self.known_types.ok_or(Missing::Subject("no list of known event types was given"))
+            known_types: self.known_types.as_ref(),
+        };
+        (subjects, has_silent_server)
     }
 }

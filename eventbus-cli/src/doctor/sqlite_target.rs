@@ -9,9 +9,14 @@ use std::{
     time::Duration,
 };
 
-use eventstore_sqlite::rusqlite::{Connection, OpenFlags};
+use eventbus::clock::SharedClock;
+use eventstore_sqlite::rusqlite::{self, Connection, OpenFlags, types::ValueRef};
+use serde_json::{Map, Value};
 
-use super::outcome::CheckError;
+use super::{
+    outcome::CheckError,
+    statement::{Database, Row},
+};
 
 /// The time for which a read waits for a process that writes.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +48,11 @@ impl SqliteTarget {
         &self.path
     }
 
+    /// Returns the file as a database for statements.
+    pub(crate) const fn with_clock<'a>(&'a self, clock: &'a SharedClock) -> SqliteFile<'a> {
+        SqliteFile { target: self, clock }
+    }
+
     /// Fails if the file cannot be opened, or is no database.
     pub(crate) async fn ping(&self) -> Result<(), CheckError> {
         let ask =
@@ -68,6 +78,52 @@ impl SqliteTarget {
         let joined = tokio::task::spawn_blocking(read).await;
         joined.map_err(|error| CheckError::Other(format!("the check stopped: {error}")))?
     }
+}
+
+/// A file whose times are compared with a clock: SQLite has none of its own.
+#[derive(Debug)]
+pub(crate) struct SqliteFile<'a> {
+    target: &'a SqliteTarget,
+    clock: &'a SharedClock,
+}
+
+impl Database for SqliteFile<'_> {
+    async fn rows(&mut self, sql: String) -> Result<Vec<Row>, CheckError> {
+        self.target.read(move |connection| Ok(rows(connection, &sql)?)).await
+    }
+
+    fn expand(&self, name: &str) -> Option<String> {
+        Some(match name.split_once(' ').unwrap_or((name, "")) {
+            ("table", table) => format!("eventbus_{table}"),
+            // the file has microseconds
+            ("seconds", time) => format!("({time} / 1e6)"),
+            ("now", _) => format!("{:?}", self.clock.now().unix_timestamp_nanos() as f64 / 1e9),
+            // a BLOB
+            ("uuid", id) => format!("lower(hex({id}))"),
+            // a lease that was released has no expiry: it ended when it was renewed last
+            ("lease_end", _) => "(max(renewed_at, expires_at) / 1e6)".into(),
+            _ => return None,
+        })
+    }
+}
+
+fn rows(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<Row>> {
+    let mut statement = connection.prepare(sql)?;
+    let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let decode = |row: &rusqlite::Row<'_>| {
+        let mut values = Map::new();
+        for (index, column) in columns.iter().enumerate() {
+            let value = match row.get_ref(index)? {
+                ValueRef::Null | ValueRef::Blob(_) => Value::Null,
+                ValueRef::Integer(number) => number.into(),
+                ValueRef::Real(number) => number.into(),
+                ValueRef::Text(text) => String::from_utf8_lossy(text).into(),
+            };
+            values.insert(column.clone(), value);
+        }
+        Ok(Row(values))
+    };
+    statement.query_map([], decode)?.collect()
 }
 
 #[cfg(test)]

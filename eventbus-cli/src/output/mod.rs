@@ -9,6 +9,6 @@ pub(crate) use self::{
     document::{age, optional, time_text},
     printer::Printer,
     progress::Progress,
-    table::{Align, Table, printable},
+    table::{Table, columns, printable},
 };
 pub(crate) use document::{serialize_option_time, serialize_position, serialize_time};

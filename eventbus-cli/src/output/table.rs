@@ -2,26 +2,31 @@
 
 use std::{fmt::Write as _, iter};
 
-/// The side of a column on which its cells begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Align {
-    Left,
-    Right,
-}
-
 /// A table of text.
 ///
 /// A cell has no control characters: those of stored texts, such as errors of handlers, could move the cursor of a
 /// terminal.
 #[derive(Debug)]
 pub(crate) struct Table {
-    columns: Vec<(&'static str, Align)>,
+    /// The names, with `true` for a column whose cells end on the right.
+    columns: Vec<(&'static str, bool)>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(crate) fn new(columns: impl Into<Vec<(&'static str, Align)>>) -> Self {
-        Self { columns: columns.into(), rows: Vec::new() }
+    /// Makes a table with [these columns](columns); the cells of one with `>` end on the right.
+    pub(crate) fn new(names: &'static str) -> Self {
+        Self { columns: columns(names).collect(), rows: Vec::new() }
+    }
+
+    /// Adds a row for each item.
+    pub(crate) fn rows<T, const N: usize>(
+        mut self,
+        items: impl IntoIterator<Item = T>,
+        cells: impl Fn(T) -> [String; N],
+    ) -> Self {
+        items.into_iter().for_each(|item| self.add(cells(item)));
+        self
     }
 
     /// Adds a row, with a cell for each column.
@@ -41,11 +46,11 @@ impl Table {
         let mut text = String::new();
         for row in iter::once(&header).chain(&self.rows) {
             let mut line = String::new();
-            for ((cell, width), (_, align)) in row.iter().zip(&widths).zip(&self.columns) {
+            for ((cell, width), (_, is_right)) in row.iter().zip(&widths).zip(&self.columns) {
                 // writing to a string cannot fail
-                let _ = match align {
-                    Align::Left => write!(line, "{cell:<width$}  "),
-                    Align::Right => write!(line, "{cell:>width$}  "),
+                let _ = match is_right {
+                    false => write!(line, "{cell:<width$}  "),
+                    true => write!(line, "{cell:>width$}  "),
                 };
             }
             text.push_str(line.trim_end());
@@ -53,6 +58,11 @@ impl Table {
         }
         text
     }
+}
+
+/// Returns the columns of a table, which are separated by commas, and `true` for one whose name ends with `>`.
+pub(crate) fn columns(names: &'static str) -> impl Iterator<Item = (&'static str, bool)> {
+    names.split(", ").map(|name| name.strip_suffix('>').map_or((name, false), |name| (name, true)))
 }
 
 /// Returns a text without control characters: each is shown escaped.
@@ -73,7 +83,7 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_cells_and_lines_end_with_text() {
-        let mut table = Table::new([("NAME", Align::Left), ("AT", Align::Right), ("OWNER", Align::Left)]);
+        let mut table = Table::new("NAME, AT>, OWNER");
         table.add(["order-rows".into(), "9".into(), String::new()]);
         table.add(["漢".into(), "9120".into(), "a\u{1b}[2Jb\n".into()]);
         let wanted = "NAME          AT  OWNER\norder-rows     9\n漢           9120  a\\u{1b}[2Jb\\n\n";

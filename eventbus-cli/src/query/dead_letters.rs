@@ -211,13 +211,25 @@ pub async fn find_dead_letters(
     after: Option<MessageId>,
     limit: usize,
 ) -> Result<(Vec<DeadLetter>, Option<MessageId>), CommandError> {
-    let (mut found, mut after) = (Vec::new(), after);
     // a page may hold many that do not match
     let page_len = if query.is_beyond_filter() { PAGE } else { PAGE.min(limit) };
+    find_on_pages(dead_letters, (query, &query.filter), (after, page_len), (limit, usize::MAX)).await
+}
+
+/// Finds dead letters on pages that the bus filters.
+async fn find_on_pages(
+    dead_letters: &dyn DeadLetters,
+    (query, of_bus): (&DeadLetterQuery, &DeadLetterFilter),
+    (mut after, page_len): (Option<MessageId>, usize),
+    (limit, read_max): (usize, usize),
+) -> Result<(Vec<DeadLetter>, Option<MessageId>), CommandError> {
+    let (mut found, mut read) = (Vec::new(), 0);
     loop {
-        let page = dead_letters.list_dead_letters(&query.filter, after.as_ref(), page_len).await?;
-        after = add_matching(&mut found, page, limit, |dead_letter| query.matches(dead_letter));
-        if found.len() >= limit || after.is_none() || are_large(&found) {
+        let page = dead_letters.list_dead_letters(of_bus, after.as_ref(), page_len).await?;
+        read += page.letters.len();
+        let matches = |dead_letter: &DeadLetter| query.filter.matches(dead_letter) && query.matches(dead_letter);
+        after = add_matching(&mut found, page, limit, matches);
+        if found.len() >= limit || after.is_none() || read >= read_max || are_large(&found) {
             return Ok((found, after));
         }
     }
@@ -259,17 +271,8 @@ pub async fn search_dead_letters(
     dead_letters: &dyn DeadLetters,
     query: &DeadLetterQuery,
     after: Option<MessageId>,
-    (limit, read_max): (usize, usize),
+    limits: (usize, usize),
 ) -> Result<(Vec<DeadLetter>, Option<MessageId>), CommandError> {
-    let (mut found, mut after, mut read) = (Vec::new(), after, 0);
-    loop {
-        // without a filter: a bus that filters reads on until it has found some
-        let page = dead_letters.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), PAGE).await?;
-        read += page.letters.len();
-        let matches = |dead_letter: &DeadLetter| query.filter.matches(dead_letter) && query.matches(dead_letter);
-        after = add_matching(&mut found, page, limit, matches);
-        if found.len() >= limit || after.is_none() || read >= read_max || are_large(&found) {
-            return Ok((found, after));
-        }
-    }
+    // without a filter: a bus that filters reads on until it has found some
+    find_on_pages(dead_letters, (query, &DeadLetterFilter::default()), (after, PAGE), limits).await
 }

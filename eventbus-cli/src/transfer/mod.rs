@@ -1,6 +1,6 @@
 //! Moving events between stores: writing them to files, and appending them unchanged to a store.
 //!
-//! Events keep their ids, versions, times and fields, and their order. Only events are moved: checkpoints, floors,
+//! Events keep their ids, versions, times and fields, and their order. Only events are moved: checkpoints,
 //! deliveries, dead letters, snapshots, and the indexes of tags and unique values stay behind.
 //!
 //! Invariant: an interrupted move goes on after its last whole chunk. A file holds each chunk with the position after

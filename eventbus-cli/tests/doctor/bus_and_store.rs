@@ -62,12 +62,12 @@ async fn the_relay_of_a_store_on_sqlite_or_redis_is_examined_too() {
     let admin = redis(bus.url()).await;
     let file = SqliteEventStore::open(folder.path().join("bank.db")).await.unwrap();
     let key_prefix = format!("{}-store", bus.prefix());
-    let on_redis =
-        RedisEventStoreConfig { redis_url: bus.url().into(), key_prefix: key_prefix.clone(), ..Default::default() };
+    let on_redis = RedisEventStoreConfig { redis_url: bus.url().into(), key_prefix, ..Default::default() };
+    let of_redis = on_redis.clone();
     let on_redis = RedisEventStore::connect(on_redis).await.unwrap();
     let doctor = || Doctor::new().redis(admin.clone()).bus(bus.prefix());
     let stores: [(&dyn EventStore, Doctor); 2] =
-        [(&file, doctor().sqlite(folder.path().join("bank.db"))), (&on_redis, doctor().redis_store(&key_prefix))];
+        [(&file, doctor().sqlite(folder.path().join("bank.db"))), (&on_redis, doctor().redis_store_with(of_redis))];
     for (store, doctor) in stores {
         let stream = StreamId::parse("Account", "ada").unwrap().with_tenant_id(Some(Uuid::from_u128(7)));
         let events = (0..3).map(|_| NewEvent::new(Name::from_static("Deposited"), 1, r#"{"cents":120}"#)).collect();

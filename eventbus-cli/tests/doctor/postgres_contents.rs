@@ -42,8 +42,8 @@ async fn a_reader_that_is_ahead_of_the_store_is_found() {
     let found = store.broken_by(ahead, "pg-checkpoint-ahead", Fault, "`projection:rows` is at position 999").await;
     assert_eq!(found.finding.observed["head"], "3");
     run_repair(&store, &found).await;
-    store.run("INSERT INTO floors VALUES ('redis:orders:stream', 'bob''s mail', 4)").await;
-    let found = expect_only(&store.doctor(), "pg-checkpoint-ahead", Fault, "floor of bob's mail").await;
+    store.run("INSERT INTO checkpoints VALUES ('projection:bob''s', 4, now())").await;
+    let found = expect_only(&store.doctor(), "pg-checkpoint-ahead", Fault, "`projection:bob's`").await;
     run_repair(&store, &found).await;
     expect_healthy(&store.doctor(), "pg-checkpoint-ahead").await;
 }

@@ -153,7 +153,7 @@ async fn triggers_rules_and_row_security_are_found() {
     let store = Store::new().await;
     for (sql, text) in [
         ("ALTER TABLE events ENABLE ROW LEVEL SECURITY", "has row security"),
-        ("CREATE RULE keep AS ON INSERT TO floors DO INSTEAD NOTHING", "has a rule `keep`"),
+        ("CREATE RULE keep AS ON INSERT TO notes DO INSTEAD NOTHING", "has a rule `keep`"),
         (
             "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
              CREATE TRIGGER swallow BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION f()",

@@ -40,7 +40,7 @@ async fn a_report_is_text_and_json_with_the_worst_first() {
     let store = Store::new().await;
     store
         .run(
-            "ALTER TABLE floors SET (autovacuum_enabled = off); ALTER SEQUENCE events_position_seq CACHE 9;
+            "ALTER TABLE notes SET (autovacuum_enabled = off); ALTER SEQUENCE events_position_seq CACHE 9;
              DROP TABLE snapshots",
         )
         .await;

@@ -133,8 +133,8 @@ async fn a_reader_that_is_ahead_of_the_store_is_found() {
     let repair = |found: &CheckFinding| file.run(found.finding.repair.split_once("to the head: ").unwrap().1);
     let text = "`projection:rows` is at position 999";
     repair(&expect_only(&file.doctor(), "sqlite-checkpoint-ahead", Fault, text).await);
-    file.run("INSERT INTO eventbus_floors VALUES ('redis:orders', 'mail', 998)");
-    let text = "`floor of mail` is at position 998";
+    file.run("INSERT INTO eventbus_checkpoints VALUES ('projection:bob''s', 998, 0)");
+    let text = "`projection:bob's` is at position 998";
     repair(&expect_only(&file.doctor(), "sqlite-checkpoint-ahead", Fault, text).await);
     expect_healthy(&file.doctor(), "sqlite-checkpoint-ahead").await;
 }

@@ -107,16 +107,6 @@ pub(in crate::dashboard) async fn dead_letters(
     let after = Some(search.after.as_str()).filter(|after| !after.is_empty()).map(MessageId::new);
     let limits = (DEAD_LETTERS, DEAD_LETTERS_READ_MAX as usize);
     let (found, next) = search_dead_letters(bus.dead_letters()?, &wanted.query(), after, limits).await?;
-    let columns = [
-        ("Dead letter", false),
-        ("Error", false),
-        ("Type", false),
-        ("Group", false),
-        ("Handler", false),
-        ("Aggregate", false),
-        ("Attempts", true),
-        ("Since", false),
-    ];
     let rows = html! {
         @for dead_letter in &found {
             tr {
@@ -147,7 +137,7 @@ pub(in crate::dashboard) async fn dead_letters(
             p.field { button { "Search" } }
         }
         @if !found.is_empty() {
-            (table("Dead letters, the oldest first", &columns, &rows))
+            (table("Dead letters, the oldest first", "Dead letter, Error, Type, Group, Handler, Aggregate, Attempts>, Since", &rows))
             @if visit.may_change() { (actions(visit, &ids, wanted)) }
         } @else if next.is_some() {
             p { "None of the next " (DEAD_LETTERS_READ_MAX) " dead letters matches; the next page searches on." }
@@ -276,6 +266,7 @@ pub(in crate::dashboard) async fn end_dead_letters(
         Ok(dead_letters) => dead_letters,
         Err(error) => return visit.show("Dead letters", Err(error)),
     };
+    let [.., done_word] = action.words();
     let (mut done, mut gone, mut failed) = (0_u64, 0_u64, Vec::new());
     for id in form.ids.lines().filter(|id| !id.is_empty()) {
         match action.end(dead_letters, &MessageId::new(id)).await {
@@ -293,12 +284,12 @@ pub(in crate::dashboard) async fn end_dead_letters(
     }
     if failed.is_empty() {
         let (done, gone) = (done.to_string(), gone.to_string());
-        let outcome = [(action.done(), &*done), ("gone", &gone)];
+        let outcome = [(done_word, &*done), ("gone", &gone)];
         let parameters: Vec<_> = form.wanted.parameters().into_iter().chain(outcome).collect();
         return visit.lead_to("dead-letters", &parameters);
     }
     let content = html! {
-        p { (done) " " (action.done()) ", " (gone) " gone, " (failed.len()) " failed:" }
+        p { (done) " " (done_word) ", " (gone) " gone, " (failed.len()) " failed:" }
         ul.problems { @for (id, error) in &failed { li { code { (id) } ": " (error) } } }
         p { a href=(visit.link("dead-letters", &[])) { "Dead letters" } }
     };

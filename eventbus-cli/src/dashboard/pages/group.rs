@@ -26,7 +26,6 @@ pub(in crate::dashboard) async fn group(visit: &Visit, choice: &GroupChoice) -> 
     let name = Name::new("group", &choice.name).map_err(|error| CommandError::Usage(error.to_string()))?;
     let Some(view) = visit.inner().source().group(&name).await? else { return Ok(None) };
     let since = |milliseconds: u64| age(Duration::from_millis(milliseconds));
-    let columns = [("Consumer", false), ("Pending", true), ("Idle", true)];
     let consumers = html! {
         @for consumer in &view.consumers {
             tr {
@@ -36,15 +35,6 @@ pub(in crate::dashboard) async fn group(visit: &Visit, choice: &GroupChoice) -> 
             }
         }
     };
-    let pending_columns = [
-        ("Event", false),
-        ("Stream", false),
-        ("Position", true),
-        ("Consumer", false),
-        ("Idle", true),
-        ("Failed runs", true),
-        ("Last errors", false),
-    ];
     let pending = html! {
         @for row in &view.pending {
             tr {
@@ -60,11 +50,11 @@ pub(in crate::dashboard) async fn group(visit: &Visit, choice: &GroupChoice) -> 
     };
     Ok(Some(html! {
         div data-live {
-            (table("Consumers", &columns, &consumers))
+            (table("Consumers", "Consumer, Pending>, Idle>", &consumers))
             @if view.pending.is_empty() {
                 p { "No delivery is pending." }
             } @else {
-                (table("Oldest pending deliveries", &pending_columns, &pending))
+                (table("Oldest pending deliveries", "Event, Stream, Position>, Consumer, Idle>, Failed runs>, Last errors", &pending))
             }
         }
     }))

@@ -19,16 +19,6 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
     let handlers = visit.inner().source().handlers().await?;
     let (groups, are_all_counted) = visit.inner().source().groups().await?;
     let has_pages = visit.inner().source().has_group_pages();
-    let columns = [
-        ("Group", false),
-        ("Consumers", true),
-        ("Pending", true),
-        ("Oldest", true),
-        ("Unread", true),
-        ("Lag", true),
-        ("Dead letters", true),
-        ("Trimming", false),
-    ];
     let rows = html! {
         @for row in &groups {
             tr {
@@ -55,7 +45,7 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
         div data-live {
             @if handlers.is_empty() && groups.is_empty() { p { "No handler and no group is known." } }
             @if !handlers.is_empty() { (handler_table(visit, &handlers)) }
-            @if !groups.is_empty() { (table("Consumer groups", &columns, &rows)) }
+            @if !groups.is_empty() { (table("Consumer groups", "Group, Consumers>, Pending>, Oldest>, Unread>, Lag>, Dead letters>, Trimming", &rows)) }
             @if !are_all_counted {
                 p.hint { "Of the dead letters the oldest " (DEAD_LETTERS_READ_MAX) " are counted; there are more." }
             }
@@ -75,16 +65,6 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
 }
 
 fn handler_table(visit: &Visit, handlers: &[HandlerRow]) -> Markup {
-    let columns = [
-        ("Handler", false),
-        ("Group", false),
-        ("Shards", true),
-        ("Owner", false),
-        ("Lag", true),
-        ("Position", true),
-        ("Waiting", true),
-        ("Dead letters", true),
-    ];
     let rows = html! {
         @for row in handlers {
             tr {
@@ -101,7 +81,7 @@ fn handler_table(visit: &Visit, handlers: &[HandlerRow]) -> Markup {
             }
         }
     };
-    table("Handlers", &columns, &rows)
+    table("Handlers", "Handler, Group, Shards>, Owner, Lag>, Position>, Waiting>, Dead letters>", &rows)
 }
 
 /// The forms that pause and resume the groups of handlers.

@@ -146,8 +146,6 @@ async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError
 }
 
 fn report_content(report: &Report) -> Markup {
-    let columns =
-        [("Check", false), ("Severity", false), ("Finding", false), ("Consequence", false), ("Repair", false)];
     let rows = html! {
         @for found in report.findings() {
             tr {
@@ -161,7 +159,7 @@ fn report_content(report: &Report) -> Markup {
     };
     html! {
         @if report.findings().is_empty() { p.done { "No finding." } } @else {
-            (table("Findings, the worst first", &columns, &rows))
+            (table("Findings, the worst first", "Check, Severity, Finding, Consequence, Repair", &rows))
         }
         @if !report.not_checked().is_empty() {
             h3 { "Not checked" }

@@ -79,8 +79,6 @@ pub(in crate::dashboard) async fn overview(visit: &Visit) -> Result<Markup, Comm
 }
 
 fn lag_table(visit: &Visit, lags: &[LagRow]) -> Markup {
-    let columns =
-        [("Reader", false), ("Kind", false), ("Lag", true), ("Events", true), ("Position", true), ("Owner", false)];
     let page = |kind| match kind {
         ReaderSort::Projection => "projections",
         ReaderSort::Relay => "relay",
@@ -98,5 +96,5 @@ fn lag_table(visit: &Visit, lags: &[LagRow]) -> Markup {
             }
         }
     };
-    table("How far the readers are behind", &columns, &rows)
+    table("How far the readers are behind", "Reader, Kind, Lag>, Events>, Position>, Owner", &rows)
 }

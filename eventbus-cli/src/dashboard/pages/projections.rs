@@ -24,15 +24,6 @@ pub(in crate::dashboard) async fn projections(visit: &Visit) -> Result<Markup, C
     };
     let stored = |name: &str| rows.iter().any(|row| row.name == name);
     let in_memory: Vec<_> = statuses.values().filter(|status| !stored(status.name)).collect();
-    let columns = [
-        ("Projection", false),
-        ("Lag", true),
-        ("Events", true),
-        ("Position", true),
-        ("Owner", false),
-        ("Saved", false),
-        ("State", false),
-    ];
     let table_rows = html! {
         @for row in &rows {
             tr {
@@ -64,7 +55,7 @@ pub(in crate::dashboard) async fn projections(visit: &Visit) -> Result<Markup, C
             @if rows.is_empty() && in_memory.is_empty() {
                 p { "The store knows no projection." }
             } @else {
-                (table("Projections", &columns, &table_rows))
+                (table("Projections", "Projection, Lag>, Events>, Position>, Owner, Saved, State", &table_rows))
             }
             @for status in statuses.values() { (rebuild(visit, status.name)) }
             @if source.app().is_none() {
@@ -145,7 +136,6 @@ fn rebuild(visit: &Visit, name: &str) -> Markup {
 
 /// The events that readers skip by order of an operator.
 pub(super) fn skipped_events(skipped: &[(&str, &SkippedRow)]) -> Markup {
-    let columns = [("Position", true), ("Reader", false), ("Reason", false), ("By", false), ("At", false)];
     let rows = html! {
         @for (reader, event) in skipped {
             tr {
@@ -161,7 +151,7 @@ pub(super) fn skipped_events(skipped: &[(&str, &SkippedRow)]) -> Markup {
         @if !skipped.is_empty() {
             section aria-labelledby="skipped" {
                 h2 #skipped { "Skipped events" }
-                (table("Events that readers skip by order of an operator", &columns, &rows))
+                (table("Events that readers skip by order of an operator", "Position>, Reader, Reason, By, At", &rows))
             }
         }
     }

@@ -23,15 +23,6 @@ pub(in crate::dashboard) async fn relay(visit: &Visit) -> Result<Markup, Command
         let stopped = status.stopped.as_ref().map(ToString::to_string);
         stopped.or_else(|| status.trouble.clone()).map(|text| (text, status.since))
     });
-    let columns = [
-        ("Bus", false),
-        ("Lag", true),
-        ("Events", true),
-        ("Published", true),
-        ("Last", true),
-        ("Leader", false),
-        ("Saved", false),
-    ];
     let rows = html! {
         @for row in &relays {
             tr {
@@ -65,7 +56,7 @@ pub(in crate::dashboard) async fn relay(visit: &Visit) -> Result<Markup, Command
             @if relays.is_empty() {
                 p { "The store knows no relay: its events go to no bus, or to one in the process of the application." }
             } @else {
-                (table("Relays", &columns, &rows))
+                (table("Relays", "Bus, Lag>, Events>, Published>, Last>, Leader, Saved", &rows))
             }
             (skipped_events(&skipped))
         }

@@ -84,7 +84,6 @@ pub(in crate::dashboard) async fn streams(visit: &Visit, search: &StreamSearch) 
     let store = visit.inner().source().store()?;
     let after = Some(search.after.as_str()).filter(|after| !after.is_empty());
     let page = list_stream_page(store, &search.filter()?, after, STREAMS).await?;
-    let columns = [("Stream", false), ("Type", false), ("Events", true), ("Last event", false), ("Tenant", false)];
     let rows = html! {
         @for row in &page.streams {
             tr {
@@ -110,7 +109,7 @@ pub(in crate::dashboard) async fn streams(visit: &Visit, search: &StreamSearch) 
             p.field { button { "Search" } }
         }
         @if !page.streams.is_empty() {
-            (table("Streams, by the order of their ids", &columns, &rows))
+            (table("Streams, by the order of their ids", "Stream, Type, Events>, Last event, Tenant", &rows))
         } @else if next.is_some() {
             p { "No stream of this part of the store matches." }
         } @else {
