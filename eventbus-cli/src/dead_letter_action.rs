@@ -13,7 +13,7 @@ pub(crate) enum DeadLetterAction {
 
 impl DeadLetterAction {
     /// Returns its verb, and what it is while it is done and once it is done.
-    pub(crate) const fn words(self) -> [&'static str; 3] {
+    pub(crate) const fn forms(self) -> [&'static str; 3] {
         match self {
             Self::Replay => ["replay", "replaying", "replayed"],
             Self::Discard => ["discard", "discarding", "discarded"],

@@ -277,7 +277,7 @@ async fn find_ids(
 
 /// Finds the dead letters to end, states their number, asks, and reports the outcome of each.
 async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Result<ExitStatus, CommandError> {
-    let [verb, doing, done] = action.words();
+    let [verb, doing, done] = action.forms();
     if args.ids.is_empty() && args.filter.is_empty() && !args.all {
         let text = format!("which dead letters? pass ids, a filter such as `--group`, or `--all` to {verb} all");
         return Err(CommandError::Usage(text));

@@ -12,7 +12,7 @@ use serde::{
 
 use super::{
     check::Check,
-    code::{code_of, judge_of},
+    code::{code_of, comparison_of},
     finding::Severity,
     statement::{Statement, Texts},
     subjects::Subject,
@@ -94,7 +94,7 @@ impl Parser {
             return Some(());
         };
         if check.statements.last().is_none_or(|last| !last.texts.is_empty()) {
-            check.statements.push(Statement { judge: judge_of(check.name), ..Statement::default() });
+            check.statements.push(Statement { comparison: comparison_of(check.name), ..Statement::default() });
         }
         let whole = |line: String, (name, part): &(String, String)| line.replace(name, part);
         check.statements.last_mut()?.sql.extend([self.parts.iter().fold(line.to_owned(), whole), "\n".to_owned()]);

@@ -10,9 +10,10 @@
 --   as NAME                        the check has the statements and texts of the check NAME
 --   define NAME                    a part of statements, which write `{NAME}` for it
 --
--- Functions make the rows of checks without statements, and change those of some statements (`code.rs`). In a text a name in
--- braces is a column of the row; the report shows columns whose names do not begin with `_`. In a statement it is a threshold of the configuration, or
--- what differs between PostgreSQL and SQLite: `{table NAME}`, `{seconds TIME}`, `{now}`, `{lease_end}`, `{uuid COLUMN}`.
+-- Functions make the rows of checks without statements, and change those of some statements (`code.rs`). In a text a name
+-- in braces is a column of the row; the report shows columns whose names do not begin with `_`. In a statement it is a
+-- threshold of the configuration, or what differs between PostgreSQL and SQLite: `{table NAME}`, `{seconds TIME}`, `{now}`,
+-- `{lease_end}`, `{uuid COLUMN}`.
 
 --! define repair_of_setting
 CASE source

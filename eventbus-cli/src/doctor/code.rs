@@ -4,7 +4,7 @@ use eventstore_postgres::PgEventStore;
 
 use super::{
     bus_and_store, check::Code, migrations, postgres_access, postgres_server, redis_access, redis_contents,
-    redis_groups, redis_server, sqlite_file, statement::Judge, store_contents,
+    redis_groups, redis_server, sqlite_file, statement::Comparison, store_contents,
 };
 
 /// Returns the function of a check without statements.
@@ -54,18 +54,18 @@ pub(crate) fn code_of(check: &str) -> Option<Code> {
     Some(code)
 }
 
-/// Returns the function that judges the rows of a check.
-pub(crate) fn judge_of(check: &str) -> Option<Judge> {
-    let judge: Judge = match check {
-        "pg-sync-standby" => postgres_server::judge_standbys,
-        "pg-tls" => postgres_access::judge_plain_connection,
+/// Returns the function that makes the rows of a check from those of its statement.
+pub(crate) fn comparison_of(check: &str) -> Option<Comparison> {
+    let comparison: Comparison = match check {
+        "pg-sync-standby" => postgres_server::compare_standbys,
+        "pg-tls" => postgres_access::compare_connection,
         "pg-release" => |rows, _| migrations::compare_migrations(rows, PgEventStore::NEWEST_MIGRATION),
-        "pg-missing-events" => store_contents::judge_damaged_streams,
-        "pg-event-types" => store_contents::judge_event_types,
-        "pg-dead-letter-age" => store_contents::judge_dead_letters,
-        "sqlite-journal" => sqlite_file::judge_journal,
-        "sqlite-index" => sqlite_file::judge_parts,
+        "pg-missing-events" => store_contents::compare_streams,
+        "pg-event-types" => store_contents::compare_event_types,
+        "pg-dead-letter-age" => store_contents::compare_dead_letters,
+        "sqlite-journal" => sqlite_file::compare_journal,
+        "sqlite-index" => sqlite_file::compare_parts,
         _ => return None,
     };
-    Some(judge)
+    Some(comparison)
 }

@@ -11,7 +11,7 @@ use super::{
     subjects::Subjects,
 };
 
-pub(crate) fn judge_plain_connection(rows: &[Row], known: Known<'_>) -> Result<Outcome, CheckError> {
+pub(crate) fn compare_connection(rows: &[Row], known: Known<'_>) -> Result<Outcome, CheckError> {
     let is_untrusted = |address: &Option<String>| {
         let address: Option<IpAddr> = address.as_ref().and_then(|address| address.parse().ok());
         address.is_some_and(|address| !known.config.is_trusted(address))

@@ -61,7 +61,7 @@ pub(crate) async fn check_disk(on: &Subjects<'_>) -> Result<Outcome, CheckError>
     check_free_space(Path::new(&row.get::<String>("folder")?), on.config)
 }
 
-pub(crate) fn judge_standbys(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
+pub(crate) fn compare_standbys(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
     let Some(row) = rows.first() else { return Ok(Outcome::healthy()) };
     let (names, connected): (String, i64) = (row.get("names")?, row.get("connected")?);
     let is_missing = connected < synchronous_standbys(&names);

@@ -59,6 +59,6 @@ impl PostgresTarget {
         let mut session = self.session(config).await?;
         let found = "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE n.nspname = {schema_text} AND c.relname = 'events'";
-        Ok(!session.ask(found, config).await?.is_empty())
+        Ok(!session.query(found, config).await?.is_empty())
     }
 }

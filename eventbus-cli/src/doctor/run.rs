@@ -202,44 +202,6 @@ impl Doctor {
         report
     }
 
-    fn is_wanted(&self, check: &Check) -> bool {
-        let is_named = |names: &[&str]| names.contains(&check.name());
-        let is_left = self.is_left.is_some_and(|is_left| is_left(check.subject()));
-        (self.only.is_empty() || is_named(&self.only)) && !is_named(&self.skip) && !is_left
-    }
-}
-
-fn find_all<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Result<Vec<&'static str>, UnknownCheck> {
-    names.into_iter().map(|name| find(name.as_ref()).map(Check::name)).collect()
-}
-
-/// Waits for the first answer of a subject, for twice the time of a statement.
-async fn answer<T>(
-    config: &DoctorConfig,
-    subject: &str,
-    asking: impl Future<Output = Result<T, CheckError>>,
-) -> Result<T, CheckError> {
-    // real time: the answer of a server
-    let answered = timeout(config.statement_timeout.saturating_mul(2), asking).await;
-    answered.unwrap_or_else(|_| Err(CheckError::Other(format!("{subject} gave no answer"))))
-}
-
-/// Returns the reason for the report; notes whether the server gave no answer.
-fn reason<T>(found: Result<T, CheckError>, is_silent: &mut bool) -> Result<T, String> {
-    *is_silent |= found.as_ref().is_err_and(CheckError::is_silence);
-    found.map_err(|error| error.to_string())
-}
-
-/// Opens an existing store on Redis, or returns the reason why that fails.
-async fn open_redis_store(config: &DoctorConfig, of_store: &RedisEventStoreConfig) -> Result<RedisEventStore, String> {
-    let opening = async {
-        let opened = RedisEventStore::attach(of_store.clone()).await;
-        opened.map_err(|error| CheckError::Other(CommandError::from(error).to_line()))
-    };
-    answer(config, "the store on Redis", opening).await.map_err(|error| error.to_string())
-}
-
-impl Doctor {
     /// Asks each server once. Also returns `true` if one gave no answer.
     async fn find_subjects(&self) -> (Subjects<'_>, bool) {
         let config = &self.config;
@@ -295,4 +257,40 @@ impl Doctor {
         };
         (subjects, has_silent_server)
     }
+
+    fn is_wanted(&self, check: &Check) -> bool {
+        let is_named = |names: &[&str]| names.contains(&check.name());
+        let is_left = self.is_left.is_some_and(|is_left| is_left(check.subject()));
+        (self.only.is_empty() || is_named(&self.only)) && !is_named(&self.skip) && !is_left
+    }
+}
+
+fn find_all<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Result<Vec<&'static str>, UnknownCheck> {
+    names.into_iter().map(|name| find(name.as_ref()).map(Check::name)).collect()
+}
+
+/// Waits for the first answer of a subject, for twice the time of a statement.
+async fn answer<T>(
+    config: &DoctorConfig,
+    subject: &str,
+    asking: impl Future<Output = Result<T, CheckError>>,
+) -> Result<T, CheckError> {
+    // real time: the answer of a server
+    let answered = timeout(config.statement_timeout.saturating_mul(2), asking).await;
+    answered.unwrap_or_else(|_| Err(CheckError::Other(format!("{subject} gave no answer"))))
+}
+
+/// Returns the reason for the report; notes whether the server gave no answer.
+fn reason<T>(found: Result<T, CheckError>, is_silent: &mut bool) -> Result<T, String> {
+    *is_silent |= found.as_ref().is_err_and(CheckError::is_silence);
+    found.map_err(|error| error.to_string())
+}
+
+/// Opens an existing store on Redis, or returns the reason why that fails.
+async fn open_redis_store(config: &DoctorConfig, of_store: &RedisEventStoreConfig) -> Result<RedisEventStore, String> {
+    let opening = async {
+        let opened = RedisEventStore::attach(of_store.clone()).await;
+        opened.map_err(|error| CheckError::Other(CommandError::from(error).to_line()))
+    };
+    answer(config, "the store on Redis", opening).await.map_err(|error| error.to_string())
 }

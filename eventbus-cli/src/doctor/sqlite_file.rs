@@ -16,7 +16,7 @@ use super::{
 /// Runs a statement; an error about a damaged file becomes a finding.
 async fn rows_unless_damaged(on: &Subjects<'_>, sql: &str) -> Result<Result<Vec<Row>, Outcome>, CheckError> {
     let target = on.sqlite()?;
-    match target.with_clock(&on.config.clock).ask(sql, on.config).await {
+    match target.with_clock(&on.config.clock).query(sql, on.config).await {
         Err(error) if error.is_damage() => {
             let path = target.path().display().to_string();
             Ok(Err(Outcome::of_row(json!({ "_is_damaged": true, "_error": error.to_string(), "path": path }))))
@@ -42,7 +42,7 @@ pub(crate) async fn check_release(on: &Subjects<'_>) -> Result<Outcome, CheckErr
     }
 }
 
-pub(crate) fn judge_journal(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
+pub(crate) fn compare_journal(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
     let mode: String = rows.first().map(|row| row.get("journal_mode")).transpose()?.unwrap_or_default();
     Ok(Outcome::of_row(json!({ "_is_other": !mode.eq_ignore_ascii_case("wal"), "journal_mode": mode })))
 }
@@ -71,7 +71,7 @@ const PARTS: [&str; 6] = [
     "eventbus_tags_keep_rows",
 ];
 
-pub(crate) fn judge_parts(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
+pub(crate) fn compare_parts(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
     let found: Vec<String> = rows.iter().map(|row| row.get("name")).collect::<Result<_, _>>()?;
     let missing: Vec<_> = PARTS.into_iter().filter(|part| !found.iter().any(|found| found == part)).collect();
     let list = missing.join("`, `");

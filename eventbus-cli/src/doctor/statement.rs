@@ -60,7 +60,7 @@ pub(crate) fn parse_all<T: DeserializeOwned>(rows: &[Row]) -> Result<Vec<T>, Che
     rows.iter().map(|row| read(Value::Object(row.0.clone()))).collect()
 }
 
-/// What a statement and a judge know beside the rows.
+/// What a statement and a comparison know beside the rows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known<'a> {
     pub(crate) config: &'a DoctorConfig,
@@ -78,7 +78,7 @@ impl Known<'_> {
     }
 }
 
-pub(crate) type Judge = fn(&[Row], Known<'_>) -> Result<Outcome, CheckError>;
+pub(crate) type Comparison = fn(&[Row], Known<'_>) -> Result<Outcome, CheckError>;
 
 /// A statement of a check; without SQL, code makes the rows.
 #[derive(Debug, Clone, Default)]
@@ -87,7 +87,7 @@ pub(crate) struct Statement {
     /// What each row means.
     pub(crate) texts: Vec<Texts>,
     /// Makes other rows of the rows of the answer.
-    pub(crate) judge: Option<Judge>,
+    pub(crate) comparison: Option<Comparison>,
 }
 
 /// The texts for a row.
@@ -111,14 +111,14 @@ pub(crate) trait Database {
     fn expand(&self, name: &str) -> Option<String>;
 
     /// Runs a statement in which names in braces are replaced.
-    async fn ask(&mut self, sql: &str, config: &DoctorConfig) -> Result<Vec<Row>, CheckError> {
+    async fn query(&mut self, sql: &str, config: &DoctorConfig) -> Result<Vec<Row>, CheckError> {
         let sql = fill(sql, |name| self.expand(name).or_else(|| config.sql_value(name)));
         self.rows(sql).await
     }
 
     /// Runs a statement that returns one row.
     async fn row(&mut self, sql: &str, config: &DoctorConfig) -> Result<Row, CheckError> {
-        let row = self.ask(sql, config).await?.into_iter().next();
+        let row = self.query(sql, config).await?.into_iter().next();
         row.ok_or_else(|| CheckError::Other("the database returned no row".into()))
     }
 
@@ -128,8 +128,8 @@ pub(crate) trait Database {
         for statement in statements {
             let sql = fill(&statement.sql, |name| self.expand(name).or_else(|| known.sql_value(name)));
             let mut rows = self.rows(sql).await?;
-            if let Some(judge) = statement.judge {
-                rows = judge(&rows, known)?.take_rows().into_iter().map(Row::from).collect();
+            if let Some(comparison) = statement.comparison {
+                rows = comparison(&rows, known)?.take_rows().into_iter().map(Row::from).collect();
             }
             statement.report(&rows, &mut outcome, |name| self.expand(name));
         }

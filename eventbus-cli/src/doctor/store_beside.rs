@@ -25,10 +25,10 @@ pub(crate) enum StoreBeside<'a> {
 
 impl StoreBeside<'_> {
     /// Runs a statement on the SQL database of the store.
-    async fn ask(self, sql: &str, config: &DoctorConfig) -> Result<Vec<Row>, CheckError> {
+    async fn query(self, sql: &str, config: &DoctorConfig) -> Result<Vec<Row>, CheckError> {
         match self {
-            Self::Postgres(store) => store.session(config).await?.ask(sql, config).await,
-            Self::Sqlite(store) => store.with_clock(&config.clock).ask(sql, config).await,
+            Self::Postgres(store) => store.session(config).await?.query(sql, config).await,
+            Self::Sqlite(store) => store.with_clock(&config.clock).query(sql, config).await,
             Self::Redis(_) => Ok(Vec::new()),
         }
     }
@@ -39,14 +39,14 @@ impl StoreBeside<'_> {
             return Ok((store.store_id().await.map_err(unread)?, store.head().await.map_err(unread)?.get()));
         }
         if let Self::Sqlite(_) = self {
-            let table = self.ask("SELECT 1 FROM sqlite_schema WHERE name = 'eventbus_store'", config).await?;
+            let table = self.query("SELECT 1 FROM sqlite_schema WHERE name = 'eventbus_store'", config).await?;
             if table.is_empty() {
                 return Err(CheckError::NotHere("the file holds no store"));
             }
         }
         let query = "SELECT {uuid id} AS id, (SELECT coalesce(max(position), 0) FROM {table events}) AS head
             FROM {table store}";
-        let rows = self.ask(query, config).await?;
+        let rows = self.query(query, config).await?;
         let row = rows.first().ok_or_else(|| CheckError::Other("the store has no id".into()))?;
         Ok((row.get("id")?, row.get("head")?))
     }
@@ -64,7 +64,7 @@ impl StoreBeside<'_> {
              UNION ALL
              SELECT 1 FROM {{table leases}} WHERE role = '{relay}' AND owner <> {{retired}}"
         );
-        Ok(!self.ask(&query, config).await?.is_empty())
+        Ok(!self.query(&query, config).await?.is_empty())
     }
 
     /// Returns the position of the first event after a position, and its age in seconds; `None` if there is none.
@@ -78,7 +78,7 @@ impl StoreBeside<'_> {
             "SELECT position, {{now}} - {{seconds recorded_at}} AS age FROM {{table events}}
              WHERE position > {after} ORDER BY position LIMIT 1"
         );
-        let rows = self.ask(&query, config).await?;
+        let rows = self.query(&query, config).await?;
         rows.first().map(|row| Ok((row.get("position")?, row.get("age")?))).transpose()
     }
 }

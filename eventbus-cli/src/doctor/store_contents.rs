@@ -27,7 +27,7 @@ struct DamagedStream {
 }
 
 /// Reports damaged streams, of which a check loads 20 at most.
-pub(crate) fn judge_damaged_streams(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
+pub(crate) fn compare_streams(rows: &[Row], _: Known<'_>) -> Result<Outcome, CheckError> {
     let damaged: Vec<DamagedStream> = parse_all(rows)?;
     let name = |stream: &DamagedStream| {
         let DamagedStream { aggregate_type, aggregate_id, version, wanted, found } = stream;
@@ -41,13 +41,13 @@ pub(crate) fn judge_damaged_streams(rows: &[Row], _: Known<'_>) -> Result<Outcom
     })))
 }
 
-pub(crate) fn judge_event_types(rows: &[Row], known: Known<'_>) -> Result<Outcome, CheckError> {
+pub(crate) fn compare_event_types(rows: &[Row], known: Known<'_>) -> Result<Outcome, CheckError> {
     let stored = rows.iter().map(|row| Ok((row.get("event_type")?, row.get("schema_version")?)));
     let stored: Vec<(String, i64)> = stored.collect::<Result<_, CheckError>>()?;
     Ok(known.types.map_or_else(Outcome::healthy, |types| types.compare(&stored)))
 }
 
-pub(crate) fn judge_dead_letters(rows: &[Row], known: Known<'_>) -> Result<Outcome, CheckError> {
+pub(crate) fn compare_dead_letters(rows: &[Row], known: Known<'_>) -> Result<Outcome, CheckError> {
     let age: Option<f64> = rows.first().map(|row| row.get("age")).transpose()?.flatten();
     let age = Duration::try_from_secs_f64(age.unwrap_or_default()).unwrap_or_default();
     Ok(compare_retention(age, known.config))

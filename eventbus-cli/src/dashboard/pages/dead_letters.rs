@@ -266,7 +266,7 @@ pub(in crate::dashboard) async fn end_dead_letters(
         Ok(dead_letters) => dead_letters,
         Err(error) => return visit.show("Dead letters", Err(error)),
     };
-    let [.., done_word] = action.words();
+    let [.., done_form] = action.forms();
     let (mut done, mut gone, mut failed) = (0_u64, 0_u64, Vec::new());
     for id in form.ids.lines().filter(|id| !id.is_empty()) {
         match action.end(dead_letters, &MessageId::new(id)).await {
@@ -284,12 +284,12 @@ pub(in crate::dashboard) async fn end_dead_letters(
     }
     if failed.is_empty() {
         let (done, gone) = (done.to_string(), gone.to_string());
-        let outcome = [(done_word, &*done), ("gone", &gone)];
+        let outcome = [(done_form, &*done), ("gone", &gone)];
         let parameters: Vec<_> = form.wanted.parameters().into_iter().chain(outcome).collect();
         return visit.lead_to("dead-letters", &parameters);
     }
     let content = html! {
-        p { (done) " " (done_word) ", " (gone) " gone, " (failed.len()) " failed:" }
+        p { (done) " " (done_form) ", " (gone) " gone, " (failed.len()) " failed:" }
         ul.problems { @for (id, error) in &failed { li { code { (id) } ": " (error) } } }
         p { a href=(visit.link("dead-letters", &[])) { "Dead letters" } }
     };
