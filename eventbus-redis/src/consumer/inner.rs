@@ -122,7 +122,7 @@ impl ConsumerInner {
             counters: Arc::clone(bus.counters()),
             retry: self.retry_policy(),
             limits: self.limits(),
-            run_lock: bus.run_lock().clone(),
+            suspect_lock: bus.suspect_lock().clone(),
             span: Arc::new(move |delivery, handler| trace::delivery_span(&bus, delivery, handler)),
         }
     }

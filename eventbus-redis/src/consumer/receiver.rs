@@ -29,7 +29,8 @@ use crate::{
 
 /// Pending entries that one claim script searches for those of dead consumers.
 const PENDING_PAGE_LEN: usize = 1_000;
-/// Delay before rereading a due entry that a recreated group has yet to read: its reader may get the entry first.
+/// Delay before rereading a due entry that cannot be read yet, as a recreated group has yet to read it: its reader may get
+/// the entry first.
 const UNREAD_ENTRY_DELAY: Duration = Duration::from_secs(1);
 
 /// An entry that a consumer of the group had before.
@@ -290,17 +291,17 @@ impl Receiver {
         let mut reread = self.inner.script(&script::consumer::READ_DUE);
         reread.key(&self.inner.keys().retry).arg(PASSED_BYTES_MAX);
         for due in due {
-            reread.arg(due.id.as_str()).arg(u8::from(due.has_waited));
+            reread.arg(due.id.as_str()).arg(due.ended_alone.map(|ended| ended.to_string()).unwrap_or_default());
         }
-        let (entries, attempts, deleted, lost, unread, reached): (_, _, _, Vec<String>, Vec<String>, usize) =
+        let (entries, attempts, deleted, lost, later, reached): (_, _, _, Vec<String>, Vec<String>, usize) =
             self.inner.run_idempotent(&reread).await?;
         let ids = |ids: Vec<String>| ids.into_iter().map(MessageId::new).collect::<Vec<_>>();
         self.resume(ReclaimedEntries::new(entries, attempts, deleted));
         self.inner.release_lost(&ids(lost));
         match self.inner.in_flight().is_crowded() {
             // while crowded the reader reads no entries, so postponed entries would wait for ever
-            true => self.inner.in_flight().release(&ids(unread)),
-            false => self.inner.in_flight().postpone(&ids(unread), UNREAD_ENTRY_DELAY),
+            true => self.inner.in_flight().release(&ids(later)),
+            false => self.inner.in_flight().postpone(&ids(later), UNREAD_ENTRY_DELAY),
         }
         Ok(reached.clamp(1, due.len()))
     }

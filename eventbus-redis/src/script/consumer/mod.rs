@@ -46,7 +46,7 @@ mod tests {
         let mut read = READ_DUE.key("stream");
         read.key("retry").arg("group").arg("one").arg(PASSED_BYTES_MAX);
         for id in &ids {
-            read.arg(id).arg(0);
+            read.arg(id).arg("");
         }
         let (entries, _, _, _, _, reached): (Vec<Entry>, Value, Value, Value, Value, usize) =
             read.invoke_async(&mut connection).await.unwrap();

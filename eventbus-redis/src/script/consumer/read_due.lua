@@ -1,15 +1,16 @@
--- Reads due entries again that are pending on the consumer, up to the entry that reaches a number of bytes. The attempts
--- of one that has waited lose the time of the retry: its handlers are about to run, so it must count as in flight if the
--- process ends. A suspect keeps it: the consumer saves its start before its handlers run, and that removes the time.
--- KEYS  stream, retry   ARGV  group, consumer, maximum number of bytes, then id, '1' if it has waited, ...
+-- Reads due entries again that are pending on the consumer, up to the entry that reaches a number of bytes. Their handlers
+-- are about to run: their attempts lose the time of the retry, so that they count as in flight if the process ends, and
+-- those of a suspect get the number that counts this run.
+-- KEYS  stream, retry   ARGV  group, consumer, maximum number of bytes, then id, the `ended_alone` of a suspect or '', ...
 -- Replies {entries, their attempts as JSON or false, ids of deleted entries, ids that a different consumer has claimed
--- or finished, ids that a recreated group has yet to read, the number of ids up to the last entry}.
+-- or finished, ids to be read later: a recreated group has yet to read them, or a server out of memory refuses to count
+-- the run; the number of ids up to the last entry}.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
-local entries, attempts, deleted, lost, unread, bytes, reached = {}, {}, {}, {}, {}, 0, 0
+local entries, attempts, deleted, lost, later, bytes, reached = {}, {}, {}, {}, {}, 0, 0
 for i = 4, #ARGV, 2 do
   if bytes >= tonumber(ARGV[3]) then break end
   reached = reached + 1
-  local id = ARGV[i]
+  local id, ended_alone = ARGV[i], ARGV[i + 1]
   local entry = redis.call('XRANGE', stream, id, id)[1]
   if entry then bytes = bytes + bytes_of(entry) end
   if not entry then
@@ -17,18 +18,26 @@ for i = 4, #ARGV, 2 do
     redis.call('HDEL', retry, id)
     deleted[#deleted + 1] = id
   elseif #redis.call('XPENDING', stream, group, id, id, 1, me) == 0 then
-    local list = is_unread(stream, group, id) and unread or lost
+    local list = is_unread(stream, group, id) and later or lost
     list[#list + 1] = id
   else
-    local noted = redis.call('HGET', retry, id)
-    if noted and ARGV[i + 1] == '1' and not string.find(noted, '"process_ends":[1-9]') then
-      local begun, changed = string.gsub(noted, ',"next_at":%d+', '', 1)
-      -- refused by a server out of memory: then the entry only counts as waiting
-      if changed == 1 then redis.pcall('HSET', retry, id, begun) end
+    local noted, is_saved = redis.call('HGET', retry, id), true
+    if noted then
+      local begun = string.gsub(noted, ',"next_at":%d+', '', 1)
+      if ended_alone ~= '' then
+        begun = string.gsub(begun, ',"ended_alone":%d+', '', 1)
+        begun = string.gsub(begun, '"process_ends":%d+', '%0,"ended_alone":' .. ended_alone, 1)
+      end
+      -- refused by a server out of memory: then an entry that is no suspect only counts as waiting
+      is_saved = begun == noted or type(redis.pcall('HSET', retry, id, begun)) == 'number'
       noted = begun
     end
-    entries[#entries + 1] = entry
-    attempts[#attempts + 1] = noted
+    if is_saved or ended_alone == '' then
+      entries[#entries + 1] = entry
+      attempts[#attempts + 1] = noted
+    else
+      later[#later + 1] = id
+    end
   end
 end
-return { entries, attempts, deleted, lost, unread, reached }
+return { entries, attempts, deleted, lost, later, reached }
