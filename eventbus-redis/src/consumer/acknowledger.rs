@@ -26,10 +26,7 @@ use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::{
-    inner::{ConsumerInner, add_ids},
-    pending_entries::Kept,
-};
+use super::{inner::ConsumerInner, pending_entries::Kept};
 use crate::{
     command,
     error::CommandError,
@@ -252,11 +249,10 @@ impl Acknowledger {
     }
 
     async fn acknowledge_with_attempts(&self, ids: &[MessageId]) -> Result<(), CommandError> {
-        for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
-            let mut script = script::consumer::ACKNOWLEDGE_WITH_ATTEMPTS.key(self.inner.bus().stream());
-            script.key(&self.inner.keys().retry).arg(self.inner.group().as_str());
-            add_ids(&mut script, ids);
-            self.inner.run_idempotent::<u64>(&script).await?;
+        let (bus, group, retry) = (self.inner.bus(), self.inner.group(), &self.inner.keys().retry);
+        for ids in ids.chunks(ACK_BATCH_MAX) {
+            let acknowledge = command::acknowledge_with_attempts(bus.stream(), group, retry, ids);
+            bus.connection().query_all_idempotent::<(u64, u64)>(&acknowledge).await?;
         }
         Ok(())
     }

@@ -13,7 +13,6 @@ mod reader;
 mod reader_connection;
 mod receiver;
 mod recover;
-mod task_loop;
 mod tasks;
 mod trim;
 
@@ -29,8 +28,7 @@ use self::{
     inner::ConsumerInner,
     parts::ConsumerParts,
     reader::{CaughtUp, StreamReader},
-    task_loop::{FailedTasks, run_tasks},
-    tasks::StreamTasks,
+    tasks::ConsumerTasks,
 };
 use crate::inner::BusInner;
 
@@ -43,14 +41,13 @@ pub(crate) async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
     let parts = ConsumerParts::new(ConsumerInner::new(bus, group, in_flight));
     let (inner, caught_up, ended) = (&parts.inner, CaughtUp::default(), CancellationToken::new());
     let mut reader = StreamReader::new(&parts, &caught_up, &stop);
-    let mut tasks = StreamTasks::new(&parts, &caught_up);
+    let mut tasks = ConsumerTasks::new(&parts, &caught_up);
     let context = inner.group_context();
     let work = async {
         tokio::join!(run_workers(inner.in_flight(), &context, &stop), reader.run(), trim::trim(inner, &stop));
         ended.cancel();
     };
-    let failed = FailedTasks::new("acknowledging", inner.group().clone());
-    tokio::join!(work, run_tasks(&mut tasks, failed, inner.in_flight(), inner.bus().consuming(), &ended));
+    tokio::join!(work, tasks.run(&ended));
 }
 
 /// Creates the in-flight entries of a consumer.

@@ -65,7 +65,7 @@ pub(super) struct StreamReader<'a> {
 
 impl<'a> StreamReader<'a> {
     pub(super) fn new(parts: &'a ConsumerParts, caught_up: &'a CaughtUp, stop: &'a StopSignal) -> Self {
-        let connector = Connector::new(parts.inner.bus(), parts.inner.group()).with_packed_entries();
+        let connector = Connector::new(parts.inner.bus(), parts.inner.group());
         Self { parts, caught_up, stop, connector, predecessor_crashed: None }
     }
 
