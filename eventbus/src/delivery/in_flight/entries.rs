@@ -1,7 +1,10 @@
 //! The in-flight entries of one consumer, shared between the tasks that receive, handle and acknowledge them.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -32,13 +35,37 @@ pub struct InFlight {
     /// Wakes one idle worker, which wakes the next one if it leaves work.
     work: Notify,
     /// Wakes the bus if dispositions are ready to persist.
-    outbox: Notify,
+    outbox: BusSignal,
     /// Wakes the bus if there may be room again.
-    room: Notify,
+    room: BusSignal,
     /// Wakes the bus if entries may be due, or are due earlier than before.
-    due: Notify,
+    due: BusSignal,
+    /// Set once a waiting task of the bus was woken, until a worker lets it run.
+    has_woken: AtomicBool,
     /// Set by [`run_workers`](super::run_workers).
     group: OnceLock<(Name, SuspectLock)>,
+}
+
+/// Wakes one task of the bus.
+#[derive(Debug, Default)]
+struct BusSignal {
+    notify: Notify,
+    /// Set while the task waits, or if it gave up waiting.
+    is_awaited: AtomicBool,
+}
+
+impl BusSignal {
+    async fn notified(&self) {
+        self.is_awaited.store(true, Ordering::Release);
+        self.notify.notified().await;
+        self.is_awaited.store(false, Ordering::Release);
+    }
+
+    /// Returns `true` if the task may have waited.
+    fn notify(&self) -> bool {
+        self.notify.notify_one();
+        self.is_awaited.load(Ordering::Acquire)
+    }
 }
 
 impl InFlight {
@@ -50,8 +77,8 @@ impl InFlight {
     pub fn new(entries: usize, bytes: usize, clock: SharedClock) -> Self {
         let bounds = Bounds { entries: entries.max(1), bytes, parked: DEFAULT_MAX_WAITING };
         let state = Mutex::new(InFlightState::new(clock.clone(), bounds));
-        let (work, outbox, room, due) = Default::default();
-        Self { state, clock, work, outbox, room, due, group: OnceLock::new() }
+        let (work, outbox, room, due, has_woken) = Default::default();
+        Self { state, clock, work, outbox, room, due, has_woken, group: OnceLock::new() }
     }
 
     /// Limits the entries that wait for a retry, or are blocked behind one that does, to `entries`, at least one; the
@@ -81,12 +108,12 @@ impl InFlight {
         let has_due = is_sooner || state.wants_turn() || state.has_due();
         let limit_change = state.take_limit_change();
         drop(state); // before waking: a woken task locks the state at once
-        for (wakes, task) in
-            [(has_work, &self.work), (has_outcome, &self.outbox), (has_room, &self.room), (has_due, &self.due)]
-        {
-            if wakes {
-                task.notify_one();
-            }
+        if has_work {
+            self.work.notify_one();
+        }
+        let tasks = [(has_outcome, &self.outbox), (has_room, &self.room), (has_due, &self.due)];
+        if tasks.into_iter().filter(|(wakes, task)| *wakes && task.notify()).count() > 0 {
+            self.has_woken.store(true, Ordering::Release);
         }
         let group = self.group.get().map(|(group, _)| tracing::field::display(group));
         match limit_change {
@@ -260,7 +287,7 @@ impl InFlight {
     /// Begins the work of a consumer: reports of its group include these entries from now on.
     pub(super) fn begin_work(self: &Arc<Self>, context: &GroupContext) {
         let _ = self.group.set((context.group.clone(), context.suspect_lock.clone()));
-        self.due.notify_one(); // suspects get turns from now on
+        self.due.notify(); // suspects get turns from now on
         let report = Arc::downgrade(self);
         context.subscribers.add_in_flight(&context.group, report);
     }
@@ -272,6 +299,13 @@ impl InFlight {
     /// Waits until a worker may have work.
     pub(super) async fn work(&self) {
         self.work.notified().await;
+    }
+
+    /// Lets a task of the bus run that was woken: it may wait behind a worker, whose handler may block the thread.
+    pub(super) async fn yield_to_bus(&self) {
+        if self.has_woken.swap(false, Ordering::AcqRel) {
+            tokio::task::yield_now().await;
+        }
     }
 
     pub(super) fn wake_worker(&self) {

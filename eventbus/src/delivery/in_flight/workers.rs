@@ -73,8 +73,7 @@ impl Worker {
                 self.stop.run_until_stopped(self.in_flight.work()).await;
                 continue;
             };
-            // a task of the bus that was woken may wait behind this one: it runs before a handler that may block the thread
-            tokio::task::yield_now().await;
+            self.in_flight.yield_to_bus().await;
             self.handle(job, &handlers, &released).await;
         }
     }
