@@ -139,9 +139,7 @@ impl ConsumerInner {
     }
 
     pub(super) fn limits(&self) -> Limits {
-        let config = self.bus.config();
-        let slow = Duration::from_millis(config.slow_handler_ms);
-        Limits { concurrency: config.concurrency, consumers: 1, slow }
+        Limits { concurrency: self.bus.config().concurrency, ..Limits::default() }
     }
 
     /// Returns the idle time after which other consumers reclaim this one's entries.

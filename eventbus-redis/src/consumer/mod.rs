@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use eventbus::{
     Name,
-    delivery::{InFlight, StopSignal, run_workers},
+    delivery::{DEFAULT_IN_FLIGHT_BYTES, InFlight, StopSignal, run_workers},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +53,5 @@ pub(crate) async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
 /// Creates the in-flight entries of a consumer.
 fn new_in_flight(bus: &BusInner) -> Arc<InFlight> {
     let config = bus.config();
-    let in_flight = InFlight::new(config.in_flight_limit(), config.max_in_flight_bytes, config.clock.clone());
-    Arc::new(in_flight.with_max_waiting(config.max_waiting))
+    Arc::new(InFlight::new(config.in_flight_limit(), DEFAULT_IN_FLIGHT_BYTES, config.clock.clone()))
 }
