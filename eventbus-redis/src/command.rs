@@ -104,6 +104,15 @@ pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[MessageId]) -> Cmd {
     request("XACK", (stream, group, ids))
 }
 
+/// Acknowledges entries with attempts on record, and deletes these; if only the first takes effect, unused records are
+/// swept later.
+pub(crate) fn acknowledge_with_attempts(stream: &str, group: &str, retry: &str, ids: &[MessageId]) -> Pipeline {
+    let mut pipeline = redis::pipe();
+    pipeline.add_command(acknowledge(stream, group, ids));
+    pipeline.add_command(request("HDEL", (retry, ids.iter().map(MessageId::as_str).collect::<Vec<_>>())));
+    pipeline
+}
+
 /// Lists the ids that are pending on a consumer, from an id (`-`, or `(id` for those after it).
 pub(crate) fn pending_of_consumer(stream: &str, group: &str, consumer: &str, from: &str, count: usize) -> Cmd {
     request("XPENDING", (stream, group, from, "+", count, consumer))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use eventbus::{
     BoxError, Name,
-    delivery::{BusCounters, Consuming, RunLock, Subscribers},
+    delivery::{BusCounters, Consuming, Subscribers, SuspectLock},
     port::ConsumeError,
 };
 use redis::{Cmd, FromRedisValue, ScriptInvocation};
@@ -37,8 +37,8 @@ pub(crate) struct BusInner {
     counters: Arc<BusCounters>,
     subscribers: Subscribers,
     consuming: Arc<Consuming>,
-    /// Lets deliveries run side by side, or one suspected poison message alone.
-    run_lock: RunLock,
+    /// Lets one suspect run at a time.
+    suspect_lock: SuspectLock,
     /// Admits one manual recovery at a time: all use the same consumer name, so entries of two could not be told apart.
     recovery_lock: Arc<Mutex<()>>,
 }
@@ -70,7 +70,7 @@ impl BusInner {
             counters,
             subscribers: Subscribers::default(),
             consuming: Arc::new(Consuming::with_clock(clock)),
-            run_lock: RunLock::default(),
+            suspect_lock: SuspectLock::default(),
             recovery_lock: Arc::default(),
         };
         bus.connection.block_commands("the bus is not connected yet");
@@ -125,8 +125,8 @@ impl BusInner {
         &self.consuming
     }
 
-    pub(crate) fn run_lock(&self) -> &RunLock {
-        &self.run_lock
+    pub(crate) fn suspect_lock(&self) -> &SuspectLock {
+        &self.suspect_lock
     }
 
     pub(crate) fn recovery_lock(&self) -> &Mutex<()> {

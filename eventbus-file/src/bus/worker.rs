@@ -143,7 +143,7 @@ impl Worker {
         let (mut outage, id, queue) = (Outage::new(self.queue.config().clock.clone()), event.id(), self.queue.name());
         // before the result: callers that wait for it then read the counters
         match &disposition {
-            Some(Disposition::Skip(_)) => self.queue.counters().events_skipped(1),
+            Some(Disposition::Skip) => self.queue.counters().events_skipped(1),
             Some(Disposition::DeadLetter(_)) => self.queue.counters().messages_sent_to_dlq(1),
             _ => {}
         }
@@ -171,7 +171,7 @@ impl Worker {
         let (queue, id) = (&self.queue, event.id());
         match disposition {
             Some(Disposition::Acknowledge { .. }) => write_result(queue, id, claim, true, Value::Null).await.map(drop),
-            Some(Disposition::Skip(_)) => {
+            Some(Disposition::Skip) => {
                 write_result(queue, id, claim, true, "no handler takes the type of the event".into()).await.map(drop)
             }
             Some(Disposition::Retry { attempts, .. }) => {
@@ -188,7 +188,7 @@ impl Worker {
                 queue.blocking(write).await?;
                 write_result(queue, id, claim, false, error.into()).await.map(drop)
             }
-            Some(Disposition::Begin(_)) | None => coordinated_claims::release(queue, claim).await.map(drop),
+            None => coordinated_claims::release(queue, claim).await.map(drop),
         }
     }
 }

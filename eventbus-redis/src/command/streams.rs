@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, ScriptInvocation};
+use redis::{Cmd, Pipeline, ScriptInvocation, Value};
 
 use super::{GroupRead, SCRIPT_BATCH_MAX};
 use crate::{
@@ -14,15 +14,15 @@ use crate::{
 /// after the one that reaches `bytes`.
 pub(crate) fn claim_page(reader: GroupRead<'_>, idle: Duration, from: &str, bytes: usize) -> ScriptInvocation<'static> {
     let GroupRead { stream, group, consumer, count } = reader;
-    let mut script = script::streams::CLAIM_PAGE.key(stream);
+    let mut script = script::consumer::CLAIM_IDLE.key(stream);
     let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
-    script.arg(group).arg(consumer).arg(idle).arg(from).arg(SCRIPT_BATCH_MAX).arg(count).arg(bytes);
+    script.arg(group).arg(consumer).arg(idle).arg(from).arg(SCRIPT_BATCH_MAX).arg(count).arg(bytes).arg(0);
     script
 }
 
 /// The reply of [`claim_page`]: the id at which the next page begins, `-` at the end; the entries, and the number of
-/// deliveries of each; entries that were deleted while they were pending; the number of bytes.
-pub(crate) type ClaimPageReply = (String, Vec<Entry>, Vec<u64>, Vec<String>, usize);
+/// deliveries of each; entries that were deleted while they were pending; a list that only a bus needs.
+pub(crate) type ClaimPageReply = (String, Vec<Entry>, Vec<u64>, Vec<String>, Value);
 
 /// Reads the length, first and last entry, groups and projections of a stream, in one instant.
 pub(crate) fn health(stream: &str, projections: &str) -> Pipeline {

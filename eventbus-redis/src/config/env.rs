@@ -31,11 +31,8 @@ pub(super) fn from_vars(
     vars.flag("EVENTBUS_SINGLE_CONNECTION_CLIENT", &mut config.single_connection_client);
     vars.number("EVENTBUS_CONCURRENCY", &mut config.concurrency);
     vars.optional_number("EVENTBUS_MAX_IN_FLIGHT", &mut config.max_in_flight);
-    vars.number("EVENTBUS_MAX_WAITING", &mut config.max_waiting);
-    vars.number("EVENTBUS_MAX_IN_FLIGHT_BYTES", &mut config.max_in_flight_bytes);
     vars.number("EVENTBUS_RETRY_DELAY_MS", &mut config.retry_delay_ms);
     vars.number("EVENTBUS_RETRY_MAX_DELAY_MS", &mut config.retry_max_delay_ms);
-    vars.number("EVENTBUS_SLOW_HANDLER_MS", &mut config.slow_handler_ms);
     vars.optional_number("EVENTBUS_TRIM_MAX_LENGTH", &mut config.trim_max_length);
     vars.optional_number("EVENTBUS_TRIM_MAX_AGE_SECONDS", &mut config.trim_max_age_seconds);
     config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(Into::into);
@@ -94,11 +91,8 @@ mod tests {
             ("EVENTBUS_SINGLE_CONNECTION_CLIENT", "true"),
             ("EVENTBUS_CONCURRENCY", "4"),
             ("EVENTBUS_MAX_IN_FLIGHT", "60"),
-            ("EVENTBUS_MAX_WAITING", "600"),
-            ("EVENTBUS_MAX_IN_FLIGHT_BYTES", "6000"),
             ("EVENTBUS_RETRY_DELAY_MS", "12"),
             ("EVENTBUS_RETRY_MAX_DELAY_MS", "13"),
-            ("EVENTBUS_SLOW_HANDLER_MS", "14"),
             ("EVENTBUS_TRIM_MAX_LENGTH", "15"),
             ("EVENTBUS_TRIM_MAX_AGE_SECONDS", "16"),
             ("EVENTBUS_TLS_CA_FILE", "certificates/ca.pem"),
@@ -126,11 +120,8 @@ mod tests {
             single_connection_client: true,
             concurrency: 4,
             max_in_flight: Some(60),
-            max_waiting: 600,
-            max_in_flight_bytes: 6_000,
             retry_delay_ms: 12,
             retry_max_delay_ms: 13,
-            slow_handler_ms: 14,
             trim_max_length: Some(15),
             trim_max_age_seconds: Some(16),
             tls_ca_file: Some("certificates/ca.pem".into()),

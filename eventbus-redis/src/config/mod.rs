@@ -5,10 +5,7 @@ mod validate;
 
 use std::{path::PathBuf, time::Duration};
 
-use eventbus::{
-    clock::SharedClock,
-    delivery::{DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING},
-};
+use eventbus::clock::SharedClock;
 use eventbus_redis_core::{connection::client, server_config};
 use redis::Client;
 use serde::Deserialize;
@@ -26,6 +23,13 @@ use crate::{
 ///
 /// The struct deserializes from any format; absent fields take their defaults, unknown ones are refused, timeouts are
 /// numbers of seconds. [`from_env`](Self::from_env) reads the environment.
+///
+/// # Settings
+/// Sixteen are those of eventsource-py, with its names. The others are decisions that only an operator can make: TLS
+/// files; how long ([`retry_for_seconds`](Self::retry_for_seconds)) and how quickly
+/// ([`retry_delay_ms`](Self::retry_delay_ms), [`retry_max_delay_ms`](Self::retry_max_delay_ms)) failures are retried,
+/// which depends on the services that handlers call; how many events run ([`concurrency`](Self::concurrency)) and are in
+/// flight ([`max_in_flight`](Self::max_in_flight)) at once; what the stream keeps; and whether Python services read it.
 ///
 /// # TLS
 /// `rediss://` needs the cargo feature `tls`. The server's certificate must be for the host of the URL and signed by an
@@ -117,29 +121,18 @@ pub struct RedisEventBusConfig {
     /// After a handler has awaited for 10 s, a further event may begin beside it, unless the handler has its own
     /// `concurrency`. At most [`max_in_flight`](Self::max_in_flight), and 10,000. Default 1.
     pub concurrency: usize,
-    /// The maximum number of in-flight entries of a consumer; at this number it reads no more. Entries that wait for a
-    /// retry, or behind one that does, do not count here: [`max_waiting`](Self::max_waiting) limits them. The consumer
-    /// reads ahead only what its workers finish in about a tenth of a second, as it measures, so that the other
+    /// The maximum number of in-flight entries of a consumer; at this number, or at 16 MiB of events, it reads no more.
+    /// Lower it if the server must know sooner which entries no consumer has begun. Entries that wait for a retry, or
+    /// behind one that does, do not count here: of these a consumer keeps the ids of 100,000, then it reads no more until
+    /// a tenth of them is gone, and health has an alert. The consumer reads ahead only what its workers finish in about a tenth of a second, as it measures, so that the other
     /// consumers of the group get their share. Entries that it claims from a dead consumer may exceed the limit by one
     /// batch. Default: ten times [`batch_size`](Self::batch_size).
-    #[serde(alias = "max_in_hand")]
     pub max_in_flight: Option<usize>,
-    /// The maximum number of entries of a consumer that wait for a retry, or behind one that does. At this number the
-    /// consumer reads no more until a tenth of them is gone, and health has an alert. The consumer keeps their ids.
-    /// Default 100000.
-    pub max_waiting: usize,
-    /// The maximum number of bytes of a consumer's in-flight events, with the rules of
-    /// [`max_in_flight`](Self::max_in_flight); a single event may be larger. The consumer estimates the size of the
-    /// next read from earlier reads. Default 16 MiB.
-    #[serde(alias = "max_in_hand_bytes")]
-    pub max_in_flight_bytes: usize,
     /// The delay of the first retry, in milliseconds; each further retry waits twice as long. Each delay is shortened
     /// at random, by half at most. Default 100.
     pub retry_delay_ms: u64,
     /// The maximum delay of a retry, in milliseconds. Default 300000.
     pub retry_max_delay_ms: u64,
-    /// The run time, in milliseconds, from which on the log reports a handler as slow. Default 1000.
-    pub slow_handler_ms: u64,
     /// The number of entries that the stream keeps. While this bus consumes, it removes older ones within about a
     /// second, once every group has finished them; see [`trim`](crate::RedisEventBus::trim). Default: all of them.
     pub trim_max_length: Option<u64>,
@@ -182,11 +175,8 @@ impl Default for RedisEventBusConfig {
             single_connection_client: false,
             concurrency: 1,
             max_in_flight: None,
-            max_waiting: DEFAULT_MAX_WAITING,
-            max_in_flight_bytes: DEFAULT_IN_FLIGHT_BYTES,
             retry_delay_ms: 100,
             retry_max_delay_ms: 300_000,
-            slow_handler_ms: 1_000,
             trim_max_length: None,
             trim_max_age_seconds: None,
             readable_by_python: false,

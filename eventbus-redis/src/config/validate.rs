@@ -27,11 +27,8 @@ pub(super) fn problems(config: &RedisEventBusConfig) -> impl Iterator<Item = Fie
         ("retry_key_expiry_seconds", out_of_range(config.retry_key_expiry_seconds, MAX_SECONDS)),
         ("concurrency", concurrency_problem(config)),
         ("max_in_flight", is_zero(config.max_in_flight == Some(0))),
-        ("max_waiting", is_zero(config.max_waiting == 0)),
-        ("max_in_flight_bytes", is_zero(config.max_in_flight_bytes == 0)),
         ("retry_delay_ms", ms_problem(config.retry_delay_ms)),
         ("retry_max_delay_ms", max_delay_problem(config)),
-        ("slow_handler_ms", is_zero(config.slow_handler_ms == 0)),
         ("trim_max_length", is_zero(config.trim_max_length == Some(0))),
         ("trim_max_age_seconds", age.and_then(|age| out_of_range(age, MAX_SECONDS))),
     ];

@@ -26,10 +26,7 @@ use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::{
-    inner::{ConsumerInner, add_ids},
-    pending_entries::Kept,
-};
+use super::{inner::ConsumerInner, pending_entries::Kept};
 use crate::{
     command,
     error::CommandError,
@@ -54,7 +51,6 @@ const GATHER: Duration = Duration::from_millis(20);
 /// | skip | the server executed `XACK`, and deleted the attempts | acknowledged, counted as skipped, released |
 /// | retry, of a newer release | the script saves since when no handler here can read it | kept pending as unreadable, released |
 /// | retry | the script saves the attempts, at the latest before the consumer rereads the entry | waits for its retry |
-/// | begin (suspects only) | the script saves the attempts at once | a worker runs its handlers |
 /// | dead letter, of a version that no handler here reads | as for a retry of a newer release | kept pending as unreadable, released |
 /// | dead letter | dead letters are enabled | a dead letter, acknowledged, released |
 /// | dead letter | dead letters are disabled | kept pending as exhausted, released |
@@ -89,8 +85,6 @@ struct SkippedEntry {
 struct AttemptUpdate {
     id: MessageId,
     attempts: DeliveryAttempts,
-    /// Set if a worker starts the entry's handlers once the update is on the server.
-    starts_run: bool,
 }
 
 struct DeadLetterWrite {
@@ -140,18 +134,12 @@ impl AckBatch {
             match disposition {
                 Disposition::Acknowledge { has_attempts: false } => self.acknowledged.push(id),
                 Disposition::Acknowledge { has_attempts: true } => self.acknowledged_with_attempts.push(id),
-                Disposition::Skip(_) => {
+                Disposition::Skip => {
                     let event_type = record.map(|record| record.event_type().clone());
                     self.skipped.extend(event_type.map(|event_type| SkippedEntry { id, event_type }));
                 }
                 Disposition::Retry { attempts, of_newer_release: true, .. } => self.add_unreadable(id, attempts),
-                Disposition::Retry { attempts, .. } => {
-                    self.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: false })
-                }
-                Disposition::Begin(attempts) => {
-                    self.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: true });
-                    self.gather_no_more(); // a worker waits for this write
-                }
+                Disposition::Retry { attempts, .. } => self.attempt_updates.push(AttemptUpdate { id, attempts }),
                 Disposition::DeadLetter(attempts) => {
                     self.dead_letter_writes.push_back(DeadLetterWrite { id, record, attempts })
                 }
@@ -164,7 +152,7 @@ impl AckBatch {
     fn add_unreadable(&mut self, id: MessageId, attempts: DeliveryAttempts) {
         let mut kept = DeliveryAttempts::replayed(attempts.done);
         kept.first_failed_at = attempts.first_failed_at;
-        self.unreadable.push(AttemptUpdate { id, attempts: kept, starts_run: false });
+        self.unreadable.push(AttemptUpdate { id, attempts: kept });
     }
 }
 
@@ -212,10 +200,8 @@ impl Acknowledger {
         // writes the attempts: so no entry below has an update that still gathers
         if !batch.attempt_updates.is_empty() && !batch.gathers() {
             written.lost.extend(self.save_attempts(&batch.attempt_updates).await?);
-            let (begun, failed): (Vec<&AttemptUpdate>, Vec<_>) =
-                batch.attempt_updates.iter().partition(|update| update.starts_run);
-            self.inner.in_flight().begin(begun.into_iter().map(|update| &update.id));
-            written.failed += failed.into_iter().filter(|update| !written.lost.contains(&update.id)).count() as u64;
+            let is_saved = |update: &&AttemptUpdate| !written.lost.contains(&update.id);
+            written.failed += batch.attempt_updates.iter().filter(is_saved).count() as u64;
             batch.attempt_updates.clear();
             batch.gathers_until = Some(Instant::now() + GATHER);
         }
@@ -263,11 +249,10 @@ impl Acknowledger {
     }
 
     async fn acknowledge_with_attempts(&self, ids: &[MessageId]) -> Result<(), CommandError> {
-        for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
-            let mut script = script::consumer::ACKNOWLEDGE_WITH_ATTEMPTS.key(self.inner.bus().stream());
-            script.key(&self.inner.keys().retry).arg(self.inner.group().as_str());
-            add_ids(&mut script, ids);
-            self.inner.run_idempotent::<u64>(&script).await?;
+        let (bus, group, retry) = (self.inner.bus(), self.inner.group(), &self.inner.keys().retry);
+        for ids in ids.chunks(ACK_BATCH_MAX) {
+            let acknowledge = command::acknowledge_with_attempts(bus.stream(), group, retry, ids);
+            bus.connection().query_all_idempotent::<(u64, u64)>(&acknowledge).await?;
         }
         Ok(())
     }
@@ -362,7 +347,7 @@ impl Acknowledger {
         let mut attempts = attempts.clone();
         attempts.is_exhausted = true;
         let error = attempts.errors();
-        let update = AttemptUpdate { id: id.clone(), attempts, starts_run: false };
+        let update = AttemptUpdate { id: id.clone(), attempts };
         if !self.save_attempts(&[update]).await?.is_empty() {
             return Ok(false);
         }

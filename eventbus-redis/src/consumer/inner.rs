@@ -122,7 +122,7 @@ impl ConsumerInner {
             counters: Arc::clone(bus.counters()),
             retry: self.retry_policy(),
             limits: self.limits(),
-            run_lock: bus.run_lock().clone(),
+            suspect_lock: bus.suspect_lock().clone(),
             span: Arc::new(move |delivery, handler| trace::delivery_span(&bus, delivery, handler)),
         }
     }
@@ -139,9 +139,7 @@ impl ConsumerInner {
     }
 
     pub(super) fn limits(&self) -> Limits {
-        let config = self.bus.config();
-        let slow = Duration::from_millis(config.slow_handler_ms);
-        Limits { concurrency: config.concurrency, consumers: 1, slow }
+        Limits { concurrency: self.bus.config().concurrency, ..Limits::default() }
     }
 
     /// Returns the idle time after which other consumers reclaim this one's entries.

@@ -13,7 +13,6 @@ mod reader;
 mod reader_connection;
 mod receiver;
 mod recover;
-mod task_loop;
 mod tasks;
 mod trim;
 
@@ -21,7 +20,7 @@ use std::sync::Arc;
 
 use eventbus::{
     Name,
-    delivery::{InFlight, StopSignal, run_workers},
+    delivery::{DEFAULT_IN_FLIGHT_BYTES, InFlight, StopSignal, run_workers},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -29,8 +28,7 @@ use self::{
     inner::ConsumerInner,
     parts::ConsumerParts,
     reader::{CaughtUp, StreamReader},
-    task_loop::{FailedTasks, run_tasks},
-    tasks::StreamTasks,
+    tasks::ConsumerTasks,
 };
 use crate::inner::BusInner;
 
@@ -43,19 +41,17 @@ pub(crate) async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
     let parts = ConsumerParts::new(ConsumerInner::new(bus, group, in_flight));
     let (inner, caught_up, ended) = (&parts.inner, CaughtUp::default(), CancellationToken::new());
     let mut reader = StreamReader::new(&parts, &caught_up, &stop);
-    let mut tasks = StreamTasks::new(&parts, &caught_up);
+    let mut tasks = ConsumerTasks::new(&parts, &caught_up);
     let context = inner.group_context();
     let work = async {
         tokio::join!(run_workers(inner.in_flight(), &context, &stop), reader.run(), trim::trim(inner, &stop));
         ended.cancel();
     };
-    let failed = FailedTasks::new("acknowledging", inner.group().clone());
-    tokio::join!(work, run_tasks(&mut tasks, failed, inner.in_flight(), inner.bus().consuming(), &ended));
+    tokio::join!(work, tasks.run(&ended));
 }
 
 /// Creates the in-flight entries of a consumer.
 fn new_in_flight(bus: &BusInner) -> Arc<InFlight> {
     let config = bus.config();
-    let in_flight = InFlight::new(config.in_flight_limit(), config.max_in_flight_bytes, config.clock.clone());
-    Arc::new(in_flight.with_max_waiting(config.max_waiting))
+    Arc::new(InFlight::new(config.in_flight_limit(), DEFAULT_IN_FLIGHT_BYTES, config.clock.clone()))
 }

@@ -6,7 +6,6 @@
 //! Real time, not the given clock: the replies of Redis.
 
 use std::{
-    pin::pin,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -25,9 +24,6 @@ use crate::{
     error::CommandError,
     group,
 };
-
-/// Time without a reply after which a read counts as waiting for new events.
-const READ_IDLE_AFTER: Duration = Duration::from_millis(20);
 
 /// Tells the consumer's other tasks that all entries that were pending on it at its start are in flight.
 #[derive(Default)]
@@ -69,16 +65,14 @@ pub(super) struct StreamReader<'a> {
 
 impl<'a> StreamReader<'a> {
     pub(super) fn new(parts: &'a ConsumerParts, caught_up: &'a CaughtUp, stop: &'a StopSignal) -> Self {
-        let connector = Connector::new(parts.inner.bus(), parts.inner.group()).with_packed_entries();
+        let connector = Connector::new(parts.inner.bus(), parts.inner.group());
         Self { parts, caught_up, stop, connector, predecessor_crashed: None }
     }
 
     /// Fetches entries while there is room for them, until `stop`.
     pub(super) async fn run(&mut self) {
         while !self.stop.is_stopped() {
-            let ended = self.run_session().await;
-            self.parts.inner.in_flight().set_has_more(false);
-            if let Err(error) = ended {
+            if let Err(error) = self.run_session().await {
                 self.connector.wait_after_error(&error, self.stop).await;
             }
         }
@@ -119,7 +113,6 @@ impl<'a> StreamReader<'a> {
                 if room == 0 {
                     break;
                 }
-                inner.in_flight().set_has_more(true);
                 requested = self.read_len(room);
                 let receive = async {
                     tokio::task::yield_now().await; // sends the read first
@@ -128,7 +121,6 @@ impl<'a> StreamReader<'a> {
                 let (next, ()) = tokio::join!(self.read_new(&mut connected, requested), receive);
                 entries = next?;
             }
-            inner.in_flight().set_has_more(entries.len() >= requested);
             receiver.receive_new(&entries);
         }
     }
@@ -173,16 +165,6 @@ impl<'a> StreamReader<'a> {
             return Ok(entries);
         }
         let read = reader.new_entries(Some(block.min(READ_BLOCK_MAX)));
-        let mut reading = pin!(connected.read_or_unblock(&read, self.stop.stopped()));
-        // biased: a reply that has arrived shows that there are entries, however late this task runs
-        let reply = tokio::select! {
-            biased;
-            reply = &mut reading => reply,
-            () = tokio::time::sleep(READ_IDLE_AFTER) => {
-                inner.in_flight().set_has_more(false);
-                reading.await
-            }
-        };
-        NewEntries::parse(reply?)
+        NewEntries::parse(connected.read_or_unblock(&read, self.stop.stopped()).await?)
     }
 }

@@ -27,8 +27,6 @@ const UNBLOCK_RETRY_DELAY: Duration = Duration::from_millis(20);
 pub(super) struct Connector {
     bus: Arc<BusInner>,
     outage_log: OutageLog,
-    /// See [`with_packed_entries`](Self::with_packed_entries).
-    packs_entries: bool,
     /// Set if the reader lost a connection of its own.
     has_lost_connection: bool,
     /// Number of the shared connection, if the reader uses that one.
@@ -45,15 +43,11 @@ pub(super) struct ReaderConnection {
 impl Connector {
     pub(super) fn new(bus: &Arc<BusInner>, group: &Name) -> Self {
         let (bus, outage_log) = (Arc::clone(bus), OutageLog::new("reading", group.clone()));
-        Self { bus, packs_entries: false, outage_log, has_lost_connection: false, connection_number: None }
+        Self { bus, outage_log, has_lost_connection: false, connection_number: None }
     }
 
-    /// Opens connections on which a reply with entries of one stream is one value, which only
-    /// [`NewEntries`](command::NewEntries) parses.
-    pub(super) fn with_packed_entries(self) -> Self {
-        Self { packs_entries: true, ..self }
-    }
-
+    /// Opens a connection on which a reply with entries of one stream is one value, which only
+    /// [`NewEntries`](command::NewEntries) parses; or uses the shared connection, if configured.
     pub(super) async fn connect(&mut self) -> RedisResult<ReaderConnection> {
         let (config, link) = (self.bus.config(), self.bus.connection());
         if config.single_connection_client {
@@ -62,10 +56,7 @@ impl Connector {
             return Ok(ReaderConnection { bus: Arc::clone(&self.bus), connection, client_id: None });
         }
         let timeout = READ_BLOCK_MAX + config.socket_timeout.min(READ_REPLY_MARGIN);
-        let mut connection = match self.packs_entries {
-            true => link.open_for_entries(timeout).await?,
-            false => link.open(timeout).await?,
-        };
+        let mut connection = link.open_for_entries(timeout).await?;
         let id = command::client_id().query_async(&mut connection).await;
         let lost = std::mem::take(&mut self.has_lost_connection);
         self.bus.counters().reconnections(u64::from(lost));
@@ -162,7 +153,7 @@ mod tests {
     async fn the_reader_gets_entries_as_one_value() {
         let bus = bus("packed");
         let group = bus.default_group();
-        let mut reader = Connector::new(&bus, group).with_packed_entries().connect().await.unwrap();
+        let mut reader = Connector::new(&bus, group).connect().await.unwrap();
         let connection = reader.connection();
         let mut create = redis::cmd("XGROUP");
         create.arg("CREATE").arg(bus.stream()).arg(group.as_str()).arg("0").arg("MKSTREAM");
@@ -189,7 +180,7 @@ mod tests {
     async fn a_reader_that_is_dropped_during_a_read_has_no_connection_any_more() {
         let bus = bus("dropped");
         join::join(&bus).await.unwrap();
-        let mut reader = Connector::new(&bus, bus.default_group()).with_packed_entries().connect().await.unwrap();
+        let mut reader = Connector::new(&bus, bus.default_group()).connect().await.unwrap();
         let client = reader.client_id.unwrap();
         let reading = tokio::spawn(async move {
             let mut read = redis::cmd("BLPOP");

@@ -29,7 +29,8 @@ use crate::{
 
 /// Pending entries that one claim script searches for those of dead consumers.
 const PENDING_PAGE_LEN: usize = 1_000;
-/// Delay before rereading a due entry that a recreated group has yet to read: its reader may get the entry first.
+/// Delay before rereading a due entry that cannot be read yet, as a recreated group has yet to read it: its reader may get
+/// the entry first.
 const UNREAD_ENTRY_DELAY: Duration = Duration::from_secs(1);
 
 /// An entry that a consumer of the group had before.
@@ -67,6 +68,17 @@ impl ReclaimedEntries {
         }
         self
     }
+}
+
+/// Entries that a consumer has read again.
+struct ReadAgain {
+    reclaimed: ReclaimedEntries,
+    /// Ids that a different consumer has claimed or finished.
+    lost: Vec<MessageId>,
+    /// Ids that cannot be read yet.
+    later: Vec<MessageId>,
+    /// The number of ids that the read has covered.
+    reached: usize,
 }
 
 /// Turns entries into in-flight ones.
@@ -287,20 +299,15 @@ impl Receiver {
 
     /// Rereads the first due entries, up to the one that reaches [`PASSED_BYTES_MAX`]. Returns their number.
     async fn read_due_batch(&self, due: &[DueEntry]) -> Result<usize, CommandError> {
-        let mut reread = self.inner.script(&script::consumer::READ_DUE);
-        reread.key(&self.inner.keys().retry).arg(PASSED_BYTES_MAX);
-        for due in due {
-            reread.arg(due.id.as_str()).arg(u8::from(due.has_waited));
-        }
-        let (entries, attempts, deleted, lost, unread, reached): (_, _, _, Vec<String>, Vec<String>, usize) =
-            self.inner.run_idempotent(&reread).await?;
-        let ids = |ids: Vec<String>| ids.into_iter().map(MessageId::new).collect::<Vec<_>>();
-        self.resume(ReclaimedEntries::new(entries, attempts, deleted));
-        self.inner.release_lost(&ids(lost));
+        let begins = |due: &DueEntry| due.ended_alone.map(|ended| ended.to_string()).unwrap_or_default();
+        let ids = due.iter().map(|due| (due.id.as_str(), begins(due)));
+        let ReadAgain { reclaimed, lost, later, reached } = self.read_again(ids, PASSED_BYTES_MAX).await?;
+        self.resume(reclaimed);
+        self.inner.release_lost(&lost);
         match self.inner.in_flight().is_crowded() {
             // while crowded the reader reads no entries, so postponed entries would wait for ever
-            true => self.inner.in_flight().release(&ids(unread)),
-            false => self.inner.in_flight().postpone(&ids(unread), UNREAD_ENTRY_DELAY),
+            true => self.inner.in_flight().release(&later),
+            false => self.inner.in_flight().postpone(&later, UNREAD_ENTRY_DELAY),
         }
         Ok(reached.clamp(1, due.len()))
     }
@@ -315,10 +322,27 @@ impl Receiver {
         if ids.is_empty() {
             return Ok((0, ReclaimedEntries::default()));
         }
-        let mut reclaim = self.inner.script(&script::consumer::RECLAIM_OWN);
-        reclaim.key(&self.inner.keys().retry).arg(max_bytes.max(1)).arg(ids);
-        let (entries, attempts, deleted, reached): (_, _, _, usize) = self.inner.run_idempotent(&reclaim).await?;
-        Ok((reached.clamp(1, ids.len()), ReclaimedEntries::new(entries, attempts, deleted)))
+        let kept = ids.iter().map(|id| (id.as_str(), "keep".to_owned()));
+        let ReadAgain { reclaimed, reached, .. } = self.read_again(kept, max_bytes.max(1)).await?;
+        Ok((reached.clamp(1, ids.len()), reclaimed))
+    }
+
+    /// Reads entries again, each with what the script does with its attempts.
+    async fn read_again(
+        &self,
+        ids: impl Iterator<Item = (&str, String)>,
+        max_bytes: usize,
+    ) -> Result<ReadAgain, CommandError> {
+        let mut script = self.inner.script(&script::consumer::READ_AGAIN);
+        script.key(&self.inner.keys().retry).arg(max_bytes);
+        for (id, what) in ids {
+            script.arg(id).arg(what);
+        }
+        let (entries, attempts, deleted, lost, later, reached): (_, _, _, Vec<String>, Vec<String>, _) =
+            self.inner.run_idempotent(&script).await?;
+        let ids = |ids: Vec<String>| ids.into_iter().map(MessageId::new).collect();
+        let reclaimed = ReclaimedEntries::new(entries, attempts, deleted);
+        Ok(ReadAgain { reclaimed, lost: ids(lost), later: ids(later), reached })
     }
 
     /// Reclaims up to `count` entries of one page of pending ones. If `respects_members`, reclaims entries of a live

@@ -27,8 +27,6 @@ use crate::{
     reply, trace,
 };
 
-/// Time that a suspect waits for the bus's running deliveries to end, because it may end the process.
-const EXCLUSIVE_RUN_WAIT: Duration = Duration::from_secs(1);
 /// Time for which a recovery repeats a write that failed: a restart of the server, or a failover, takes less.
 const WRITE_RETRY_TIME: Duration = Duration::from_secs(10);
 /// Interval of these writes.
@@ -183,28 +181,19 @@ impl RecoveryRun {
                     stats.failed += 1; // must not overtake the unfinished one before it
                     continue;
                 }
-                // records the start before the run, so that an event that kills the process does not return for ever;
-                // runs the suspect alone, so that no other event can be the cause
-                let clock = &self.parts.inner.bus().config().clock;
-                let is_suspect = entry.is_suspect(clock);
-                let exclusive = match is_suspect {
-                    true => clock.timeout(EXCLUSIVE_RUN_WAIT, self.parts.inner.bus().run_lock().exclusive()).await.ok(),
-                    false => None,
+                // counts the run before it begins, so that an event that kills the process does not return for ever; no
+                // other suspect runs beside it
+                let bus = self.parts.inner.bus();
+                let begun = entry.begin(&bus.config().clock);
+                let _turn = match begun {
+                    Some(_) => Some(bus.suspect_lock().acquire().await),
+                    None => None,
                 };
-                let is_alone = exclusive.is_some();
-                let _running = match exclusive {
-                    Some(exclusive) => exclusive,
-                    None => self.parts.inner.bus().run_lock().shared().await,
-                };
-                let mut begins = true;
-                if is_suspect {
-                    let before = entry.begin(is_alone, clock);
-                    begins = matches!(before, Disposition::Begin(_));
-                    batch.add([DisposedEntry::new(id.clone(), Some(entry.record.clone()), before)]);
-                }
+                let is_dead = matches!(begun, Some(Disposition::DeadLetter(_)));
+                batch.add(begun.map(|begun| DisposedEntry::new(id.clone(), Some(entry.record.clone()), begun)));
                 let written = self.write(&mut batch).await?;
-                stats.add(&written);
-                if begins && !written.lost.contains(&id) {
+                stats.dlq += written.dead_lettered; // a begun run is no failure
+                if !is_dead && !written.lost.contains(&id) {
                     let disposed = self.handle_once(entry).await;
                     if !disposed.as_ref().is_some_and(|disposed_entry| is_final(&disposed_entry.disposition)) {
                         unfinished.insert(stream);
@@ -253,5 +242,5 @@ fn is_temporary(error: &CommandError) -> bool {
 
 /// Returns `true` if the next event of the aggregate may run.
 const fn is_final(disposition: &Disposition) -> bool {
-    matches!(disposition, Disposition::Acknowledge { .. } | Disposition::Skip(_) | Disposition::DeadLetter(_))
+    matches!(disposition, Disposition::Acknowledge { .. } | Disposition::Skip | Disposition::DeadLetter(_))
 }

@@ -1,45 +1,55 @@
-//! The tasks of a consumer: they write dispositions, send heartbeats, renew claims, and reclaim
-//! entries of dead consumers.
+//! The tasks of a consumer: they write dispositions, send heartbeats, renew claims, and reclaim entries of dead consumers,
+//! one task at a time; a failed task is repeated.
 //!
 //! Invariant: the consumer reads no entry a second time that may still be on its way to it, and reclaims no entries of
 //! dead consumers before its own pending entries are in flight.
+//!
+//! Real time, not the given clock: claims, by the clock of Redis, and its replies.
 
-use std::{collections::HashSet, future::ready};
+use std::{collections::HashSet, future::ready, time::Duration};
 
-use eventbus::{port::MessageId, support::PAGE_BYTES};
-use tokio::time::{Instant, Interval};
+use eventbus::{Name, port::MessageId, support::PAGE_BYTES};
+use tokio::time::{Instant, Interval, MissedTickBehavior, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     acknowledger::{AckBatch, AckBatchOutcome},
     inner::{MAINTENANCE_INTERVAL_MIN, RANGE_START},
     membership::MemberLog,
+    outage_log::OutageLog,
     parts::ConsumerParts,
     reader::CaughtUp,
-    task_loop::{CLAIM_INTERVAL_MAX, ConsumerTasks, FailedTasks, delayed_interval},
 };
-use crate::{command, error::CommandError};
+use crate::{command, connection::IDEMPOTENT_REPLY_TIMEOUT, error::CommandError};
 
 /// Pages without an entry of a dead consumer that one run searches at most.
 const EMPTY_CLAIM_PAGES_MAX: usize = 10;
+/// Longest interval between two searches for entries of dead consumers.
+const CLAIM_INTERVAL_MAX: Duration = Duration::from_secs(2);
+/// Interval between two attempts to write a batch that failed.
+const ACK_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// Time for the running task, and then for the final write, when the consumer ends: enough for a command whose first
+/// connection is dead.
+const STOP_GRACE_PERIOD: Duration = IDEMPOTENT_REPLY_TIMEOUT.saturating_mul(2);
 
 /// A task of a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum StreamTask {
+enum Task {
     WriteBatch,
+    /// Reads due entries again, after writing their last attempts: the server returns these with the entries.
     ReadDue,
     RenewClaims,
     Heartbeat,
     ClaimIdle,
     CollectGarbage,
-    /// Both at once, when the consumer has joined its group: neither waits for its interval.
-    HeartbeatAndClaim,
 }
 
-/// The state of these tasks.
-pub(super) struct StreamTasks<'a> {
+/// The state of the tasks.
+pub(super) struct ConsumerTasks<'a> {
     parts: &'a ConsumerParts,
     caught_up: &'a CaughtUp,
     batch: AckBatch,
+    failed: FailedTasks<Task>,
     /// Entries whose claim is still to be renewed, some at a time, so that no acknowledgement waits for all of them.
     claims_to_renew: Vec<MessageId>,
     /// Cursor of the search for entries of dead consumers.
@@ -49,29 +59,147 @@ pub(super) struct StreamTasks<'a> {
     /// Entries that the last heartbeat found pending on this consumer and not in flight.
     missing: HashSet<String>,
     log: MemberLog,
+    write: Interval,
     renewal: Interval,
     heartbeat: Interval,
     claim: Interval,
     garbage_collection: Interval,
 }
 
-impl<'a> StreamTasks<'a> {
+impl<'a> ConsumerTasks<'a> {
     pub(super) fn new(parts: &'a ConsumerParts, caught_up: &'a CaughtUp) -> Self {
         let idle = parts.inner.pending_idle();
         Self {
             parts,
             caught_up,
             batch: AckBatch::default(),
+            failed: FailedTasks::new("acknowledging", parts.inner.group().clone()),
             claims_to_renew: Vec::new(),
             claim_cursor: RANGE_START.into(),
             garbage_cursor: "0".into(),
             missing: HashSet::new(),
             log: MemberLog::default(),
+            write: delayed_interval(ACK_RETRY_INTERVAL),
             renewal: delayed_interval(idle / 3),
             heartbeat: delayed_interval(parts.membership.heartbeat_interval()),
             claim: delayed_interval((idle / 6).clamp(MAINTENANCE_INTERVAL_MIN, CLAIM_INTERVAL_MAX)),
             garbage_collection: delayed_interval(idle.max(CLAIM_INTERVAL_MAX)),
         }
+    }
+
+    /// Runs tasks until workers and reader have `ended`, then shuts down: within [`STOP_GRACE_PERIOD`], or until the
+    /// deadline of a shutdown aborts it, if there is something to write.
+    ///
+    /// Invariant: the loop ends last, because it writes the last dispositions of the workers.
+    pub(super) async fn run(&mut self, ended: &CancellationToken) {
+        loop {
+            let task = tokio::select! {
+                () = ended.cancelled() => break,
+                task = self.next_task() => task,
+            };
+            let in_vain = async {
+                ended.cancelled().await;
+                sleep(STOP_GRACE_PERIOD).await;
+            };
+            // a task that hangs must not outlast the grace period
+            let result = tokio::select! {
+                done = self.run_task(task) => done,
+                () = in_vain => break, // `shut_down` repeats an interrupted write
+            };
+            self.failed.record_result(task, result);
+        }
+        let (inner, consuming) = (&self.parts.inner, self.parts.inner.bus().consuming());
+        let nacked = inner.in_flight().nack_unfinished();
+        let is_finished = nacked.is_empty() && inner.in_flight().is_empty() && !self.has_unwritten();
+        let in_vain = async {
+            sleep(STOP_GRACE_PERIOD).await;
+            if !is_finished && consuming.has_deadline() {
+                std::future::pending::<()>().await; // the deadline ends it
+            }
+        };
+        let ending = async {
+            while let Err(error) = self.shut_down(&nacked).await {
+                sleep(self.failed.outage_log.record_failure(&error)).await;
+            }
+        };
+        // the server may never answer
+        tokio::select! {
+            () = ending => {}
+            () = in_vain => {
+                let count = inner.in_flight().len() + nacked.len();
+                tracing::warn!(group = %inner.group(), count, "the consumer ended before the server answered: its in-flight entries will be redelivered");
+            }
+        }
+    }
+
+    /// Waits for the next task. The loop repeats a failed task at its time, and its usual triggers pause.
+    async fn next_task(&mut self) -> Task {
+        let Self { parts, failed, .. } = self;
+        let (inner, retry_at) = (&parts.inner, failed.retry_at);
+        let writes = !failed.contains(Task::WriteBatch);
+        let has_unwritten = !self.batch.is_empty() || inner.entries().has_discarded();
+        let gathers_until = self.batch.gathers_until();
+        let renews = !self.claims_to_renew.is_empty();
+        // unbiased: under load dispositions are always ready, and must not starve the heartbeat, or the renewal of claims;
+        // one task after the other: they share the batch and the lists of entries
+        tokio::select! {
+            () = sleep_until(retry_at), if failed.first().is_some() => failed.first().unwrap_or(Task::WriteBatch),
+            () = inner.in_flight().disposed(), if writes => Task::WriteBatch,
+            _ = self.write.tick(), if writes && has_unwritten => Task::WriteBatch,
+            () = sleep_until(gathers_until.unwrap_or(retry_at)), if writes && gathers_until.is_some() => Task::WriteBatch,
+            () = inner.in_flight().due(), if writes && !failed.contains(Task::ReadDue) => Task::ReadDue,
+            () = self.caught_up.wait() => {
+                self.claim.reset_immediately();
+                Task::Heartbeat
+            }
+            _ = self.renewal.tick(), if !renews => {
+                self.claims_to_renew = inner.entries().ids();
+                Task::RenewClaims
+            }
+            () = ready(()), if renews && !failed.contains(Task::RenewClaims) => Task::RenewClaims,
+            _ = self.heartbeat.tick() => Task::Heartbeat,
+            _ = self.claim.tick() => Task::ClaimIdle,
+            _ = self.garbage_collection.tick() => Task::CollectGarbage,
+        }
+    }
+
+    async fn run_task(&mut self, task: Task) -> Result<(), CommandError> {
+        let done = match task {
+            Task::WriteBatch => self.write_disposed().await,
+            Task::ReadDue => {
+                // writes attempts that still gather: the server returns them with the entries
+                self.batch.gather_no_more();
+                match self.write_disposed().await {
+                    Ok(()) => self.parts.receiver.read_due(self.parts.inner.in_flight().take_due()).await,
+                    failed => failed,
+                }
+            }
+            Task::RenewClaims => self.renew_some_claims().await,
+            Task::Heartbeat => self.heartbeat().await,
+            Task::ClaimIdle => self.claim_idle().await,
+            Task::CollectGarbage => self.parts.membership.collect_garbage(&mut self.garbage_cursor).await,
+        };
+        match done {
+            // recreates it here too: the reader may be waiting for room, and only a write makes room
+            Err(error) if command::is_group_missing(&error) => self.parts.inner.create_group().await,
+            done => done,
+        }
+    }
+
+    /// Writes what remains, leaves `nacked` to other consumers, and deregisters the consumer.
+    async fn shut_down(&mut self, nacked: &[MessageId]) -> Result<(), CommandError> {
+        let ConsumerParts { inner, acknowledger, membership, .. } = self.parts;
+        self.batch.add(inner.in_flight().take_disposed());
+        let ended = match acknowledger.write_batch(&mut self.batch, &mut AckBatchOutcome::default()).await {
+            Ok(()) => membership.deregister(nacked, inner.bus().has_temporary_name()).await,
+            Err(error) => Err(error),
+        };
+        // without a group no entry is pending
+        ended.or_else(|error| if command::is_group_missing(&error) { Ok(()) } else { Err(error) })
+    }
+
+    fn has_unwritten(&self) -> bool {
+        !self.batch.is_empty() || self.parts.inner.entries().has_discarded()
     }
 
     async fn write_disposed(&mut self) -> Result<(), CommandError> {
@@ -174,76 +302,66 @@ impl<'a> StreamTasks<'a> {
     }
 }
 
-impl ConsumerTasks for StreamTasks<'_> {
-    type Task = StreamTask;
-    const WRITE: StreamTask = StreamTask::WriteBatch;
-    const READ_DUE: StreamTask = StreamTask::ReadDue;
+/// Returns an interval that first ticks after one period; a late tick delays those after it.
+pub(super) fn delayed_interval(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
 
-    fn has_unwritten(&self) -> bool {
-        !self.batch.is_empty() || self.parts.inner.entries().has_discarded()
+/// Tasks whose last run failed, oldest failure first; the loop retries them one after the other, so that one that keeps
+/// failing does not starve the rest.
+pub(super) struct FailedTasks<T> {
+    tasks: Vec<T>,
+    retry_at: Instant,
+    outage_log: OutageLog,
+}
+
+impl<T: Copy + PartialEq> FailedTasks<T> {
+    pub(super) fn new(operation: &'static str, group: Name) -> Self {
+        Self { tasks: Vec::new(), retry_at: Instant::now(), outage_log: OutageLog::new(operation, group) }
     }
 
-    fn gathers_until(&self) -> Option<Instant> {
-        self.batch.gathers_until()
+    pub(super) fn contains(&self, task: T) -> bool {
+        self.tasks.contains(&task)
     }
 
-    async fn next_task(&mut self, failed: &FailedTasks<StreamTask>) -> StreamTask {
-        let renews = !self.claims_to_renew.is_empty();
-        // one task after the other: they share the batch and the lists of entries
-        tokio::select! {
-            () = self.caught_up.wait() => StreamTask::HeartbeatAndClaim,
-            _ = self.renewal.tick(), if !renews => {
-                self.claims_to_renew = self.parts.inner.entries().ids();
-                StreamTask::RenewClaims
-            }
-            () = ready(()), if renews && !failed.contains(StreamTask::RenewClaims) => StreamTask::RenewClaims,
-            _ = self.heartbeat.tick() => StreamTask::Heartbeat,
-            _ = self.claim.tick() => StreamTask::ClaimIdle,
-            _ = self.garbage_collection.tick() => StreamTask::CollectGarbage,
+    /// Returns the task to retry first.
+    fn first(&self) -> Option<T> {
+        self.tasks.first().copied()
+    }
+
+    /// Records a task's result; the outage ends when every failed task has succeeded again.
+    fn record_result(&mut self, task: T, result: Result<(), CommandError>) {
+        self.tasks.retain(|failing| *failing != task);
+        if let Err(error) = result {
+            self.tasks.push(task);
+            self.retry_at = Instant::now() + self.outage_log.record_failure(&error);
+        } else if self.tasks.is_empty() {
+            self.outage_log.record_success();
         }
     }
+}
 
-    async fn run_task(&mut self, task: StreamTask) -> Result<(), CommandError> {
-        let done = match task {
-            StreamTask::WriteBatch => self.write_disposed().await,
-            StreamTask::ReadDue => {
-                // writes attempts that still gather: the server returns them with the entries
-                self.batch.gather_no_more();
-                match self.write_disposed().await {
-                    Ok(()) => self.parts.receiver.read_due(self.parts.inner.in_flight().take_due()).await,
-                    failed => failed,
-                }
-            }
-            StreamTask::RenewClaims => self.renew_some_claims().await,
-            StreamTask::Heartbeat => self.heartbeat().await,
-            StreamTask::ClaimIdle => self.claim_idle().await,
-            StreamTask::CollectGarbage => self.parts.membership.collect_garbage(&mut self.garbage_cursor).await,
-            StreamTask::HeartbeatAndClaim => match self.heartbeat().await {
-                Ok(()) => self.claim_idle().await,
-                failed => failed,
-            },
-        };
-        match done {
-            // recreates it here too: the reader may be waiting for room, and only a write makes room
-            Err(error) if command::is_group_missing(&error) => self.parts.inner.create_group().await,
-            done => done,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_tasks_are_retried_in_the_order_in_which_they_failed() {
+        let mut failed = FailedTasks::new("trying", Name::new("group", "billing").unwrap());
+        let fails = || Err(CommandError::NotSent("the server is away".into()));
+        (1..=4).for_each(|task| failed.record_result(task, fails()));
+        for task in [1, 2, 3, 4, 1, 2, 3, 4] {
+            assert_eq!(failed.first(), Some(task), "the one that failed again is the last");
+            failed.record_result(task, fails());
         }
-    }
-
-    async fn shut_down(&mut self, nacked: &[MessageId]) -> Result<(), CommandError> {
-        let ConsumerParts { inner, acknowledger, membership, .. } = self.parts;
-        self.batch.add(inner.in_flight().take_disposed());
-        let ended = match acknowledger.write_batch(&mut self.batch, &mut AckBatchOutcome::default()).await {
-            Ok(()) => membership.deregister(nacked, inner.bus().has_temporary_name()).await,
-            Err(error) => Err(error),
-        };
-        // without a group no entry is pending
-        ended.or_else(|error| if command::is_group_missing(&error) { Ok(()) } else { Err(error) })
-    }
-
-    fn log_unfinished(&self, nacked: usize) {
-        let inner = &self.parts.inner;
-        let count = inner.in_flight().len() + nacked;
-        tracing::warn!(group = %inner.group(), count, "the consumer ended before the server answered: its in-flight entries will be redelivered");
+        failed.record_result(2, Ok(()));
+        assert!(!failed.contains(2) && failed.contains(3));
+        for task in [1, 3, 4] {
+            assert_eq!(failed.first(), Some(task));
+            failed.record_result(task, Ok(()));
+        }
+        assert_eq!(failed.first(), None);
     }
 }

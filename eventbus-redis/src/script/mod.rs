@@ -16,5 +16,4 @@ use eventbus_redis_core::script::{ENTRY_BYTES, ENTRY_IDS, FORMAT, Lua, PAGES, lu
 /// and holds these entries twice.
 pub(crate) const PASSED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-const GONE: &str = include_str!("lib/gone.lua");
 const TRIM_FLOOR: &str = include_str!("lib/trim_floor.lua");

@@ -16,6 +16,7 @@ use crate::{
         streams::{self, ClaimPageReply},
     },
     error::CommandError,
+    reply::Entry,
     script,
 };
 
@@ -196,17 +197,17 @@ impl EventConsumer {
             let claim = streams::claim_page(reader, options.min_idle, &from, PAGE_BYTES - bytes);
             // never sent twice: the entries that a first run claimed are no longer idle
             let claimed: Result<ClaimPageReply, _> = self.streams.connection().run(&claim).await;
-            let (next, entries, deliveries, deleted, more) = match claimed {
+            let (next, entries, deliveries, deleted, _) = match claimed {
                 Err(error) if command::is_group_missing(&error) => {
                     self.ensure_group().await?;
                     break;
                 }
                 claimed => claimed.map_err(|error| self.command_error(error))?,
             };
+            bytes += entries.iter().map(Entry::bytes).sum::<usize>();
             let entries = entries.into_iter().zip(deliveries);
             all.entries.extend(entries.map(|(entry, deliveries)| ClaimedEntry { entry: entry.into(), deliveries }));
             all.deleted.extend(deleted.into_iter().map(MessageId::new));
-            bytes += more;
             from = next;
             if from == "-" {
                 break;

@@ -35,10 +35,9 @@ fn the_defaults_are_those_of_the_tutorial() {
     assert_eq!(config.retry_key_expiry_seconds, 86_400);
     assert!(!config.single_connection_client);
     assert_eq!(config.concurrency, 1);
-    assert_eq!((config.max_in_flight, config.max_in_flight_bytes), (None, 16 * 1024 * 1024));
+    assert_eq!(config.max_in_flight, None);
     assert_eq!(config.retry_delay_ms, 100);
     assert_eq!(config.retry_max_delay_ms, 300_000);
-    assert_eq!(config.slow_handler_ms, 1_000);
     assert_eq!((config.trim_max_length, config.trim_max_age_seconds), (None, None));
     assert!(!config.readable_by_python);
     assert_eq!(config.stream_name(), "events:stream");
@@ -97,11 +96,8 @@ fn all_mistakes_are_named_at_once() {
         retry_key_expiry_seconds: 0,
         concurrency: 0,
         max_in_flight: Some(0),
-        max_waiting: 0,
-        max_in_flight_bytes: 0,
         retry_delay_ms: 0,
         retry_max_delay_ms: 0,
-        slow_handler_ms: 0,
         trim_max_length: Some(0),
         trim_max_age_seconds: Some(0),
         tls_ca_file: Some("ca.pem".into()),
@@ -125,11 +121,8 @@ fn all_mistakes_are_named_at_once() {
             "`retry_key_expiry_seconds` is 0",
             "`concurrency` is 0",
             "`max_in_flight` is 0",
-            "`max_waiting` is 0",
-            "`max_in_flight_bytes` is 0",
             "`retry_delay_ms` is 0",
             "`retry_max_delay_ms` is 0",
-            "`slow_handler_ms` is 0",
             "`trim_max_length` is 0",
             "`trim_max_age_seconds` is 0",
         ]
@@ -149,7 +142,6 @@ fn numbers_that_no_server_takes_and_names_of_other_keys_are_mistakes() {
         max_in_flight: Some(7),
         retry_delay_ms: 50,
         retry_max_delay_ms: 49,
-        slow_handler_ms: u64::MAX,
         trim_max_age_seconds: Some(u64::MAX),
         ..RedisEventBusConfig::default()
     };

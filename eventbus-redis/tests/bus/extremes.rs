@@ -72,11 +72,8 @@ fn ends(is_most: bool) -> Fields {
         retry_key_expiry_seconds: _,
         concurrency: _,
         max_in_flight: _,
-        max_waiting: _,
-        max_in_flight_bytes: _,
         retry_delay_ms: _,
         retry_max_delay_ms: _,
-        slow_handler_ms: _,
         trim_max_length: _,
         trim_max_age_seconds: _,
     } = config();
@@ -96,11 +93,8 @@ fn ends(is_most: bool) -> Fields {
         ("retry_key_expiry_seconds", RedisEventBusConfig { retry_key_expiry_seconds: number, ..config() }),
         ("concurrency", RedisEventBusConfig { concurrency: size, ..config() }),
         ("max_in_flight", RedisEventBusConfig { max_in_flight: Some(size), ..config() }),
-        ("max_waiting", RedisEventBusConfig { max_waiting: size, ..config() }),
-        ("max_in_flight_bytes", RedisEventBusConfig { max_in_flight_bytes: size, ..config() }),
         ("retry_delay_ms", RedisEventBusConfig { retry_delay_ms: number, ..config() }),
         ("retry_max_delay_ms", RedisEventBusConfig { retry_max_delay_ms: number, ..config() }),
-        ("slow_handler_ms", RedisEventBusConfig { slow_handler_ms: number, ..config() }),
         ("trim_max_length", RedisEventBusConfig { trim_max_length: Some(number), ..config() }),
         ("trim_max_age_seconds", RedisEventBusConfig { trim_max_age_seconds: Some(number), ..config() }),
     ]
@@ -122,12 +116,12 @@ async fn every_field_works_at_both_ends_of_its_range_or_is_named() {
             }
         }
     }
-    assert!(worked > 5 && refused > 20, "{worked} worked, {refused} were refused");
+    assert!(worked > 3 && refused > 20, "{worked} worked, {refused} were refused");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_arrives_once_whatever_the_settings() {
-    let least = || RedisEventBusConfig { retry_delay_ms: 1, retry_max_delay_ms: 1, slow_handler_ms: 1, ..config() };
+    let least = || RedisEventBusConfig { retry_delay_ms: 1, retry_max_delay_ms: 1, ..config() };
     let all: Vec<_> = (0..50).map(|n| format!("{n:02}")).collect();
     for config in [
         RedisEventBusConfig { batch_size: 1, block_ms: 1, max_in_flight: Some(1), ..least() },
@@ -146,9 +140,7 @@ async fn everything_arrives_once_whatever_the_settings() {
             retry_for_seconds: 3_000_000_000,
             max_retries: Some(u32::MAX),
             max_in_flight: Some(usize::MAX),
-            max_in_flight_bytes: usize::MAX,
             concurrency: 10_000,
-            slow_handler_ms: u64::MAX,
             trim_max_length: Some(u64::MAX),
             socket_timeout: CENTURY,
             socket_connect_timeout: CENTURY,

@@ -12,14 +12,13 @@ use std::{
 
 use crate::common::{
     another, config, config_on,
-    seen::{Seen as AllSeen, command, event, start},
+    seen::{command, event, start},
     until,
 };
 use eventbus::{
     HandlerError, InMemoryEventBus, Name, RecordedEvent,
     clock::{Clock, SharedClock},
     event::EventFilter,
-    health::HealthThresholds,
     port::{EventBus, Subscriber},
     testkit::ManualClock,
 };
@@ -81,12 +80,6 @@ struct Seen {
     failures: AtomicUsize,
     /// Number of successes of each event.
     times: Mutex<HashMap<String, u32>>,
-}
-
-impl Seen {
-    fn times(&self) -> HashMap<String, u32> {
-        self.times.lock().unwrap().clone()
-    }
 }
 
 /// Returns `true` if the event is in the tenth that may fail.
@@ -225,43 +218,6 @@ async fn what_waits_for_longer_than_a_claim_lasts_is_not_taken_over() {
     assert_eq!(bus.health().await.pending_messages, WAITING as u64);
     second.stop_consuming().await;
     bus.stop_consuming().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_read_while_too_many_wait_until_a_tenth_of_them_is_gone() {
-    const BOUND: usize = 200;
-    let clock = ManualClock::new();
-    let shared = SharedClock::new(clock.clone());
-    let config = RedisEventBusConfig { max_waiting: BOUND, clock: shared, ..config() };
-    let bus = RedisEventBus::connect(config).await.unwrap();
-    let (seen, of_others) = (handler(&bus, &clock, Load::AndATenthFails, Duration::ZERO), AllSeen::default());
-    of_others.join_as(&bus, Name::from_static("others"));
-    let publish = async |count: usize, last: char| {
-        let all: Vec<_> = (0..count).map(|number| event(&format!("{number}{last}"))).collect();
-        bus.publish(&all).await.unwrap();
-    };
-    publish(BOUND, '7').await;
-    let consumer = start(&bus).await;
-    until("too many wait", async || bus.health().await.crowded.iter().any(|group| group.waiting == BOUND as u64)).await;
-    let health = bus.health().await;
-    let [crowded] = &health.crowded[..] else { panic!("{:?}", health.crowded) };
-    assert_eq!(crowded.group, bus.default_group().as_str());
-    assert!(health.alerts(&HealthThresholds::default()).contains(&crowded.to_string()));
-    publish(500, '0').await;
-    until("another group has them", async || of_others.all().len() == BOUND + 500).await;
-    // those of a read that already waited
-    assert!(seen.times().len() <= bus.config().batch_size, "{}", seen.times().len());
-
-    clock.advance(OUTAGE);
-    until("all are handled", async || {
-        clock.advance(Duration::from_secs(1));
-        seen.times().len() == BOUND + 500
-    })
-    .await;
-    assert!(seen.times().values().all(|times| *times == 1), "each once");
-    assert_eq!(bus.health().await.crowded, []);
-    bus.stop_consuming().await;
-    consumer.await.unwrap();
 }
 
 /// Returns the median.

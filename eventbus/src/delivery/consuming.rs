@@ -71,13 +71,6 @@ impl StopSignal {
         Self { stop, deadline: CancellationToken::new() }
     }
 
-    /// Returns a signal that also stops when the returned token is cancelled; that token does not stop this signal.
-    #[must_use]
-    pub fn child(&self) -> (Self, CancellationToken) {
-        let token = self.stop.child_token();
-        (Self { stop: token.clone(), deadline: self.deadline.clone() }, token)
-    }
-
     /// Returns `true` if the consumer must stop after its current delivery.
     #[must_use]
     pub fn is_stopped(&self) -> bool {

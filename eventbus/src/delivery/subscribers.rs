@@ -102,13 +102,6 @@ impl Subscribers {
         of_group(&self.entries.read(), group).map(Arc::clone).collect()
     }
 
-    /// Returns `true` if a subscriber of a group handles this event type.
-    #[must_use]
-    pub fn handle(&self, group: &Name, event_type: &Name) -> bool {
-        let entries = self.entries.read();
-        of_group(&entries, group).any(|subscriber| subscriber.events().matches(event_type))
-    }
-
     /// Returns all subscribers, in the order they subscribed.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<dyn SubscriberStatus>> {

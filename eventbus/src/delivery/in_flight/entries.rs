@@ -8,22 +8,20 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use time::OffsetDateTime;
-use tokio::{
-    sync::{Notify, futures::Notified},
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{ConsumerReport, Outcome, Subscribers},
-    entry::{DEFAULT_MAX_WAITING, DisposedEntry, Disposition, DueEntry, InFlightEntry},
-    group_context::{GroupContext, GroupHandlers},
-    state::{Bounds, InFlightState, NextJob, NextSuspect, StartNote, WaitingLimit},
-    worker_slots::WorkerSlots,
+    super::{ConsumerReport, Outcome},
+    entry::{DEFAULT_MAX_WAITING, DisposedEntry, DueEntry, InFlightEntry},
+    group_context::GroupContext,
+    state::{Bounds, InFlightState, Job, WaitingLimit},
+    suspects::{SuspectLock, SuspectTurn},
 };
 use crate::{
-    domain::{clock::SharedClock, name::Name, stream::StreamId},
+    domain::{clock::SharedClock, name::Name},
     port::{MessageId, attempts::DeliveryAttempts, health::OldestUnfinished, stats::InFlightCounts},
 };
 
@@ -33,22 +31,19 @@ use crate::{
 pub struct InFlight {
     /// Locked for each transition, which changes stage, queue and counts together; no transition awaits.
     state: Mutex<InFlightState>,
-    bounds: Bounds,
     clock: SharedClock,
-    /// Wakes all idle workers together. So a worker that leaves work for later wakes no further one: each has seen the
-    /// same state.
+    /// Wakes one idle worker, which wakes the next one if it leaves work.
     work: Notify,
     /// Wakes the bus if dispositions are ready to persist.
     outbox: BusSignal,
     /// Wakes the bus if there may be room again.
     room: BusSignal,
-    /// Wakes the bus if entries may be due.
+    /// Wakes the bus if entries may be due, or are due earlier than before.
     due: BusSignal,
-    /// The group and its subscribers, set by [`run_workers`](super::run_workers).
-    group: OnceLock<(Name, Subscribers)>,
-    /// Set while workers handle entries.
-    is_worked: AtomicBool,
-    worker_slots: WorkerSlots,
+    /// Set once a waiting task of the bus was woken, until a worker lets it run.
+    has_woken: AtomicBool,
+    /// Set by [`run_workers`](super::run_workers).
+    group: OnceLock<(Name, SuspectLock)>,
 }
 
 /// Wakes one task of the bus.
@@ -80,115 +75,93 @@ impl InFlight {
     /// A consumer reads ahead as many entries as its workers finish in about a tenth of a second, at the latest
     /// measured pace; at first two for each worker.
     pub fn new(entries: usize, bytes: usize, clock: SharedClock) -> Self {
-        let (work, outbox, room, due) = Default::default();
-        let state = Mutex::new(InFlightState::new(clock.clone(), DEFAULT_MAX_WAITING));
-        let bounds = Bounds { entries: entries.max(1), bytes };
-        let (group, is_worked, worker_slots) = (OnceLock::new(), AtomicBool::new(false), WorkerSlots::default());
-        Self { state, bounds, clock, work, outbox, room, due, group, is_worked, worker_slots }
+        let bounds = Bounds { entries: entries.max(1), bytes, parked: DEFAULT_MAX_WAITING };
+        let state = Mutex::new(InFlightState::new(clock.clone(), bounds));
+        let (work, outbox, room, due, has_woken) = Default::default();
+        Self { state, clock, work, outbox, room, due, has_woken, group: OnceLock::new() }
     }
 
     /// Limits the entries that wait for a retry, or are blocked behind one that does, to `entries`, at least one; the
     /// default is [`DEFAULT_MAX_WAITING`]. At the limit the bus reads no more until a tenth of them is gone, and health
     /// has an alert.
     pub fn with_max_waiting(self, entries: usize) -> Self {
-        *self.state.lock() = InFlightState::new(self.clock.clone(), entries.max(1));
+        let bounds = Bounds { parked: entries.max(1), ..self.state.lock().bounds() };
+        *self.state.lock() = InFlightState::new(self.clock.clone(), bounds);
         self
-    }
-
-    /// Shares `slots` with the other `InFlight`s of the same consumer and group: together they run as many entries at
-    /// once as one of them would alone.
-    pub fn with_slots(self, slots: &WorkerSlots) -> Self {
-        Self { worker_slots: slots.clone(), ..self }
-    }
-
-    /// Blocks aggregates whose earlier events wait elsewhere, as in a backlog: their entries do not start until each
-    /// aggregate was [unblocked](Self::unblock_streams) as often as blocked. An entry that runs or begins already is not
-    /// stopped.
-    pub fn block_streams<'a>(&self, streams: impl IntoIterator<Item = &'a StreamId>) {
-        self.update(|state, now| streams.into_iter().for_each(|stream| state.block_stream(stream, now)));
-    }
-
-    /// Unblocks aggregates that were [blocked](Self::block_streams), each once.
-    pub fn unblock_streams<'a>(&self, streams: impl IntoIterator<Item = &'a StreamId>) {
-        self.update(|state, now| streams.into_iter().for_each(|stream| state.unblock_stream(stream, now)));
-        self.work.notify_waiters();
-    }
-
-    /// Returns the number of entries that are being retried, or are blocked behind one of those.
-    #[must_use]
-    pub fn count_retried(&self) -> usize {
-        self.state.lock().retried()
     }
 
     /// Adds the entries that are not in flight already; returns how many.
     pub fn add(&self, entries: impl IntoIterator<Item = InFlightEntry>) -> usize {
         // before the lock: the caller's iterator may call our methods
         let entries: Vec<_> = entries.into_iter().collect();
-        let added = self.update(|state, now| {
-            let before = state.len();
-            for entry in entries {
-                state.add(entry, now);
-            }
-            state.len() - before
-        });
-        self.work.notify_waiters();
-        added
+        self.update(|state, now| entries.into_iter().map(|entry| usize::from(state.add(entry, now))).sum())
     }
 
-    /// Changes the state, and wakes the tasks of the bus that this concerns.
+    /// Changes the state, wakes the tasks that this concerns, and logs if the waiting limit was reached or cleared.
     fn update<T>(&self, change: impl FnOnce(&mut InFlightState, Instant) -> T) -> T {
-        self.update_and_wake(change).0
-    }
-
-    /// As [`update`](Self::update); returns also `true` if a task was woken.
-    fn update_and_wake<T>(&self, change: impl FnOnce(&mut InFlightState, Instant) -> T) -> (T, bool) {
         let now = self.clock.instant();
         let mut state = self.state.lock();
+        let wait = state.next_wait();
         let changed = change(&mut state, now);
-        (changed, self.notify_waiters(state))
-    }
-
-    /// Wakes the tasks of the bus that the changed state concerns, and logs if the waiting limit was reached or
-    /// cleared. Returns `true` if a task was woken.
-    fn notify_waiters(&self, mut state: MutexGuard<'_, InFlightState>) -> bool {
-        let (has_more, has_room) = (state.unwritten() > 0, state.room(0, self.bounds) > 0);
-        let (has_due, crowding) = (state.due_room(self.bounds) > 0, state.take_limit_change());
+        let is_sooner = state.next_wait().is_some_and(|at| wait.is_none_or(|wait| at < wait));
+        let (has_work, has_outcome, has_room) = (state.startable() > 0, state.unwritten() > 0, state.room(0) > 0);
+        let has_due = is_sooner || state.wants_turn() || state.has_due();
+        let limit_change = state.take_limit_change();
         drop(state); // before waking: a woken task locks the state at once
-        let mut has_woken = has_more && self.outbox.notify();
-        has_woken |= has_room && self.room.notify();
-        has_woken |= has_due && self.due.notify();
+        if has_work {
+            self.work.notify_one();
+        }
+        let tasks = [(has_outcome, &self.outbox), (has_room, &self.room), (has_due, &self.due)];
+        if tasks.into_iter().filter(|(wakes, task)| *wakes && task.notify()).count() > 0 {
+            self.has_woken.store(true, Ordering::Release);
+        }
         let group = self.group.get().map(|(group, _)| tracing::field::display(group));
-        match crowding {
-            Some(WaitingLimit::Reached) => {
-                self.work.notify_waiters(); // no new entries follow: idle workers run retries now
-                tracing::error!(
-                    group,
-                    "too many events wait for a retry, or behind one that does: the consumer reads no more until a \
-                     tenth of them is gone"
-                );
-            }
+        match limit_change {
+            Some(WaitingLimit::Reached) => tracing::error!(
+                group,
+                "too many events wait for a retry, or behind one that does: the consumer reads no more until a tenth of \
+                 them is gone"
+            ),
             Some(WaitingLimit::Cleared) => {
                 tracing::info!(group, "fewer events wait for a retry: the consumer reads again");
             }
             None => {}
         }
-        has_woken
-    }
-
-    /// Sets whether more new entries can be read at once. As long as they can, workers run retries only now and then,
-    /// and an idle worker waits for a new entry instead. If a bus never sets it, any idle worker runs retries.
-    pub fn set_has_more(&self, has_more: bool) {
-        let mut state = self.state.lock();
-        if state.set_has_more(has_more) {
-            self.notify_waiters(state);
-            self.work.notify_waiters();
-        }
+        changed
     }
 
     /// Waits until the bus must read entries again.
     pub async fn due(&self) {
-        while self.state.lock().due_room(self.bounds) == 0 {
-            self.due.notified().await;
+        loop {
+            let (next_wait, wants_turn) = {
+                let now = self.clock.instant();
+                let mut state = self.state.lock();
+                state.expire_waits(now);
+                if state.has_due() {
+                    return;
+                }
+                (state.next_wait(), state.wants_turn())
+            };
+            tokio::select! {
+                () = self.due.notified() => {}
+                () = self.sleep_until(next_wait) => {}
+                turn = self.next_turn(), if wants_turn => self.state.lock().begin_turn(turn),
+            }
+        }
+    }
+
+    async fn sleep_until(&self, time: Option<Instant>) {
+        match time {
+            Some(time) => self.clock.sleep_until(time).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until no other suspect of the bus runs; for ever before there are workers.
+    async fn next_turn(&self) -> SuspectTurn {
+        match self.group.get() {
+            Some((_, lock)) => lock.acquire().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -197,29 +170,23 @@ impl InFlight {
     /// returned. Then the bus [resumes](Self::resume) each entry, [returns](Self::return_due) it unread,
     /// [postpones](Self::postpone) or [releases](Self::release) it.
     pub fn take_due(&self) -> Vec<DueEntry> {
-        self.state.lock().take_due(self.clock.instant(), self.bounds)
+        self.state.lock().take_due(self.clock.instant())
     }
 
     /// Resumes entries that the bus has read again, with their persisted attempts.
     pub fn resume(&self, entries: impl IntoIterator<Item = InFlightEntry>) {
-        self.update(|state, now| {
-            for entry in entries {
-                state.resume(entry, now);
-            }
-        });
-        self.work.notify_waiters();
+        let entries: Vec<_> = entries.into_iter().collect();
+        self.update(|state, _| entries.into_iter().for_each(|entry| state.resume(entry)));
     }
 
     /// Returns entries that the bus could not read again: they are still due.
     pub fn return_due<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
         self.update(|state, _| ids.into_iter().for_each(|id| state.return_due(id)));
-        self.work.notify_waiters();
     }
 
     /// Postpones entries that the bus cannot read again yet: they are due after `time`.
     pub fn postpone<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>, time: Duration) {
         self.update(|state, now| ids.into_iter().for_each(|id| state.postpone(id, now + time)));
-        self.work.notify_waiters();
     }
 
     /// Returns `true` if so many entries wait that the bus must read no more.
@@ -230,9 +197,7 @@ impl InFlight {
 
     /// Adds an entry that becomes a dead letter at once: it is no event, or has used up its attempts.
     pub fn add_dead_letter(&self, id: MessageId, attempts: DeliveryAttempts) {
-        if self.state.lock().add_dead_letter(id, attempts) {
-            self.outbox.notify();
-        }
+        self.update(|state, now| state.add_dead_letter(id, attempts, now));
     }
 
     /// Returns `true` if the entry is in flight.
@@ -263,7 +228,7 @@ impl InFlight {
     #[must_use]
     pub fn free(&self) -> usize {
         let state = self.state.lock();
-        if state.crowded().is_some() { 0 } else { state.free(self.bounds) }
+        if state.crowded().is_some() { 0 } else { state.free() }
     }
 
     /// Waits until the bus should read more entries, and returns how many.
@@ -281,7 +246,7 @@ impl InFlight {
     /// have enough.
     #[must_use]
     pub fn room_beside(&self, coming: usize) -> usize {
-        self.state.lock().room(coming, self.bounds)
+        self.state.lock().room(coming)
     }
 
     /// Returns the estimated number of entries that fit into so many bytes, at least one.
@@ -299,175 +264,71 @@ impl InFlight {
     }
 
     /// Returns the entries whose dispositions the bus must persist, in order, each once.
-    ///
-    /// A skipped entry is handled instead if a handler for it has joined meanwhile: the bus may have announced that
-    /// handler already, and would not search again for events that were skipped before. Of its aggregate, only an entry
-    /// that was started meanwhile, or is being read again, runs before it.
     pub fn take_disposed(&self) -> Vec<DisposedEntry> {
-        let disposed = self.state.lock().take_disposed();
-        if !disposed.iter().any(|entry| matches!(entry.disposition, Disposition::Skip(_))) {
-            return disposed;
-        }
-        let (skipped, disposed): (Vec<_>, Vec<_>) = disposed.into_iter().partition(|entry| self.has_handler(entry));
-        if !skipped.is_empty() {
-            // the last first: each goes to the front of its aggregate's queue
-            let skipped = skipped.into_iter().rev();
-            self.update(|state, now| skipped.for_each(|skipped| state.handle_skipped(skipped, now)));
-            self.work.notify_waiters();
-        }
-        disposed
-    }
-
-    /// Returns `true` if a handler has joined for a skipped entry, and workers are there to run it.
-    fn has_handler(&self, disposed: &DisposedEntry) -> bool {
-        let DisposedEntry { record: Some(record), disposition: Disposition::Skip(_), .. } = disposed else {
-            return false;
-        };
-        let handle = |(group, subscribers): &(Name, Subscribers)| subscribers.handle(group, record.event_type());
-        self.is_worked.load(Ordering::Acquire) && self.group.get().is_some_and(handle)
-    }
-
-    /// Returns the read-ahead window: the entries that are running or read ahead at the workers' pace.
-    #[must_use]
-    pub fn read_ahead(&self) -> usize {
-        self.state.lock().read_ahead_window(self.bounds).1
-    }
-
-    /// Lets suspects run: the bus has persisted that they begin.
-    pub fn begin<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
-        ids.into_iter().for_each(|id| self.state.lock().begin(id));
-        self.work.notify_waiters();
+        self.state.lock().take_disposed()
     }
 
     /// Removes entries: their dispositions are persisted, or another consumer has taken them over. Cancels handlers
     /// that run one of them.
     pub fn release<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
-        let has_work = self.update(|state, now| {
-            let mut is_starting = false;
+        self.update(|state, now| {
             for id in ids {
-                is_starting |= state.is_starting(id);
                 state.release(id, now);
             }
-            // the task of a suspect that begins keeps all other deliveries of the bus waiting
-            is_starting || state.has_work()
         });
-        self.room.notify();
-        if has_work {
-            self.work.notify_waiters();
-        }
-    }
-
-    /// Removes the selected entries that neither run nor are finished, and returns their ids for the bus to nack. Attempts
-    /// that are ready to persist stay so.
-    pub fn nack_idle_if(&self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
-        self.nack(|state| state.nack_idle_if(which))
     }
 
     /// Removes all entries that are not finished, also those that run, and returns their ids for the bus to nack: no worker
     /// runs any more. Attempts that are ready to persist stay so.
     pub fn nack_unfinished(&self) -> Vec<MessageId> {
-        self.nack(InFlightState::nack_unfinished)
-    }
-
-    fn nack(&self, nack: impl FnOnce(&mut InFlightState) -> Vec<MessageId>) -> Vec<MessageId> {
-        let nacked = self.update(|state, _| nack(state));
-        self.room.notify();
-        self.work.notify_waiters();
-        nacked
+        self.update(InFlightState::nack_unfinished)
     }
 
     /// Begins the work of a consumer: reports of its group include these entries from now on.
     pub(super) fn begin_work(self: &Arc<Self>, context: &GroupContext) {
-        let _ = self.group.set((context.group.clone(), context.subscribers.clone()));
-        self.is_worked.store(true, Ordering::Release);
+        let _ = self.group.set((context.group.clone(), context.suspect_lock.clone()));
+        self.due.notify(); // suspects get turns from now on
         let report = Arc::downgrade(self);
         context.subscribers.add_in_flight(&context.group, report);
-    }
-
-    pub(super) fn end_work(&self) {
-        self.is_worked.store(false, Ordering::Release);
     }
 
     pub(super) const fn clock(&self) -> &SharedClock {
         &self.clock
     }
 
-    pub(super) fn wake_workers(&self) {
-        self.work.notify_waiters();
+    /// Waits until a worker may have work.
+    pub(super) async fn work(&self) {
+        self.work.notified().await;
     }
 
-    /// Returns the next wake-up of the workers. The caller enables it before it reads the state: a wake-up between
-    /// reading and waiting is not lost.
-    pub(super) fn woken(&self) -> Notified<'_> {
-        self.work.notified()
+    /// Lets a task of the bus run that was woken: it may wait behind a worker, whose handler may block the thread.
+    pub(super) async fn yield_to_bus(&self) {
+        if self.has_woken.swap(false, Ordering::AcqRel) {
+            tokio::task::yield_now().await;
+        }
     }
 
-    pub(super) fn freed_slot(&self) -> Notified<'_> {
-        self.worker_slots.freed()
+    pub(super) fn wake_worker(&self) {
+        self.work.notify_one();
     }
 
-    /// Returns the number of workers, at most one per entry that fits. Each worker whose handler takes long, or blocks
-    /// its thread past its time limit, gets a replacement.
+    /// Returns the number of workers, at most one per entry that fits.
     pub(super) fn workers(&self, context: &GroupContext) -> usize {
-        context.workers().saturating_add(context.subscribers.without_slot(&context.group)).min(self.bounds.entries)
+        context.workers().min(self.state.lock().bounds().entries)
     }
 
-    /// Takes the next entry for a worker. Returns also `true` if a task of the bus was woken.
-    pub(super) fn take(
-        &self,
-        context: &GroupContext,
-        worker: &Arc<Notify>,
-        handlers: &GroupHandlers,
-    ) -> (NextJob, bool) {
-        if handlers.current.is_empty() {
-            return (NextJob::Idle(None), false);
-        }
+    /// Takes the next entry for a worker. If the entry is released while it runs, `released` is cancelled.
+    pub(super) fn take(&self, context: &GroupContext, released: &CancellationToken) -> Option<Job> {
         let workers = self.workers(context);
-        self.update_and_wake(|state, now| {
-            let slot = if state.startable() > 0 { self.worker_slots.take(workers) } else { None };
-            state.next_job(worker, slot, workers, now, self.bounds)
-        })
+        self.update(|state, now| state.next_job(workers, released, now))
     }
 
-    /// Waits until an entry does not run any more, as the consumer has released it.
-    pub(super) async fn until_taken_over(&self, taken_over: &Notify, number: u64) {
-        loop {
-            taken_over.notified().await;
-            // the notification may be for an earlier entry of this worker
-            if !self.state.lock().is_running(number) {
-                return;
-            }
-        }
+    pub(super) fn record_outcome(&self, number: u64, outcome: Outcome, context: &GroupContext) {
+        self.update(|state, now| state.record_outcome(number, outcome, &context.retry, now));
     }
 
-    pub(super) async fn sleep_until(&self, due: Option<Instant>) {
-        match due {
-            Some(at) => self.clock.sleep_until(at).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Returns `true` if a task of the bus was woken.
-    pub(super) fn record_outcome(&self, number: u64, outcome: Outcome, context: &GroupContext) -> bool {
-        self.update_and_wake(|state, now| state.record_outcome(number, outcome, &context.retry, now)).1
-    }
-
-    /// Returns the next suspect that may run.
-    pub(super) fn next_suspect(&self) -> NextSuspect {
-        self.update(|state, now| state.next_suspect(now, self.bounds))
-    }
-
-    /// Makes the bus persist that a suspect begins. Returns `false` if it is not in flight any more.
-    pub(super) fn note_start(&self, number: u64, is_alone: bool) -> bool {
-        let is_noted = self.state.lock().note_start(number, is_alone);
-        if is_noted {
-            self.outbox.notify();
-        }
-        is_noted
-    }
-
-    pub(super) fn take_started(&self, number: u64, worker: &Arc<Notify>) -> StartNote {
-        self.state.lock().take_started(number, worker, self.clock.instant())
+    pub(super) fn end_turn(&self, number: u64) {
+        self.update(|state, _| state.end_turn(number));
     }
 }
 

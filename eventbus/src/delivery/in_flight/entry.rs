@@ -25,10 +25,10 @@ pub const DEFAULT_MAX_WAITING: usize = 100_000;
 pub struct DueEntry {
     /// The id of the entry on the bus.
     pub id: MessageId,
-    /// Set if the entry has waited until the retry time in its attempts. It is about to be handled: the bus removes
-    /// that time from the persisted attempts, so that the entry counts as in flight if the process ends. A suspect
-    /// keeps it: persisting [`Disposition::Begin`] removes it.
-    pub has_waited: bool,
+    /// Set for an entry that may have ended its process: the `ended_alone` that the bus persists in the step that reads
+    /// the entry again. Of every due entry the bus removes the time of the retry in that step, so that the entry counts
+    /// as in flight if the process ends.
+    pub ended_alone: Option<u32>,
 }
 
 /// An entry as a consumer received it.
@@ -47,23 +47,22 @@ pub struct InFlightEntry {
 }
 
 impl InFlightEntry {
-    /// Returns `true` if the entry was in flight when its process ended: it must run alone.
+    /// Begins an entry that may have ended its process, and returns the disposition that the caller must persist before
+    /// it runs the handlers: [`Retry`](Disposition::Retry), or [`DeadLetter`](Disposition::DeadLetter) after too many
+    /// process ends. Returns `None` for any other entry.
     #[must_use]
-    pub fn is_suspect(&self, clock: &SharedClock) -> bool {
-        self.attempts.is_suspect() || (self.is_redelivered && !self.attempts.is_waiting(clock))
-    }
-
-    /// Begins a [suspect](Self::is_suspect), and returns the disposition that the caller must persist before it runs
-    /// the handlers: [`Begin`](Disposition::Begin), or [`DeadLetter`](Disposition::DeadLetter) after too many process
-    /// ends.
-    #[must_use]
-    pub fn begin(&mut self, is_alone: bool, clock: &SharedClock) -> Disposition {
-        if self.is_redelivered && !self.attempts.is_waiting(clock) && !self.attempts.note_process_end(clock) {
-            self.attempts.give_up_after_process_ends(clock);
-            return Disposition::DeadLetter(self.attempts.clone());
+    pub fn begin(&mut self, clock: &SharedClock) -> Option<Disposition> {
+        let has_ended = self.is_redelivered && !self.attempts.is_waiting(clock);
+        if !has_ended && !self.attempts.is_suspect() {
+            return None;
         }
-        self.attempts.begin(is_alone);
-        Disposition::Begin(self.attempts.clone())
+        if has_ended && !self.attempts.note_process_end(clock) {
+            self.attempts.give_up_after_process_ends(clock);
+            return Some(Disposition::DeadLetter(self.attempts.clone()));
+        }
+        self.attempts.begin(true);
+        let attempts = self.attempts.clone();
+        Some(Disposition::Retry { attempts, after: Duration::ZERO, of_newer_release: false })
     }
 
     /// Creates an entry without earlier attempts.
@@ -88,7 +87,7 @@ impl InFlightEntry {
 pub struct DisposedEntry {
     /// The id of the entry on the bus.
     pub id: MessageId,
-    /// The event; `None` if the entry cannot be decoded.
+    /// The event; `None` if the entry cannot be decoded, or is retried.
     pub record: Option<RecordedEvent>,
     /// The action that the bus takes.
     pub disposition: Disposition,
@@ -111,10 +110,9 @@ pub enum Disposition {
         /// Set if attempts of the entry may have been persisted before.
         has_attempts: bool,
     },
-    /// No handler of this consumer wants the entry: the bus acknowledges it and counts it as skipped, or persists these
-    /// attempts and leaves it to a consumer of the group that wants it; then it calls
+    /// No handler of this consumer wants the entry: the bus acknowledges it and counts it as skipped, then calls
     /// [`InFlight::release`](super::InFlight::release).
-    Skip(DeliveryAttempts),
+    Skip,
     /// The entry is retried later and stays in flight: the bus persists its attempts before it reads the entry again.
     Retry {
         /// The attempts so far.
@@ -125,9 +123,6 @@ pub enum Disposition {
         /// its schema version, the bus leaves it to that release instead of retrying.
         of_newer_release: bool,
     },
-    /// The entry is about to be handled, and may have ended the process that had it before: the bus persists its
-    /// attempts, then calls [`InFlight::begin`](super::InFlight::begin).
-    Begin(DeliveryAttempts),
     /// The attempts are used up: the bus moves the entry to the dead letters, then calls
     /// [`InFlight::release`](super::InFlight::release).
     DeadLetter(DeliveryAttempts),
@@ -145,10 +140,7 @@ impl Disposition {
     ) -> Option<Self> {
         let (retry_after, of_newer_release) = match outcome {
             Outcome::Unattended => return None,
-            Outcome::Skipped => {
-                delivery_attempts.reset_process_ends(); // no handler ran that could have ended the process
-                return Some(Self::Skip(delivery_attempts.clone()));
-            }
+            Outcome::Skipped => return Some(Self::Skip),
             Outcome::Handled { succeeded } => {
                 if delivery_attempts.succeed(&succeeded) {
                     let has_attempts = *delivery_attempts != DeliveryAttempts::default();

@@ -11,18 +11,16 @@
 mod entries;
 mod entry;
 mod group_context;
-mod job;
 mod read_ahead;
 mod state;
 mod suspects;
 #[cfg(test)]
 mod tests;
-mod worker_slots;
 mod workers;
 
 pub use entries::InFlight;
 pub use entry::{DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DisposedEntry, Disposition, DueEntry, InFlightEntry};
-pub use group_context::{GroupContext, RunLock};
+pub use group_context::GroupContext;
 pub(crate) use state::memory_of;
-pub use worker_slots::WorkerSlots;
+pub use suspects::{SuspectLock, SuspectTurn};
 pub use workers::run_workers;

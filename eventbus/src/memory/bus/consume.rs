@@ -62,15 +62,10 @@ struct GroupConsumer {
 impl GroupConsumer {
     /// Takes entries while there is room; if the log has no more, waits until there are more.
     async fn read_entries(&mut self) {
-        let mut has_more = false;
         'log: loop {
             for _ in 0..self.in_flight.room().await {
                 let received = self.inner.log().take(&self.group);
                 self.inner.notify_capacity_freed();
-                if received.is_none() || !has_more {
-                    has_more = received.is_some();
-                    self.in_flight.set_has_more(has_more);
-                }
                 let Some((number, entry)) = received else {
                     break 'log;
                 };
@@ -124,7 +119,7 @@ impl GroupConsumer {
         let mut log = self.inner.log();
         match disposition {
             Disposition::Acknowledge { .. } => log.cursor(&self.group).remove(number),
-            Disposition::Skip(_) => {
+            Disposition::Skip => {
                 log.cursor(&self.group).remove(number);
                 self.inner.counters().events_skipped(1);
                 if let Some(record) = record
@@ -139,12 +134,6 @@ impl GroupConsumer {
             }
             Disposition::Retry { attempts, .. } => {
                 log.cursor(&self.group).record_attempts(number, attempts);
-                return None;
-            }
-            Disposition::Begin(attempts) => {
-                log.cursor(&self.group).record_attempts(number, attempts);
-                drop(log);
-                self.in_flight.begin(&[id]);
                 return None;
             }
         }

@@ -13,7 +13,7 @@ use super::{
     settings::{BusSettings, DEFAULT_GROUP, DESTINATION},
 };
 use crate::{
-    delivery::{Consuming, GroupContext, RunLock, Subscribers, handler_span},
+    delivery::{Consuming, GroupContext, Subscribers, SuspectLock, handler_span},
     domain::{name::Name, record::RecordedEvent},
     port::{MessageId, PublishError, stats::BusCounters},
     support::check_records,
@@ -31,8 +31,8 @@ pub(super) struct BusInner {
     capacity_freed: watch::Sender<()>,
     /// Locked while a range is published: the record of its store moves with it.
     records: tokio::sync::Mutex<Records>,
-    /// Makes a suspect run alone among the events of all groups.
-    run_lock: RunLock,
+    /// Lets one suspect run at a time.
+    suspect_lock: SuspectLock,
     subscribers: Subscribers,
     counters: Arc<BusCounters>,
     consuming: Consuming,
@@ -50,7 +50,7 @@ impl BusInner {
             published: watch::Sender::new(()),
             capacity_freed: watch::Sender::new(()),
             records: tokio::sync::Mutex::default(),
-            run_lock: RunLock::default(),
+            suspect_lock: SuspectLock::default(),
             subscribers: Subscribers::default(),
             counters: Arc::default(),
             consuming: Consuming::with_clock(clock),
@@ -145,7 +145,7 @@ impl BusInner {
             counters: Arc::clone(&self.counters),
             retry: self.settings.retry,
             limits: self.settings.limits,
-            run_lock: self.run_lock.clone(),
+            suspect_lock: self.suspect_lock.clone(),
             span: Arc::new(handler_span),
         }
     }

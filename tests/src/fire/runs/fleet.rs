@@ -12,6 +12,8 @@ use crate::fire::{
 };
 
 const SIGTERM: i32 = 15;
+/// Time after which SIGTERM is sent again.
+const REPEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// Time in which a process ends after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -67,8 +69,17 @@ impl Fleet {
     /// Ends the process at a place with SIGTERM, which is no fault, and returns its number.
     pub(in crate::fire) async fn stop(&mut self, place: usize) -> Result<u32, HarnessError> {
         let (number, mut child) = self.take(place)?;
-        send_signal(child.id().ok_or("the process is gone")?, "TERM").await?;
-        let ended = tokio::time::timeout(STOP_TIMEOUT, child.wait()).await;
+        let stopping = async {
+            // a signal that comes while the process begins to listen is lost
+            while let Some(id) = child.id() {
+                send_signal(id, "TERM").await?;
+                if let Ok(ended) = tokio::time::timeout(REPEAT_INTERVAL, child.wait()).await {
+                    return Ok(ended?);
+                }
+            }
+            Err::<_, HarnessError>("the process is gone".into())
+        };
+        let ended = tokio::time::timeout(STOP_TIMEOUT, stopping).await;
         let ended = ended.map_err(|_| format!("process {number} does not end after SIGTERM"))??;
         // a process that is not up yet has no handler of the signal
         let is_stopped = ended.success() || ended.signal() == Some(SIGTERM);

@@ -146,27 +146,10 @@ async fn what_no_handler_wants_is_skipped() {
     let mut bench = Bench::new([unwilling]);
     bench.add([entry("a", 1), entry("a", 2)]);
     bench.drain().await;
-    assert_eq!(bench.ids_with(|disposition| matches!(disposition, Disposition::Skip(_))), [id(1), id(2)]);
+    assert_eq!(bench.ids_with(|disposition| matches!(disposition, Disposition::Skip)), [id(1), id(2)]);
     assert_eq!(bench.written[0].record.as_ref().unwrap().version(), Version::new(1));
     let stats = bench.context.counters.snapshot();
     assert_eq!((stats.events_skipped, stats.events_processed_success), (0, 0), "another consumer may want them");
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_was_skipped_is_handled_by_a_handler_that_came_before_that_was_written_down() {
-    let unwilling = Subscriber::new(Name::from_static("none"), EventFilter::Only(&[]), |_| Box::pin(async { Ok(()) }));
-    let (mut bench, late) = (Bench::new([unwilling]), RecordingHandler::willing());
-    let attempts = DeliveryAttempts { attempts: 2, ..DeliveryAttempts::default() };
-    bench.add([entry("a", 1).with_attempts(attempts), entry("a", 2), entry("a", 3), entry("b", 4)]);
-    bench.disposed().await;
-    run_ready_tasks().await;
-    bench.join(late.subscriber("late"));
-    bench.add([entry("a", 5)]);
-    bench.drain().await;
-    let skipped = bench.ids_with(|disposition| matches!(disposition, Disposition::Skip(_)));
-    let of_a: Vec<_> = late.begun().into_iter().filter(|number| *number != 4).collect();
-    assert_eq!((of_a, late.begun().len(), skipped), (vec![1, 2, 3, 5], 5, vec![]));
-    assert_eq!(late.attempts.lock().unwrap().iter().max(), Some(&3), "it keeps its attempts");
 }
 
 #[tokio::test(start_paused = true)]
@@ -212,7 +195,7 @@ async fn stopping_ends_after_the_deliveries_in_hand() {
     (&mut bench.working).await.unwrap();
     assert_eq!(held.begun_sorted(), [1, 2]);
     assert_eq!(bench.take_disposed().len(), 2, "their dispositions are ready to persist");
-    let mut back = bench.in_flight.nack_idle_if(|_| true);
+    let mut back = bench.in_flight.nack_unfinished();
     back.sort_by_key(ToString::to_string);
     assert_eq!((back, bench.in_flight.len()), (vec![id(3), id(4)], 2));
 }

@@ -1,6 +1,5 @@
 //! In-flight entries whose dispositions the test persists, and handlers that record their runs.
 
-mod beside;
 mod flow;
 mod retry;
 mod room;
@@ -23,9 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    DisposedEntry, Disposition, DueEntry, GroupContext, InFlight, InFlightEntry, RunLock, WorkerSlots, run_workers,
-};
+use super::{DisposedEntry, Disposition, DueEntry, GroupContext, InFlight, InFlightEntry, SuspectLock, run_workers};
 use crate::{
     delivery::{Limits, StopSignal, Subscribers},
     domain::{
@@ -198,6 +195,8 @@ struct FakeBus {
     entries: Mutex<HashMap<MessageId, InFlightEntry>>,
     /// The dispositions that were persisted before a reread, and that the test has not taken.
     written: Mutex<Vec<DisposedEntry>>,
+    /// The suspects whose run was counted, with their `ended_alone` since.
+    begun: Mutex<Vec<(MessageId, u32)>>,
     /// The number of entries that were read again.
     read_again: AtomicUsize,
     changed: Notify,
@@ -207,13 +206,25 @@ impl FakeBus {
     fn take_disposed(&self, in_flight: &InFlight) -> Vec<DisposedEntry> {
         let disposed = in_flight.take_disposed();
         for DisposedEntry { id, disposition, .. } in &disposed {
-            if let Disposition::Retry { attempts, .. } | Disposition::Begin(attempts) = disposition
+            if let Disposition::Retry { attempts, .. } = disposition
                 && let Some(stored) = self.entries.lock().unwrap().get_mut(id)
             {
                 stored.attempts = attempts.clone();
             }
         }
         disposed
+    }
+
+    /// Returns a due entry with the attempts that this read persists.
+    fn read_due(&self, due: &DueEntry) -> Option<InFlightEntry> {
+        let mut entries = self.entries.lock().unwrap();
+        let stored = entries.get_mut(&due.id)?;
+        stored.attempts.next_at = None;
+        if let Some(ended_alone) = due.ended_alone {
+            stored.attempts.ended_alone = ended_alone;
+            self.begun.lock().unwrap().push((due.id.clone(), ended_alone));
+        }
+        Some(stored.clone())
     }
 
     /// Reads due entries again.
@@ -224,8 +235,7 @@ impl FakeBus {
             self.changed.notify_one();
             for due in in_flight.take_due() {
                 self.read_again.fetch_add(1, Ordering::SeqCst);
-                let stored = self.entries.lock().unwrap().get(&due.id).cloned();
-                match stored {
+                match self.read_due(&due) {
                     Some(entry) => in_flight.resume([entry]),
                     None => in_flight.release([&due.id]),
                 }
@@ -240,12 +250,12 @@ impl Bench {
     }
 
     fn with(limits: Limits, in_flight: InFlight, subscribers: impl IntoIterator<Item = Subscriber>) -> Self {
-        Self::beside(RunLock::default(), limits, in_flight, subscribers)
+        Self::beside(SuspectLock::default(), limits, in_flight, subscribers)
     }
 
-    /// Creates the bench of a group on the bus that `run_lock` belongs to.
+    /// Creates the bench of a group on the bus that `suspect_lock` belongs to.
     fn beside(
-        run_lock: RunLock,
+        suspect_lock: SuspectLock,
         limits: Limits,
         in_flight: InFlight,
         subscribers: impl IntoIterator<Item = Subscriber>,
@@ -257,7 +267,7 @@ impl Bench {
             counters: Arc::new(BusCounters::default()),
             retry: RETRY,
             limits,
-            run_lock,
+            suspect_lock,
             span: Arc::new(crate::delivery::handler_span),
         };
         for subscriber in subscribers {
@@ -310,10 +320,9 @@ impl Bench {
         for disposed in self.take_disposed() {
             let ids = [&disposed.id];
             match disposed.disposition {
-                Disposition::Acknowledge { .. } | Disposition::Skip(_) | Disposition::DeadLetter(_) => {
+                Disposition::Acknowledge { .. } | Disposition::Skip | Disposition::DeadLetter(_) => {
                     self.in_flight.release(ids)
                 }
-                Disposition::Begin(_) => self.in_flight.begin(ids),
                 Disposition::Retry { .. } => {}
             }
             self.written.push(disposed);

@@ -139,7 +139,7 @@ async fn letting_go_and_giving_back_make_room() {
         run_ready_tasks().await;
         assert!(!waiting.is_finished());
         match nacks {
-            true => assert_eq!(in_flight.nack_idle_if(|_| true), [id(1)]),
+            true => assert_eq!(in_flight.nack_unfinished(), [id(1)]),
             false => in_flight.release([&id(1)]),
         }
         assert_eq!(tokio::time::timeout(Duration::from_secs(1), waiting).await.unwrap().unwrap(), 1, "at least one");

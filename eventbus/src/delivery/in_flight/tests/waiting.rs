@@ -94,7 +94,7 @@ async fn what_cannot_be_read_again_stays_due() {
     in_flight.take_disposed();
     for _ in 0..3 {
         in_flight.due().await;
-        assert_eq!(in_flight.take_due(), [DueEntry { id: id(1), has_waited: true }]);
+        assert_eq!(in_flight.take_due(), [DueEntry { id: id(1), ended_alone: None }]);
         assert!(in_flight.take_due().is_empty(), "take_due returns each once");
         in_flight.return_due([&id(1)]);
     }
@@ -102,8 +102,8 @@ async fn what_cannot_be_read_again_stays_due() {
     in_flight.resume([of(1, 1), of(1, 2)]); // the second one is not due
     run_ready_tasks().await;
     assert_eq!(handler.begun(), [1, 1]);
-    assert_eq!(in_flight.take_due(), [DueEntry { id: id(2), has_waited: false }], "it was blocked");
-    assert_eq!(in_flight.nack_idle_if(|_| true), [id(2)]);
+    assert_eq!(in_flight.take_due(), [DueEntry { id: id(2), ended_alone: None }], "it was blocked");
+    assert_eq!(in_flight.nack_unfinished(), [id(2)]);
     in_flight.resume([of(1, 2)]);
     run_ready_tasks().await;
     assert_eq!(handler.begun(), [1, 1], "it was nacked meanwhile");
@@ -112,22 +112,15 @@ async fn what_cannot_be_read_again_stays_due() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_that_is_returned_unread_wakes_the_bus() {
-    let in_flight = Arc::new(InFlight::new(100, usize::MAX, SharedClock::SYSTEM));
-    let aggregate = StreamId::parse("Order", "1").unwrap();
-    in_flight.block_streams([&aggregate]);
-    in_flight.add([of(1, 1)]);
-    in_flight.unblock_streams([&aggregate]);
-    let due = [DueEntry { id: id(1), has_waited: false }];
-    assert_eq!(in_flight.take_due(), due);
-    let waiting = tokio::spawn({
-        let in_flight = Arc::clone(&in_flight);
-        async move { in_flight.due().await }
-    });
-    run_ready_tasks().await;
-    assert!(!waiting.is_finished(), "the bus is reading it");
-    in_flight.return_due([&id(1)]);
-    run_ready_tasks().await;
-    assert!(waiting.is_finished());
-    assert_eq!(in_flight.take_due(), due);
+async fn a_retry_that_is_due_sooner_than_the_others_wakes_the_bus() {
+    let delay = |number| Duration::from_secs(if number == 1 { 3_600 } else { 10 });
+    let handler = RecordingHandler::new(move |number| Err(HandlerError::retry_after(delay(number), "later")));
+    let mut bench = bench(&handler, InFlight::new(100, usize::MAX, SharedClock::SYSTEM));
+    for number in [1, 2] {
+        bench.add([of(number, number)]);
+        run_ready_tasks().await;
+        bench.write();
+    }
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(handler.begun(), [1, 2, 2]);
 }
