@@ -60,6 +60,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
                     "an_event_that_a_release_could_not_read_is_handled_by_the_next_release_of_that_name",
                 ],
             ),
+            ("tests/tests/fire.rs", &["releases_that_replace_each_other_miss_no_event_of_a_handler"]),
         ],
     ),
     (
@@ -131,7 +132,14 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 &["a_slow_handler_keeps_its_claim_while_another_consumer_is_looking"],
             ),
             ("eventbus/src/testkit/event_bus", &["only_failed_handlers_run_again"]),
-            ("tests/tests/fire.rs", &["processes_that_die_anywhere_lose_and_repeat_nothing"]),
+            (
+                "tests/tests/fire.rs",
+                &[
+                    "processes_that_die_anywhere_lose_and_repeat_nothing",
+                    "processes_of_one_store_lose_no_event_and_share_none",
+                    "processes_of_one_file_lose_no_event_and_share_none",
+                ],
+            ),
         ],
     ),
     (
@@ -233,7 +241,13 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 "eventstore-postgres/tests/store/shadow.rs",
                 &["copies_are_not_filled_while_their_rows_replace_the_live_ones"],
             ),
-            ("tests/tests/fire.rs", &["processes_that_were_paused_write_nothing_any_more"]),
+            (
+                "tests/tests/fire.rs",
+                &[
+                    "processes_that_were_paused_write_nothing_any_more",
+                    "processes_of_one_store_lose_no_event_and_share_none",
+                ],
+            ),
         ],
     ),
     (

@@ -249,6 +249,13 @@ impl HandlerQueue {
         self.state.lock().shards.get(&shard).is_some_and(|owned| owned.shard.epoch() == epoch)
     }
 
+    /// Returns `true` if this owner still has the shard, and an event of it may start.
+    pub(super) fn may_start(&self, shard: u16, epoch: u64) -> bool {
+        let state = self.state.lock();
+        let owned = state.shards.get(&shard).filter(|owned| owned.shard.epoch() == epoch);
+        owned.is_some_and(|owned| owned.deadline.is_none_or(|deadline| Instant::now() < deadline))
+    }
+
     /// Makes the events ready that are due by then, in milliseconds of the Unix clock.
     pub(super) fn wake_due(&self, now: u64) {
         self.state.lock().shards.values_mut().for_each(|owned| owned.shard.wake_due(now));

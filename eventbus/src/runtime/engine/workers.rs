@@ -74,7 +74,12 @@ impl Workers {
             let Some(mut taken) = next.taken else { break };
             let end = {
                 let _beside = self.shared.gate.read().await;
-                self.run_event(queue, &mut taken).await
+                // the lease may be over after a long wait
+                if queue.may_start(taken.shard, taken.epoch) {
+                    self.run_event(queue, &mut taken).await
+                } else {
+                    End::Again(taken.attempts.clone())
+                }
             };
             ended = Some((taken, end));
             // a handler that does nothing never yields

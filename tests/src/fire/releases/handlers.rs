@@ -49,14 +49,14 @@ impl Release {
         const BOTH: &[&str] = &[DEPOSITED, WITHDRAWN];
         match self {
             Self::First => &[
-                ("steady", BOTH),
+                ("unchanged", BOTH),
                 ("removed", &[WITHDRAWN]),
                 ("widened", &[DEPOSITED]),
                 ("widened_now", &[DEPOSITED]),
                 ("narrowed", BOTH),
             ],
             Self::Second => &[
-                ("steady", BOTH),
+                ("unchanged", BOTH),
                 ("added", &[WITHDRAWN]),
                 ("added_now", &[WITHDRAWN]),
                 ("widened", BOTH),
@@ -69,13 +69,13 @@ impl Release {
     fn add_handlers(self, builder: AppBuilder) -> AppBuilder {
         match self {
             Self::First => builder
-                .handler::<steady>()
+                .handler::<unchanged>()
                 .handler::<removed>()
                 .handler::<first::widened>()
                 .handler::<first::widened_now>()
                 .handler::<first::narrowed>(),
             Self::Second => builder
-                .handler::<steady>()
+                .handler::<unchanged>()
                 .handler::<added>()
                 .handler::<added_now>()
                 .handler::<second::widened>()
@@ -91,8 +91,8 @@ async fn record(runs: &RunLog, handler: &str, event: &RecordedEvent) -> Result<(
 }
 
 #[handler(manual, shards = 4, concurrency = 2)]
-async fn steady(_: &Movement, event: &RecordedEvent, State(runs): State<RunLog>) -> Result<(), HandlerError> {
-    record(&runs, "steady", event).await
+async fn unchanged(_: &Movement, event: &RecordedEvent, State(runs): State<RunLog>) -> Result<(), HandlerError> {
+    record(&runs, "unchanged", event).await
 }
 
 #[handler(manual, concurrency = 2)]

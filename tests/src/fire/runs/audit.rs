@@ -17,7 +17,8 @@ use std::{
 use super::{Run, RunEntry};
 use crate::fire::auditor::{Report, Violation};
 
-/// The most runs of a handler that a fault may repeat, on average.
+/// The most runs of a handler that a kill or a pause may repeat, on average. Those that a process made while the server was
+/// down are not among them.
 const REPEATS_PER_FAULT: u64 = 5;
 
 /// An event that a handler must get.
@@ -90,10 +91,7 @@ impl Faults {
                     faults.count += 1;
                 }
                 RunEntry::Resume(process) => close(faults.of_process.entry(*process).or_default(), at),
-                RunEntry::Crash => {
-                    faults.of_server.push((at, usize::MAX));
-                    faults.count += 1;
-                }
+                RunEntry::Crash => faults.of_server.push((at, usize::MAX)),
                 RunEntry::Restart => close(&mut faults.of_server, at),
                 RunEntry::Begins(_) | RunEntry::Ends { .. } => {}
             }
@@ -103,8 +101,12 @@ impl Faults {
 
     /// Returns `true` if the process or the server had a fault between two records.
     fn hit(&self, process: u32, after: usize, before: usize) -> bool {
-        let of_process = self.of_process.get(&process).into_iter().flatten();
-        of_process.chain(&self.of_server).any(|(from, to)| *from < before && *to > after)
+        let mut of_process = self.of_process.get(&process).into_iter().flatten();
+        self.hit_server(after, before) || of_process.any(|(from, to)| *from < before && *to > after)
+    }
+
+    fn hit_server(&self, after: usize, before: usize) -> bool {
+        self.of_server.iter().any(|(from, to)| *from < before && *to > after)
     }
 }
 
@@ -198,9 +200,11 @@ impl HandlerAudit<'_> {
                 unexplained.push(run.process);
             }
         }
+        let is_cut_off = earlier.iter().any(|run| faults.hit_server(run.at, at));
         let is_repeat = earlier.iter().any(|run| run.end != Some(false));
         earlier.push(Begun { at, process, may_be_late, end: None });
-        self.repeated += u64::from(is_repeat);
+        self.audited.repeated += u64::from(is_repeat);
+        self.repeated += u64::from(is_repeat && !is_cut_off);
         self.audited.late += u64::from(is_late);
         if !unexplained.is_empty() {
             self.add(Violation::Repeated, || {
@@ -251,7 +255,6 @@ impl HandlerAudit<'_> {
         for event in lost {
             self.add(Violation::Skipped, || format!("event {event}"));
         }
-        self.audited.repeated += self.repeated;
         let (name, repeated, faults) = (self.handler.name, self.repeated, self.faults.count);
         if repeated > REPEATS_PER_FAULT * faults {
             self.audited.failures.push(format!("`{name}` repeated {repeated} events after {faults} faults"));
