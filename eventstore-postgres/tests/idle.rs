@@ -142,13 +142,15 @@ impl IdleApp {
         run(&mut connect(&database_url).await, "CREATE TABLE idle (number bigint)").await;
         let config = PgEventStoreConfig { database_url, ..Default::default() };
         let (clock, mut running) = (SharedClock::new(QuickClock::new()), Vec::new());
+        // one for all processes, as a bus on a server is
+        let bus = InMemoryEventBus::new();
         for _ in 0..processes {
             let store: PgEventStore = common::open(config.clone()).await;
             if running.is_empty() {
                 add(&store, &stream(), 3).await;
             }
             let app = App::builder().store(store.clone()).clock(clock.clone()).lease(LEASE);
-            let app = app.bus(InMemoryEventBus::new()).handler::<handled>();
+            let app = app.bus(bus.clone()).handler::<handled>();
             let app = add_projections(app, projections).start().await.unwrap();
             app.settled().await.unwrap();
             running.push((app, store));

@@ -26,10 +26,10 @@ fn postgres_is_refused_below_the_version_of_the_check() {
     let [_, expected, refused] = row("PostgreSQL");
     let least: u32 = expected.split(',').next().unwrap().parse().unwrap();
     assert_eq!(refused, format!("older than {least}, by `connect`"));
-    let constants =
-        [("eventstore-postgres/src/preflight.rs", "SERVER_"), ("eventbus-cli/src/doctor/postgres_server.rs", "")];
-    for (file, prefix) in constants {
-        let check = format!("const {prefix}VERSION_MIN: i32 = {least}0_000;");
+    for (file, check) in [
+        ("eventstore-postgres/src/preflight.rs", format!("const SERVER_VERSION_MIN: i32 = {least}0_000;")),
+        ("eventbus-cli/src/doctor/checks.sql", format!("version < {least}0000 AS _is_old")),
+    ] {
         assert!(text(file).contains(&check), "{file} has no `{check}`");
     }
 }

@@ -87,7 +87,7 @@ const BUSES: &[Backend] = &[
     (
         "`InMemoryEventBus`",
         &[Some(("eventbus/tests/bus_conformance.rs", "in_process"))],
-        "other processes; without a store, dead letters that outlive it",
+        "other processes, and dead letters that outlive it",
     ),
     (
         "`RedisEventBus`",

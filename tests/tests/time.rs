@@ -48,7 +48,6 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventbus/src/delivery/run.rs", 2, "a thread that a handler blocks"),
     ("eventbus/src/delivery/consuming.rs", 1, "the last word of a store that may be gone"),
     ("eventbus/src/delivery/watchdog.rs", 1, "threads that handlers block"),
-    ("eventbus/src/port/feed_claim.rs", 1, "the end of a task that may hold the clock of a test"),
     ("eventbus/src/runtime/app/exit.rs", 1, "the end of a process whose threads are blocked"),
     ("eventbus/src/runtime/app/inner.rs", 1, "the reply of a store"),
     ("eventbus/src/runtime/app/metrics.rs", 4, "the replies of store and bus to a reader of metrics"),

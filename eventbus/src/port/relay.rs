@@ -41,6 +41,12 @@ pub trait RelayTarget: Send + Sync {
         to: PublishedPosition,
     ) -> Result<PublishedPosition, PublishError>;
 
+    /// Returns `true` if the bus outlives the process that publishes: only then has one without a record of a store that
+    /// was published before lost its data. The default is `true`.
+    fn outlives_process(&self) -> bool {
+        true
+    }
+
     /// Returns a store whose events the bus carries, unless it carries those of the store `own` too. The default is
     /// `None`.
     ///

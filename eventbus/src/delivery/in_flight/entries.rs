@@ -18,7 +18,7 @@ use super::{
     entry::{DEFAULT_MAX_WAITING, DisposedEntry, DueEntry, InFlightEntry},
     group_context::GroupContext,
     state::{Bounds, InFlightState, Job, WaitingLimit},
-    suspects::{SuspectLock, SuspectTurn},
+    suspects::{SuspectLock, SuspectPermit},
 };
 use crate::{
     domain::{clock::SharedClock, name::Name},
@@ -75,7 +75,7 @@ impl InFlight {
     /// A consumer reads ahead as many entries as its workers finish in about a tenth of a second, at the latest
     /// measured pace; at first two for each worker.
     pub fn new(entries: usize, bytes: usize, clock: SharedClock) -> Self {
-        let bounds = Bounds { entries: entries.max(1), bytes, parked: DEFAULT_MAX_WAITING };
+        let bounds = Bounds { entries: entries.max(1), bytes, bodiless: DEFAULT_MAX_WAITING };
         let state = Mutex::new(InFlightState::new(clock.clone(), bounds));
         let (work, outbox, room, due, has_woken) = Default::default();
         Self { state, clock, work, outbox, room, due, has_woken, group: OnceLock::new() }
@@ -85,7 +85,7 @@ impl InFlight {
     /// default is [`DEFAULT_MAX_WAITING`]. At the limit the bus reads no more until a tenth of them is gone, and health
     /// has an alert.
     pub fn with_max_waiting(self, entries: usize) -> Self {
-        let bounds = Bounds { parked: entries.max(1), ..self.state.lock().bounds() };
+        let bounds = Bounds { bodiless: entries.max(1), ..self.state.lock().bounds() };
         *self.state.lock() = InFlightState::new(self.clock.clone(), bounds);
         self
     }
@@ -105,7 +105,7 @@ impl InFlight {
         let changed = change(&mut state, now);
         let is_sooner = state.next_wait().is_some_and(|at| wait.is_none_or(|wait| at < wait));
         let (has_work, has_outcome, has_room) = (state.startable() > 0, state.unwritten() > 0, state.room(0) > 0);
-        let has_due = is_sooner || state.wants_turn() || state.has_due();
+        let has_due = is_sooner || state.wants_permit() || state.has_due();
         let limit_change = state.take_limit_change();
         drop(state); // before waking: a woken task locks the state at once
         if has_work {
@@ -133,19 +133,20 @@ impl InFlight {
     /// Waits until the bus must read entries again.
     pub async fn due(&self) {
         loop {
-            let (next_wait, wants_turn) = {
+            let (next_wait, wants_permit) = {
                 let now = self.clock.instant();
                 let mut state = self.state.lock();
                 state.expire_waits(now);
                 if state.has_due() {
                     return;
                 }
-                (state.next_wait(), state.wants_turn())
+                (state.next_wait(), state.wants_permit())
             };
+            // each branch may make an entry due, and the loop looks again
             tokio::select! {
                 () = self.due.notified() => {}
                 () = self.sleep_until(next_wait) => {}
-                turn = self.next_turn(), if wants_turn => self.state.lock().begin_turn(turn),
+                permit = self.next_permit(), if wants_permit => self.state.lock().take_permit(permit),
             }
         }
     }
@@ -158,7 +159,7 @@ impl InFlight {
     }
 
     /// Waits until no other suspect of the bus runs; for ever before there are workers.
-    async fn next_turn(&self) -> SuspectTurn {
+    async fn next_permit(&self) -> SuspectPermit {
         match self.group.get() {
             Some((_, lock)) => lock.acquire().await,
             None => std::future::pending().await,
@@ -327,8 +328,8 @@ impl InFlight {
         self.update(|state, now| state.record_outcome(number, outcome, &context.retry, now));
     }
 
-    pub(super) fn end_turn(&self, number: u64) {
-        self.update(|state, _| state.end_turn(number));
+    pub(super) fn release_permit(&self, number: u64) {
+        self.update(|state, _| state.release_permit(number));
     }
 }
 

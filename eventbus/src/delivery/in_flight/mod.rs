@@ -22,5 +22,5 @@ pub use entries::InFlight;
 pub use entry::{DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DisposedEntry, Disposition, DueEntry, InFlightEntry};
 pub use group_context::GroupContext;
 pub(crate) use state::memory_of;
-pub use suspects::{SuspectLock, SuspectTurn};
+pub use suspects::{SuspectLock, SuspectPermit};
 pub use workers::run_workers;

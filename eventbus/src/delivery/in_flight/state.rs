@@ -1,6 +1,6 @@
 //! The state of a consumer's in-flight entries: no tasks, no locks. [`Stage`] has the transition table.
 //!
-//! A *parked* entry waits for a retry, or is blocked behind one that does. It has no body: only id, ordering key and time
+//! A *bodiless* entry waits for a retry, or is blocked behind one that does. It has no body: only id, ordering key and time
 //! stay in memory, and the bus reads event and attempts again when it is due. It takes no room.
 //!
 //! Invariant: of each ordering key only the first entry can start; the entries behind it are [`Stage::Blocked`] until
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    SuspectTurn,
+    SuspectPermit,
     entry::{DisposedEntry, Disposition, DueEntry, InFlightEntry},
     read_ahead::ReadAhead,
 };
@@ -46,7 +46,7 @@ struct StoredEntry {
     /// `None` if the entry is no event.
     key: Option<OrderingKey>,
     stage: Stage,
-    /// `None` if the entry is parked, or finished.
+    /// `None` if the entry is bodiless, or finished.
     body: Option<Box<EntryBody>>,
     /// The entry does not start before this time.
     not_before: Instant,
@@ -70,15 +70,15 @@ struct EntryBody {
 /// The stage of an entry.
 ///
 /// An entry is *activated* when it becomes the first of its ordering key: it is added, or the entry before it leaves the
-/// queue. When the first one begins to wait, all entries of its key are parked.
+/// queue. When the first one begins to wait, all entries of its key are bodiless.
 ///
 /// | stage | event | next stage |
 /// |---|---|---|
 /// | – | `add`, was in flight, five process ends while it ran | `Finished`, still first of its key |
-/// | – | `add`, else | `Blocked`, activated if it is the first of its key; parked if the one before it is |
+/// | – | `add`, else | `Blocked`, activated if it is the first of its key; bodiless if the one before it is |
 /// | – | `add_dead_letter` | `Finished`, without a key |
 /// | `Blocked` | activated before its time | `Waiting` |
-/// | `Blocked` | activated, parked or a suspect | `Due` |
+/// | `Blocked` | activated, bodiless or a suspect | `Due` |
 /// | `Blocked` | activated, else | `Ready` |
 /// | `Waiting` | `expire_waits`, at its time | `Due` |
 /// | `Due` | `take_due`, its disposition not in the outbox; for a suspect: it is its turn | `Reading` |
@@ -140,8 +140,8 @@ struct OrderingQueue {
 pub(super) struct Bounds {
     pub(super) entries: usize,
     pub(super) bytes: usize,
-    /// The limit for parked entries.
-    pub(super) parked: usize,
+    /// The limit for bodiless entries.
+    pub(super) bodiless: usize,
 }
 
 /// A change at the limit for waiting entries: when it is reached, the bus reads no more.
@@ -153,9 +153,9 @@ pub(super) enum WaitingLimit {
 
 /// The turn of the consumer to run a suspect.
 #[derive(Debug)]
-struct Turn {
+struct HeldPermit {
     #[allow(dead_code, reason = "it is held, not read")]
-    permit: SuspectTurn,
+    permit: SuspectPermit,
     /// The suspect; `None` until the bus reads one again.
     number: Option<u64>,
 }
@@ -181,7 +181,7 @@ pub(super) struct InFlightState {
     due: BTreeSet<(Instant, u64)>,
     /// The [`Stage::Due`] entries that are suspects, by `ended_alone`: the likely causes last.
     suspects: BTreeSet<(u32, u64)>,
-    turn: Option<Turn>,
+    permit: Option<HeldPermit>,
     /// The number of [`Stage::Reading`] entries.
     reading: usize,
     running: usize,
@@ -194,8 +194,8 @@ pub(super) struct InFlightState {
     retry_bodies: usize,
     /// The estimated memory of all bodies.
     bytes: usize,
-    parked: usize,
-    /// When `parked` reached its limit; cleared once a tenth of them is gone.
+    bodiless: usize,
+    /// When `bodiless` reached its limit; cleared once a tenth of them is gone.
     crowded_since: Option<OffsetDateTime>,
     /// The latest change of `crowded_since`, until [`take_limit_change`](Self::take_limit_change) returns it.
     limit_change: Option<WaitingLimit>,
@@ -228,9 +228,9 @@ impl InFlightState {
         self.numbers.keys().cloned().collect()
     }
 
-    /// Returns how many entries are parked, and since when these are too many; `None` if they are not.
+    /// Returns how many entries are bodiless, and since when these are too many; `None` if they are not.
     pub(super) fn crowded(&self) -> Option<(usize, OffsetDateTime)> {
-        Some((self.parked, self.crowded_since?))
+        Some((self.bodiless, self.crowded_since?))
     }
 
     /// Returns the time of the earliest first failure among the unfinished entries, in milliseconds since 1970, and the
@@ -307,29 +307,29 @@ impl InFlightState {
     }
 
     /// Returns `true` if it is the turn of a suspect that is due.
-    fn has_turn(&self) -> bool {
-        self.turn.as_ref().is_some_and(|turn| turn.number.is_none()) && !self.suspects.is_empty()
+    fn has_permit(&self) -> bool {
+        self.permit.as_ref().is_some_and(|held| held.number.is_none()) && !self.suspects.is_empty()
     }
 
     /// Returns `true` if the bus should read entries again.
     pub(super) fn has_due(&self) -> bool {
-        self.has_turn() || self.due_room() > 0
+        self.has_permit() || self.due_room() > 0
     }
 
     /// Returns `true` if a suspect is due, and its consumer has no turn.
-    pub(super) fn wants_turn(&self) -> bool {
-        self.turn.is_none() && !self.suspects.is_empty()
+    pub(super) fn wants_permit(&self) -> bool {
+        self.permit.is_none() && !self.suspects.is_empty()
     }
 
-    pub(super) fn begin_turn(&mut self, permit: SuspectTurn) {
-        if self.wants_turn() {
-            self.turn = Some(Turn { permit, number: None });
+    pub(super) fn take_permit(&mut self, permit: SuspectPermit) {
+        if self.wants_permit() {
+            self.permit = Some(HeldPermit { permit, number: None });
         }
     }
 
     /// Ends the turn of a suspect, if it has one.
-    pub(super) fn end_turn(&mut self, number: u64) {
-        self.turn.take_if(|turn| turn.number == Some(number));
+    pub(super) fn release_permit(&mut self, number: u64) {
+        self.permit.take_if(|held| held.number == Some(number));
     }
 
     /// Returns the time at which the next entry is due; `None` if none waits.
@@ -339,12 +339,12 @@ impl InFlightState {
 
     /// Returns the number of entries that take room: those with a body, to be read, or not yet persisted.
     fn taking_room(&self) -> usize {
-        self.items.len() - self.parked + self.reading
+        self.items.len() - self.bodiless + self.reading
     }
 
     /// Returns how many entries fit beside those that take room; at least one if none does.
     pub(super) fn free(&self) -> usize {
-        let in_flight = self.items.len() - self.parked;
+        let in_flight = self.items.len() - self.bodiless;
         let fitting = self.read_ahead.fitting(self.bounds.bytes.saturating_sub(self.bytes));
         self.bounds.entries.saturating_sub(in_flight).min(fitting.max(usize::from(in_flight == 0)))
     }
@@ -431,12 +431,12 @@ impl InFlightState {
     }
 
     /// Drops the body of an entry: the bus reads it again.
-    fn park(&mut self, number: u64) {
+    fn make_bodiless(&mut self, number: u64) {
         if self.take_body(number).is_none() {
             return;
         }
-        self.parked += 1;
-        if self.parked >= self.bounds.parked && self.crowded_since.is_none() {
+        self.bodiless += 1;
+        if self.bodiless >= self.bounds.bodiless && self.crowded_since.is_none() {
             self.crowded_since = Some(self.clock.now());
             self.limit_change = Some(WaitingLimit::Reached);
         }
@@ -444,13 +444,15 @@ impl InFlightState {
 
     /// Clears the limit only once a tenth of the entries is gone: else it would change with each entry.
     fn unpark(&mut self) {
-        self.parked -= 1;
-        if self.parked <= self.bounds.parked - self.bounds.parked.div_ceil(10) && self.crowded_since.take().is_some() {
+        self.bodiless -= 1;
+        if self.bodiless <= self.bounds.bodiless - self.bounds.bodiless.div_ceil(10)
+            && self.crowded_since.take().is_some()
+        {
             self.limit_change = Some(WaitingLimit::Cleared);
         }
     }
 
-    fn is_parked(&self, number: u64) -> bool {
+    fn is_bodiless(&self, number: u64) -> bool {
         let item = self.items.get(&number);
         item.is_some_and(|item| item.body.is_none() && !matches!(item.stage, Stage::Finished { .. }))
     }
@@ -463,7 +465,7 @@ impl InFlightState {
         let with_body = |number: &u64| self.items.get(number).is_some_and(|item| item.body.is_some());
         let numbers: Vec<_> =
             queue.into_iter().flat_map(|queue| queue.numbers.iter().copied().take_while(with_body)).collect();
-        numbers.into_iter().for_each(|number| self.park(number));
+        numbers.into_iter().for_each(|number| self.make_bodiless(number));
     }
 
     /// Adds an entry. Returns `false` if it is there already.
@@ -493,7 +495,7 @@ impl InFlightState {
         }
         match before {
             None => self.activate(number, now),
-            Some(before) if self.is_parked(before) => self.park(number),
+            Some(before) if self.is_bodiless(before) => self.make_bodiless(number),
             Some(_) => {}
         }
         true
@@ -604,9 +606,9 @@ impl InFlightState {
             self.due.iter().map(|(_, number)| *number).filter(is_persisted).take(self.due_room()).collect();
         let suspect = self.suspects.iter().map(|(_, number)| *number).find(is_persisted);
         if let Some(suspect) = suspect
-            && let Some(turn) = self.turn.as_mut().filter(|turn| turn.number.is_none())
+            && let Some(held) = self.permit.as_mut().filter(|held| held.number.is_none())
         {
-            turn.number = Some(suspect);
+            held.number = Some(suspect);
             numbers.push(suspect);
         }
         numbers.iter().for_each(|number| self.set_stage(*number, Stage::Reading));
@@ -630,7 +632,7 @@ impl InFlightState {
     /// Returns an entry that the bus could not read again: it is still due.
     pub(super) fn return_due(&mut self, id: &MessageId) {
         if let Some(number) = self.reading(id) {
-            self.end_turn(number);
+            self.release_permit(number);
             self.set_stage(number, Stage::Due);
         }
     }
@@ -641,7 +643,7 @@ impl InFlightState {
             && let Some(item) = self.items.get_mut(&number)
         {
             item.not_before = until;
-            self.end_turn(number);
+            self.release_permit(number);
             self.set_stage(number, Stage::Waiting);
         }
     }
@@ -661,7 +663,7 @@ impl InFlightState {
         let (since, key) = (*since, *key);
         let disposition = Disposition::from_outcome(outcome, &mut body.attempts, policy, &self.clock);
         self.last_end = Some(now);
-        self.end_turn(number);
+        self.release_permit(number);
         let Some(disposition) = disposition else {
             self.set_stage(number, Stage::Blocked);
             return self.activate(number, now);
@@ -705,13 +707,13 @@ impl InFlightState {
         let Some(number) = self.numbers.remove(id) else {
             return false;
         };
-        self.end_turn(number);
-        if self.is_parked(number) {
+        self.release_permit(number);
+        if self.is_bodiless(number) {
             self.unpark();
         }
         self.index(number, false);
         if self.suspects.is_empty() {
-            self.turn.take_if(|turn| turn.number.is_none());
+            self.permit.take_if(|held| held.number.is_none());
         }
         self.take_body(number);
         let Some(item) = self.items.remove(&number) else {

@@ -33,7 +33,7 @@ pub struct SuspectLock(Arc<Semaphore>);
 
 /// The permit of a suspect to run, until dropped.
 #[derive(Debug)]
-pub struct SuspectTurn {
+pub struct SuspectPermit {
     #[allow(dead_code, reason = "it is held, not read")]
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -46,7 +46,7 @@ impl Default for SuspectLock {
 
 impl SuspectLock {
     /// Waits until no other suspect runs.
-    pub async fn acquire(&self) -> SuspectTurn {
-        SuspectTurn { permit: Arc::clone(&self.0).acquire_owned().await.ok() } // it fails if closed, which it never is
+    pub async fn acquire(&self) -> SuspectPermit {
+        SuspectPermit { permit: Arc::clone(&self.0).acquire_owned().await.ok() } // it fails if closed, which it never is
     }
 }

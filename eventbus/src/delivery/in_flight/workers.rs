@@ -80,11 +80,11 @@ impl Worker {
 
     /// Ends the turn of a suspect that runs for [`LONG_RUN_AFTER`], unless dropped before: its handler may never end. A
     /// task of its own does so, because the handler may block the thread of the worker.
-    fn end_turn_of_long_run(&self, number: u64) -> JoinSet<()> {
+    fn release_permit_of_long_run(&self, number: u64) -> JoinSet<()> {
         let (mut ending, in_flight) = (JoinSet::new(), Arc::clone(&self.in_flight));
         ending.spawn(async move {
             in_flight.clock().sleep(LONG_RUN_AFTER).await;
-            in_flight.end_turn(number);
+            in_flight.release_permit(number);
         });
         ending
     }
@@ -92,7 +92,7 @@ impl Worker {
     /// Runs the handlers for an entry, until they end or the entry is released.
     async fn handle(&self, job: Job, handlers: &[Arc<ActiveSubscriber>], released: &CancellationToken) {
         let Self { in_flight, context, .. } = self;
-        let _ends_turn = job.is_suspect.then(|| self.end_turn_of_long_run(job.number));
+        let _releases_permit = job.is_suspect.then(|| self.release_permit_of_long_run(job.number));
         let attempt = job.attempts.attempts.saturating_add(1);
         let delivery = Delivery::new(job.record, context.group.clone()).with_attempt(attempt).with_message_id(job.id);
         context.counters.events_consumed(1);

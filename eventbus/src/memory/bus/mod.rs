@@ -49,7 +49,7 @@ use crate::{
 /// [consumes](crate::app::AppBuilder::consume).
 ///
 /// The relay of an app with a store publishes here as it does to Redis. But the bus is empty at each start, so a relay goes
-/// on behind the position that the store notes, and says that the events up to there are lost. Of several processes on
+/// on behind the position that the store notes. Of several processes on
 /// one store only one relays, to its own bus: where processes share a store, take a bus on a server.
 ///
 /// The bus skips and logs events of a type that no handler of the group wants.

@@ -46,6 +46,10 @@ impl RelayTarget for InMemoryEventBus {
         Ok(records.get(&store).copied().unwrap_or(to))
     }
 
+    fn outlives_process(&self) -> bool {
+        false
+    }
+
     async fn other_store(&self, own: Uuid) -> Result<Option<Uuid>, PublishError> {
         let records = self.inner.records().lock().await;
         Ok(records.keys().next().copied().filter(|_| !records.contains_key(&own)))

@@ -299,17 +299,18 @@ impl<'a> Publisher<'a> {
         let position = saved.min(self.store.head().await?);
         let record = PublishedPosition { position, event_id: None };
         let record = self.target.set_position(store_id, None, record).await?;
-        if record.position > Position::START {
+        let has_lost = record.position > Position::START && self.target.outlives_process();
+        if has_lost {
             tracing::error!(
                 %destination, position = %record.position,
                 "the bus has lost its data: it holds no event up to this position, and the relay goes on behind it; \
                  to publish earlier events again, run `eventbus relay republish --after <position>`"
             );
         } else {
-            tracing::info!(%destination, "the relay publishes all events of the store");
+            tracing::info!(%destination, after = %record.position, "the relay begins");
         }
         let step = self.follow_bus(record).await?;
-        if record.position > Position::START {
+        if has_lost {
             self.status.set_lost_through(record.position);
         }
         Ok(step)

@@ -56,7 +56,7 @@ async fn it_begins_anew_after_the_workers_had_nothing_to_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_worker_makes_room_though_all_that_is_there_is_parked() {
+async fn an_idle_worker_makes_room_though_all_that_is_there_is_waiting() {
     let held = RecordingHandler::held();
     let bench = Bench::new([held.subscriber("held").with_options(options(None, None, Some(3)))]);
     bench.add([entry("a", 1), entry("a", 2), entry("a", 3), entry("a", 4)]);

@@ -72,7 +72,7 @@ impl Table {
 /// Retries without limit.
 const FOR_EVER: RetryPolicy = RetryPolicy { max_retries: None, ..RETRY };
 
-const BOUNDS: Bounds = Bounds { entries: 100, bytes: 1_000_000, parked: 100 };
+const BOUNDS: Bounds = Bounds { entries: 100, bytes: 1_000_000, bodiless: 100 };
 
 fn later() -> Outcome {
     let later = HandlerError::retry_after(Duration::from_secs(5), "later");
@@ -192,7 +192,7 @@ fn released_entries_leave_nothing() {
     for empty in ["items", "numbers", "queues"] {
         assert!(left.contains(&format!("{empty}: {{}}")), "{left}");
     }
-    for zero in ["reading", "running", "bodies", "retry_bodies", "bytes", "parked"] {
+    for zero in ["reading", "running", "bodies", "retry_bodies", "bytes", "bodiless"] {
         assert!(left.contains(&format!(" {zero}: 0,")), "{zero}: {left}");
     }
     assert_eq!((table.state.next_wait(), table.state.startable()), (None, 0));
@@ -236,8 +236,8 @@ async fn a_suspect_that_was_not_attended_to_is_counted_once() {
     let mut table = Table::with([redelivered("a", 1, ended.clone())]);
     let lock = SuspectLock::default();
     for _ in 0..2 {
-        assert!(table.due().is_empty() && table.state.wants_turn());
-        table.state.begin_turn(lock.acquire().await);
+        assert!(table.due().is_empty() && table.state.wants_permit());
+        table.state.take_permit(lock.acquire().await);
         assert_eq!(table.due(), [DueEntry { id: id(1), ended_alone: Some(3) }]);
         table.state.resume(entry("a", 1).with_attempts(DeliveryAttempts { ended_alone: 2, ..ended.clone() }));
         let job = table.job();
@@ -261,7 +261,7 @@ impl Numbers {
 fn random_steps_keep_the_order_of_each_aggregate_and_lose_nothing() {
     for seed in 0..300 {
         let mut numbers = Numbers(seed);
-        let bounds = Bounds { entries: 8, bytes: 1_000_000, parked: 30 };
+        let bounds = Bounds { entries: 8, bytes: 1_000_000, bodiless: 30 };
         let mut table = Table::bounded(bounds, []);
         let (mut added, mut running, mut finished) = (0, Vec::<Job>::new(), HashMap::<String, u64>::new());
         let mut aggregates = HashMap::<u64, String>::new();
