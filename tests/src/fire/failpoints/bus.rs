@@ -60,6 +60,10 @@ impl RelayTarget for FailPointBus {
         self.fail_points.around("begin", self.target()?.set_position(store, from, to)).await
     }
 
+    fn outlives_process(&self) -> bool {
+        self.bus.relay_target().is_none_or(RelayTarget::outlives_process)
+    }
+
     async fn other_store(&self, own: Uuid) -> Result<Option<Uuid>, PublishError> {
         self.target()?.other_store(own).await
     }
