@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use futures_util::StreamExt as _;
+use futures_util::TryStreamExt as _;
 
 use super::{ReadError, RecordStream, feed_end::FeedEnd};
 use crate::domain::{record::RecordedEvent, stream::Position};
@@ -40,23 +40,60 @@ impl FeedPage {
         after: Position,
         limits: PageLimits,
     ) -> Result<Self, ReadError> {
-        let mut page = Self { end, events: Vec::new(), through: after };
-        let mut bytes = 0;
-        while let Some(event) = read.next().await {
-            match event {
-                Ok(event) => {
+        let batch = FeedBatch::read(&mut read, limits.events.get(), limits.bytes.max(1)).await?;
+        let through = batch.through(end.head).max(after);
+        Ok(Self { end, events: batch.events, through })
+    }
+}
+
+/// Consecutive events of a feed.
+pub(crate) struct FeedBatch {
+    pub(crate) events: Vec<RecordedEvent>,
+    pub(crate) end: BatchEnd,
+}
+
+/// Reason why a batch holds no more events.
+#[derive(Debug)]
+pub(crate) enum BatchEnd {
+    Full,
+    EndOfFeed,
+    /// The feed fails behind the events.
+    Failed(ReadError),
+}
+
+impl FeedBatch {
+    /// Reads the next events of a feed, at most `events_max`; ends with the event that reaches `bytes_max`. May search
+    /// for long before it finds one.
+    ///
+    /// # Errors
+    /// The error of the feed, if there is no event before it.
+    pub(crate) async fn read(
+        feed: &mut RecordStream<'_>,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Self, ReadError> {
+        let (mut events, mut bytes): (Vec<RecordedEvent>, _) = (Vec::new(), 0);
+        while events.len() < events_max && bytes < bytes_max {
+            match feed.try_next().await {
+                Ok(Some(event)) => {
                     bytes += event.payload().len();
-                    page.through = event.position().unwrap_or(page.through);
-                    page.events.push(event);
+                    events.push(event);
                 }
-                Err(error) if page.events.is_empty() => return Err(error),
-                Err(_) => return Ok(page),
-            }
-            if page.events.len() >= limits.events.get() || bytes >= limits.bytes {
-                return Ok(page);
+                Ok(None) => return Ok(Self { events, end: BatchEnd::EndOfFeed }),
+                Err(error) if events.is_empty() => return Err(error),
+                Err(error) => return Ok(Self { events, end: BatchEnd::Failed(error) }),
             }
         }
-        page.through = page.through.max(end.head);
-        Ok(page)
+        Ok(Self { events, end: BatchEnd::Full })
+    }
+
+    /// Returns the position up to which this batch covers the feed, which ends at `target`.
+    pub(crate) fn through(&self, target: Position) -> Position {
+        match self.end {
+            BatchEnd::EndOfFeed => target,
+            BatchEnd::Full | BatchEnd::Failed(_) => {
+                self.events.last().and_then(RecordedEvent::position).unwrap_or_default()
+            }
+        }
     }
 }

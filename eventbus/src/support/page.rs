@@ -6,8 +6,8 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 
 use super::spans::FeedRead;
 use crate::{
-    domain::{record::RecordedEvent, stream::Position},
-    port::{BoxFuture, ReadError, RecordStream},
+    domain::record::RecordedEvent,
+    port::{BoxFuture, ReadError, RecordStream, feed_page::FeedBatch},
 };
 
 /// The most bytes that a reader reads ahead: 1 MiB. A page of a store, of a bus's history or of dead letters, and a
@@ -18,47 +18,7 @@ pub const PAGE_BYTES: usize = 1024 * 1024;
 /// A page of events, and the cursor of the next page; `None` on the last page.
 pub type Page<C> = (Vec<RecordedEvent>, Option<C>);
 
-/// Consecutive events of a feed.
-pub(crate) struct FeedBatch {
-    pub(crate) events: Vec<RecordedEvent>,
-    pub(crate) end: BatchEnd,
-}
-
-/// Reason why a batch holds no more events.
-#[derive(Debug)]
-pub(crate) enum BatchEnd {
-    Full,
-    EndOfFeed,
-    /// The feed fails behind the events.
-    Failed(ReadError),
-}
-
 impl FeedBatch {
-    /// Reads the next events of a feed, at most `events_max`; ends with the event that reaches `bytes_max`. May search
-    /// for long before it finds one.
-    ///
-    /// # Errors
-    /// The error of the feed, if there is no event before it.
-    pub(crate) async fn read(
-        feed: &mut RecordStream<'_>,
-        events_max: usize,
-        bytes_max: usize,
-    ) -> Result<Self, ReadError> {
-        let (mut events, mut bytes): (Vec<RecordedEvent>, _) = (Vec::new(), 0);
-        while events.len() < events_max && bytes < bytes_max {
-            match feed.try_next().await {
-                Ok(Some(event)) => {
-                    bytes += event.payload().len();
-                    events.push(event);
-                }
-                Ok(None) => return Ok(Self { events, end: BatchEnd::EndOfFeed }),
-                Err(error) if events.is_empty() => return Err(error),
-                Err(error) => return Ok(Self { events, end: BatchEnd::Failed(error) }),
-            }
-        }
-        Ok(Self { events, end: BatchEnd::Full })
-    }
-
     /// Reads the next events of a feed in a span, as [`read`](Self::read) does without.
     pub(crate) async fn read_in(
         mut span: FeedRead,
@@ -73,16 +33,6 @@ impl FeedBatch {
             Err(error) => span.fail(error),
         }
         read
-    }
-
-    /// Returns the position up to which this batch covers the feed, which ends at `target`.
-    pub(crate) fn through(&self, target: Position) -> Position {
-        match self.end {
-            BatchEnd::EndOfFeed => target,
-            BatchEnd::Full | BatchEnd::Failed(_) => {
-                self.events.last().and_then(RecordedEvent::position).unwrap_or_default()
-            }
-        }
     }
 }
 

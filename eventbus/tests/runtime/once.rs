@@ -15,7 +15,7 @@ use eventbus::{
     clock::Clock as _,
     event::InvalidName,
     handler::EffectKey,
-    port::{AppendError, AppendEvents as _, EventBus as _, EventStore, ReadError},
+    port::{AppendError, AppendEvents as _, EventBus as _, EventStore, HandlerProgress as _, ReadError},
     prelude::*,
     repository::{IdempotencyKey, OnceError, Publication},
     store::{Boundaries, HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamAppends, MultiStreamOutcome},
@@ -505,6 +505,32 @@ async fn an_effect_has_one_key_for_all_deliveries_and_none_has_that_of_another()
     let refused = "the saves of a handler take effect once by themselves, without an idempotency key";
     assert_eq!(of("sends_once", 1), [refused; 2]);
     app.shutdown(Duration::from_secs(30)).await.unwrap();
+}
+
+mod regrouped {
+    use super::*;
+
+    #[handler(manual, group = "payments")]
+    pub(super) async fn refunds(event: &Sent, key: EffectKey, attempt: Attempt, found: State<Found>) {
+        super::refunds(event, key, attempt, found).await;
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_moves_to_another_group_keeps_the_keys_of_its_effects() {
+    let (store, found) = (InMemoryEventStore::new(), Found::default());
+    let parcels = AggregateRepository::<Parcel>::new(store.clone());
+    parcels.upsert(&id("p"), |parcel| parcel.send("T-1")).await.unwrap();
+    let builder = || App::builder().store(store.clone()).state(found.clone());
+    let first = builder().handler::<refunds>().start().await.unwrap();
+    first.settled().await.unwrap();
+    first.shutdown(Duration::from_secs(30)).await.unwrap();
+    store.retire_handler(&Name::from_static("refunds")).await.unwrap();
+    let second = builder().handler::<regrouped::refunds>().start().await.unwrap();
+    second.settled().await.unwrap();
+    let found = found.0.lock().clone();
+    assert_eq!((found.len(), &found[0]), (2, &found[1]));
+    second.shutdown(Duration::from_secs(30)).await.unwrap();
 }
 
 /// A store of a crate that notes no commands.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use eventbus::{
-    InMemoryEventStore, Position,
+    App, InMemoryEventBus, InMemoryEventStore, Position,
+    app::StartMistake,
     port::{Checkpoints, Leases},
-    relay::{BeginError, begin_after, republish},
-    testkit::LossyBus,
+    relay::{BeginError, RepublishError, begin_after, republish},
+    testkit::{LossyBus, delegate},
 };
 use tokio::sync::Semaphore;
 
@@ -93,4 +94,35 @@ async fn events_are_published_again_though_the_bus_has_lost_its_position() {
     until_at(&store, &bus, 5).await;
     assert_eq!(bus.history(), [1, 2, 3, 4, 5, 3, 4, 5]);
     second.shutdown(LEASE).await.unwrap();
+}
+
+/// A bus of a crate that keeps no position of a store.
+struct WithoutPositions(InMemoryEventBus);
+
+delegate!(WithoutPositions, self => self.0; EventBus {
+    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.0.publish(events).await
+    }
+
+    fn relay_target(&self) -> Option<&dyn RelayTarget> {
+        None
+    }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        self.0.dead_letters()
+    }
+});
+
+#[tokio::test]
+async fn an_app_with_a_store_refuses_a_bus_without_positions() {
+    let (store, bus) = (InMemoryEventStore::new(), || WithoutPositions(InMemoryEventBus::new()));
+    let error = App::builder().store(store.clone()).bus(bus()).start().await.unwrap_err();
+    assert!(
+        matches!(error.mistakes(), [StartMistake::BusWithoutPosition { destination }] if destination == "memory"),
+        "{error}"
+    );
+    let error = begin_after(&store, &bus(), Position::START).await.unwrap_err();
+    assert!(matches!(error, BeginError::NoPosition { .. }), "{error}");
+    let error = republish(&store, &bus(), Position::START).await.unwrap_err();
+    assert!(matches!(error, RepublishError::NoPosition { .. }), "{error}");
 }

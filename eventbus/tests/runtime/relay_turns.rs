@@ -147,6 +147,22 @@ async fn a_former_owner_that_ends_does_not_set_the_checkpoint_back() {
     assert_eq!(store.load_checkpoint(&ROLE).await.unwrap(), Some(Position::new(7)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_was_paused_beyond_its_lease_does_not_set_the_checkpoint_back() {
+    let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
+    let former = app(&store, &bus).await;
+    let last = append(&store, 3).await;
+    former.published(last).await.unwrap();
+    let other = Name::from_static("other");
+    store.seize_lease(&ROLE, &other, Duration::from_secs(60)).await.unwrap();
+    store.save_checkpoint(&ROLE, Position::new(7)).await.unwrap();
+    // no timer fires meanwhile, as in a paused process
+    tokio::time::advance(2 * LEASE).await;
+    tokio::time::sleep(2 * LEASE).await;
+    assert_eq!(store.load_checkpoint(&ROLE).await.unwrap(), Some(Position::new(7)));
+    former.shutdown(LEASE).await.unwrap();
+}
+
 /// The position of a process that stood by is as old as its start.
 #[tokio::test(start_paused = true)]
 async fn a_new_leader_saves_no_position_before_the_bus_has_told_it() {

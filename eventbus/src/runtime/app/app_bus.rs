@@ -146,7 +146,12 @@ impl EventBus for AppBus {
     }
 
     fn in_flight(&self) -> BTreeMap<Name, InFlightCounts> {
-        self.handling().flat_map(|bus| bus.in_flight()).collect()
+        let mut groups: BTreeMap<Name, InFlightCounts> = BTreeMap::new();
+        // handlers of the store and of a stream may have one group
+        for (group, counts) in self.handling().flat_map(|bus| bus.in_flight()) {
+            *groups.entry(group).or_default() += counts;
+        }
+        groups
     }
 
     async fn start_consuming(&self) -> Result<(), ConsumeError> {

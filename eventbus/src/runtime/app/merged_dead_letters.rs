@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::port::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, EventBus, MessageId};
+use crate::port::{
+    BoxFuture, DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, EventBus, MessageId,
+};
 
 /// The dead letters of several buses, those of the first bus first. Each kind of bus has ids of its own form.
 #[derive(Clone, derive_more::Debug)]
@@ -22,22 +24,21 @@ impl MergedDeadLetters {
         self.0.iter().filter_map(|bus| bus.dead_letters())
     }
 
-    /// Ends the dead letter on the bus that has it.
-    async fn end(&self, id: &MessageId, is_replay: bool) -> Result<bool, DeadLetterError> {
+    /// Asks each bus, until one has the dead letter. A bus that takes the id for none of its own counts only if all do.
+    async fn ask_each<'a, T>(
+        &'a self,
+        ask: impl Fn(&'a dyn DeadLetters) -> BoxFuture<'a, Result<Option<T>, DeadLetterError>>,
+    ) -> Result<Option<T>, DeadLetterError> {
         let (mut invalid, mut is_valid) = (None, false);
         for dead_letters in self.each() {
-            let ended = match is_replay {
-                true => dead_letters.replay(id).await,
-                false => dead_letters.discard(id).await,
-            };
-            match ended {
-                Ok(true) => return Ok(true),
-                Ok(false) => is_valid = true,
+            match ask(dead_letters).await {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => is_valid = true,
                 Err(error @ DeadLetterError::InvalidId { .. }) => invalid = invalid.or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
-        invalid.filter(|_| !is_valid).map_or(Ok(false), Err)
+        invalid.filter(|_| !is_valid).map_or(Ok(None), Err)
     }
 }
 
@@ -70,20 +71,13 @@ impl DeadLetters for MergedDeadLetters {
     }
 
     async fn find_dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
-        let (mut invalid, mut is_valid) = (None, false);
-        for dead_letters in self.each() {
-            match dead_letters.find_dead_letter(id).await {
-                Ok(Some(dead_letter)) => return Ok(Some(dead_letter)),
-                Ok(None) => is_valid = true,
-                Err(error @ DeadLetterError::InvalidId { .. }) => invalid = invalid.or(Some(error)),
-                Err(error) => return Err(error),
-            }
-        }
-        invalid.filter(|_| !is_valid).map_or(Ok(None), Err)
+        self.ask_each(|dead_letters| dead_letters.find_dead_letter(id)).await
     }
 
     async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        self.end(id, true).await
+        let ended =
+            self.ask_each(|dead_letters| Box::pin(async move { Ok(dead_letters.replay(id).await?.then_some(())) }));
+        Ok(ended.await?.is_some())
     }
 
     async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
@@ -95,7 +89,9 @@ impl DeadLetters for MergedDeadLetters {
     }
 
     async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        self.end(id, false).await
+        let ended =
+            self.ask_each(|dead_letters| Box::pin(async move { Ok(dead_letters.discard(id).await?.then_some(())) }));
+        Ok(ended.await?.is_some())
     }
 
     async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
@@ -104,5 +100,83 @@ impl DeadLetters for MergedDeadLetters {
             discarded += dead_letters.discard_all(filter).await?;
         }
         Ok(discarded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{domain::name::Name, memory::InMemoryEventBus, testkit::delegate};
+
+    /// A bus without dead letters, whose ids begin with its name.
+    struct Named(&'static str, InMemoryEventBus);
+
+    delegate!(Named, self => self.1; EventBus {
+        async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+            self.1.publish(events).await
+        }
+
+        fn relay_target(&self) -> Option<&dyn RelayTarget> {
+            None
+        }
+
+        fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+            Some(self)
+        }
+    });
+
+    impl Named {
+        fn check(&self, id: &MessageId) -> Result<(), DeadLetterError> {
+            let destination = Name::from_static(self.0);
+            let invalid = || DeadLetterError::InvalidId { destination, id: id.clone() };
+            id.as_str().starts_with(self.0).then_some(()).ok_or_else(invalid)
+        }
+    }
+
+    #[async_trait]
+    impl DeadLetters for Named {
+        async fn list_dead_letters(
+            &self,
+            _: &DeadLetterFilter,
+            _: Option<&MessageId>,
+            _: usize,
+        ) -> Result<DeadLetterPage, DeadLetterError> {
+            Ok(DeadLetterPage::new(Vec::new(), None))
+        }
+
+        async fn find_dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
+            self.check(id).map(|()| None)
+        }
+
+        async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
+            self.check(id).map(|()| false)
+        }
+
+        async fn replay_all(&self, _: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
+            Ok(0)
+        }
+
+        async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
+            self.check(id).map(|()| false)
+        }
+
+        async fn discard_all(&self, _: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
+            Ok(0)
+        }
+    }
+
+    #[tokio::test]
+    async fn an_id_is_invalid_only_if_it_is_that_for_each_bus() {
+        let named = |name| Arc::new(Named(name, InMemoryEventBus::new())) as Arc<dyn EventBus>;
+        let merged = MergedDeadLetters::new([named("store"), named("stream")]);
+        for known in ["store-1", "stream-1"].map(MessageId::new) {
+            assert!(merged.find_dead_letter(&known).await.unwrap().is_none());
+            assert!(!merged.replay(&known).await.unwrap() && !merged.discard(&known).await.unwrap());
+        }
+        let unknown = MessageId::new("7");
+        let error = merged.find_dead_letter(&unknown).await.unwrap_err();
+        assert!(matches!(&error, DeadLetterError::InvalidId { destination, .. } if destination == "store"), "{error}");
+        merged.replay(&unknown).await.unwrap_err();
+        merged.discard(&unknown).await.unwrap_err();
     }
 }

@@ -32,7 +32,7 @@ use crate::{
         retention::{Notes, Retention},
         subscription::add_handlers,
     },
-    support::Outage,
+    support::{Outage, relay_to},
 };
 
 /// Timeout of the store's reply during a shutdown. Real time: it is the reply of a server.
@@ -118,7 +118,7 @@ impl AppTasks {
         }
         if let Some(options) = relay {
             let context = &tasks.runner_context;
-            let (role, outage) = (Relay::role(&**transport), LeaseOutage::new(&clock));
+            let (role, outage) = (relay_to(transport.destination()), LeaseOutage::new(&clock));
             let lease_request = context.lease_request(role, context.owner.clone(), outage);
             let relay = Relay::prepare(feed_head, Arc::clone(transport), options, lease_request).await?;
             tasks.relay = Some(relay.view());

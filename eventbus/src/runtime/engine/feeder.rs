@@ -9,7 +9,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -21,13 +20,18 @@ use super::{
 };
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
-    port::{FeedFilter, ReadError, RecordStream, backoff::BackoffTimer, handler_progress::ALL_TYPES},
+    port::{
+        FeedFilter, ReadError, RecordStream,
+        backoff::BackoffTimer,
+        feed_page::{BatchEnd, FeedBatch},
+        handler_progress::ALL_TYPES,
+    },
     runtime::{feed_head::FAILURE_BACKOFF, feed_poller::FeedPoller},
+    support::PAGE_BYTES,
 };
 
-/// The most events of a page, and of their payloads' bytes.
+/// The most events of a page.
 const PAGE_EVENTS: usize = 256;
-const PAGE_BYTES: usize = 1024 * 1024;
 
 /// Reads pages of a range of the feed, one after the other from one stream as long as each begins where the last ended.
 struct PageReader<'s> {
@@ -51,22 +55,18 @@ impl<'s> PageReader<'s> {
             Some((stream, of, next, end)) if of == filter && next == after && end <= through => (stream, end),
             _ => (self.shared.store().read_feed(after, through, &filter), through),
         };
-        let (mut page, mut bytes) = (Page { after, through: after, events: Vec::new(), slots }, 0);
-        while page.events.len() < PAGE_EVENTS && bytes < PAGE_BYTES {
-            match stream.next().await {
-                Some(Ok(event)) => {
-                    bytes += event.payload().len();
-                    page.through = event.position().unwrap_or(after);
-                    page.events.push(event);
-                }
-                // the events before it count, and the next page begins with the error
-                Some(Err(_)) if !page.events.is_empty() => return Ok(page),
-                Some(Err(error)) => return Ok(Page { through: self.shared.skipped(error).await?, ..page }),
-                None => return Ok(Page { through: end, ..page }),
+        let batch = match FeedBatch::read(&mut stream, PAGE_EVENTS, PAGE_BYTES).await {
+            Ok(batch) => batch,
+            Err(error) => {
+                let through = self.shared.skipped(error).await?;
+                return Ok(Page { after, through, events: Vec::new(), slots });
             }
+        };
+        let through = batch.through(end);
+        if matches!(batch.end, BatchEnd::Full) {
+            self.open = Some((stream, filter, through, end));
         }
-        self.open = Some((stream, filter, page.through, end));
-        Ok(page)
+        Ok(Page { after, through, events: batch.events, slots })
     }
 }
 

@@ -1,7 +1,7 @@
 //! A handler in this process: the shards that it owns, and the workers that run their events.
 //!
 //! Invariant: one lock guards the shards and the number of workers. A worker that finds nothing to do leaves under that
-//! lock, and whoever makes an event ready starts workers under it: no event waits without a worker.
+//! lock, and a task that makes an event ready starts workers under it: no event waits without a worker.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

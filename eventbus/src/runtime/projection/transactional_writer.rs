@@ -21,12 +21,13 @@ use crate::{
     port::{
         EventStore, ReadError, RecordStream, Shadow, Transaction, Transactions,
         delivery::{Delivery, HandlerError},
+        feed_page::{BatchEnd, FeedBatch},
     },
     runtime::{
         definition::ProjectionDefinition, feed_poller::EndCheck, handler_inbox::classify_error, held_lease::HeldLease,
     },
     support::{
-        BatchEnd, FeedBatch, PAGE_BYTES, read_around,
+        PAGE_BYTES, read_around,
         spans::{self, FeedRead},
     },
 };

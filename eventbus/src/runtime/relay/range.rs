@@ -7,8 +7,11 @@ use tokio::time::Instant;
 
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
-    port::{EventStore, FeedFilter, ReadError, RecordStream},
-    support::{BatchEnd, FeedBatch, SKIPS_REFRESH_INTERVAL, read_around, relay_to, skipped_positions, spans::FeedRead},
+    port::{
+        EventStore, FeedFilter, ReadError, RecordStream,
+        feed_page::{BatchEnd, FeedBatch},
+    },
+    support::{SKIPS_REFRESH_INTERVAL, read_around, relay_to, skipped_positions, spans::FeedRead},
 };
 
 /// Limits of what one call publishes: about a millisecond of a busy Redis.

@@ -14,13 +14,12 @@ use super::{
     status::RelayStatusCell,
 };
 use crate::{
-    domain::{error::BoxError, name::Name, stream::Position},
+    domain::{error::BoxError, stream::Position},
     port::{EventBus, EventStore, RelayTarget, backoff::BackoffTimer},
     runtime::{
         feed_head::{FAILURE_BACKOFF, FeedHead},
         held_lease::{HeldLease, LeaseRequest},
     },
-    support::relay_to,
 };
 
 /// Interval at which the leader saves its position, and a standby tries to acquire the lease.
@@ -91,11 +90,6 @@ impl Relay {
         };
         let status = RelayStatusCell::new(bus.destination().clone(), position, clock);
         Ok(Self { store, feed_head, bus, options, status, lease_request })
-    }
-
-    /// Returns the role of the relay to a bus: the name of its lease and its checkpoint.
-    pub(crate) fn role(bus: &dyn EventBus) -> Name {
-        relay_to(bus.destination())
     }
 
     /// Returns the status of this relay as its app reads it.
