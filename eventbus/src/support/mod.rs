@@ -45,6 +45,7 @@ pub use listing_scan::{LISTING_ROWS_MAX, NameScan, StreamKey, StreamScan};
 pub use migration_kind::MigrationKind;
 pub(crate) use note_names::note_names;
 pub use outage::Outage;
+pub(crate) use page::read_batch;
 pub use page::{PAGE_BYTES, Page, collect_page, fetched_ahead, paged, paged_after, paged_ahead};
 pub use personal_fields::PersonalFields;
 pub use reader_kind::ReaderKind;

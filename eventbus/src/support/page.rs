@@ -18,22 +18,20 @@ pub const PAGE_BYTES: usize = 1024 * 1024;
 /// A page of events, and the cursor of the next page; `None` on the last page.
 pub type Page<C> = (Vec<RecordedEvent>, Option<C>);
 
-impl FeedBatch {
-    /// Reads the next events of a feed in a span, as [`read`](Self::read) does without.
-    pub(crate) async fn read_in(
-        mut span: FeedRead,
-        feed: &mut RecordStream<'_>,
-        events_max: usize,
-        bytes_max: usize,
-    ) -> Result<Self, ReadError> {
-        let read = Self::read(feed, events_max, bytes_max).await;
-        match &read {
-            // the next read meets an error behind the events again
-            Ok(batch) => batch.events.iter().for_each(|event| span.add(event)),
-            Err(error) => span.fail(error),
-        }
-        read
+/// Reads the next events of a feed in a span, as [`FeedBatch::read`] does without.
+pub(crate) async fn read_batch(
+    mut span: FeedRead,
+    feed: &mut RecordStream<'_>,
+    events_max: usize,
+    bytes_max: usize,
+) -> Result<FeedBatch, ReadError> {
+    let read = FeedBatch::read(feed, events_max, bytes_max).await;
+    match &read {
+        // the next read meets an error behind the events again
+        Ok(batch) => batch.events.iter().for_each(|event| span.add(event)),
+        Err(error) => span.fail(error),
     }
+    read
 }
 
 /// Turns page-wise reading into a stream: reads a page when the former one is consumed, none before the first poll.

@@ -27,7 +27,7 @@ use crate::{
         definition::ProjectionDefinition, feed_poller::EndCheck, handler_inbox::classify_error, held_lease::HeldLease,
     },
     support::{
-        PAGE_BYTES, read_around,
+        PAGE_BYTES, read_around, read_batch,
         spans::{self, FeedRead},
     },
 };
@@ -337,7 +337,7 @@ impl<'a> TransactionalWriter<'a> {
 }
 
 async fn next_batch(span: FeedRead, feed: &mut RecordStream<'_>, events_max: usize) -> Result<FeedBatch, ReadError> {
-    FeedBatch::read_in(span, feed, events_max, PAGE_BYTES).await
+    read_batch(span, feed, events_max, PAGE_BYTES).await
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::{
         EventStore, FeedFilter, ReadError, RecordStream,
         feed_page::{BatchEnd, FeedBatch},
     },
-    support::{SKIPS_REFRESH_INTERVAL, read_around, relay_to, skipped_positions, spans::FeedRead},
+    support::{SKIPS_REFRESH_INTERVAL, read_around, read_batch, relay_to, skipped_positions, spans::FeedRead},
 };
 
 /// Limits of what one call publishes: about a millisecond of a busy Redis.
@@ -69,7 +69,7 @@ struct OpenFeed<'a> {
 impl OpenFeed<'_> {
     async fn read_batch(&mut self, reader: &Name) -> Result<FeedBatch, ReadError> {
         let span = FeedRead::begin(|| reader.clone());
-        FeedBatch::read_in(span, &mut self.records, RANGE_EVENTS_MAX, RANGE_BYTES_MAX).await
+        read_batch(span, &mut self.records, RANGE_EVENTS_MAX, RANGE_BYTES_MAX).await
     }
 }
 
