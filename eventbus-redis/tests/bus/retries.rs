@@ -14,7 +14,7 @@ use crate::common::{
         Act, Actor, connect, dead_letter_count, give, kill, named, never, notes, numbered, pending, publish_all,
         publish_numbered, quick, read_as, retry_key, until_finished,
     },
-    seen::{command, start},
+    seen::{command, make_group, start},
     until,
 };
 use eventbus::{
@@ -439,6 +439,8 @@ async fn a_failed_entry_is_in_exactly_one_place_at_any_time() {
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     let dead = bus.config().dlq_stream_name();
     let count: i64 = 400;
+    // the group is watched from the first moment on
+    make_group(&bus).await;
     publish_numbered(&bus, 400).await;
     start(&bus).await;
     let look = redis::Script::new(
