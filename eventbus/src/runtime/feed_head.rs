@@ -2,15 +2,17 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::head_poll::HeadPoll;
+use super::head_poll::{HeadPoll, PageRequest};
 use crate::{
     domain::{clock::SharedClock, stream::Position},
     port::{
         EventStore, ReadError,
         backoff::{Backoff, BackoffTimer},
+        feed_page::FeedPage,
     },
 };
 
@@ -40,6 +42,16 @@ impl LoadedPosition {
     }
 }
 
+/// The page that a reader wants, or has got; one reader of an app has them.
+#[derive(Debug, Default)]
+enum PolledPage {
+    #[default]
+    Unwanted,
+    Wanted(PageRequest),
+    /// With the number of possible restores before it was read.
+    Read(PageRequest, FeedPage, u64),
+}
+
 /// The result of the last polls by the task of a [`FeedHead`].
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct PolledHead {
@@ -63,13 +75,15 @@ struct FeedHeadInner {
     wanted: Notify,
     /// `true` while a task polls.
     is_shared: watch::Sender<bool>,
+    /// Held for moments.
+    page: Mutex<PolledPage>,
 }
 
 impl FeedHead {
     /// Creates a head that no task polls: each reader polls by itself.
     pub(crate) fn new(store: Arc<dyn EventStore>, clock: SharedClock) -> Self {
-        let (polled, wanted, is_shared) = Default::default();
-        Self(Arc::new(FeedHeadInner { store, clock, polled, wanted, is_shared }))
+        let (polled, wanted, is_shared, page) = Default::default();
+        Self(Arc::new(FeedHeadInner { store, clock, polled, wanted, is_shared, page }))
     }
 
     /// Returns the task that polls for all readers from now on. Once it is dropped, each reader polls by itself.
@@ -89,6 +103,37 @@ impl FeedHead {
     /// Returns a watch of the polled heads; `None` if no task polls.
     pub(super) fn subscribe(&self) -> Option<watch::Receiver<PolledHead>> {
         self.0.is_shared.borrow().then(|| self.0.polled.subscribe())
+    }
+
+    /// Asks for a page with the next poll of the task that finds events for it.
+    pub(super) fn want_page(&self, request: PageRequest) {
+        *self.0.page.lock() = PolledPage::Wanted(request);
+    }
+
+    /// Takes the page that was wanted, if a poll has read it from the server that the store has now.
+    pub(super) fn take_page(&self, request: &PageRequest) -> Option<FeedPage> {
+        let current = self.0.store.appended().possible_restores();
+        match std::mem::take(&mut *self.0.page.lock()) {
+            PolledPage::Read(of, page, possible_restores) if of == *request && possible_restores == current => {
+                Some(page)
+            }
+            _ => None,
+        }
+    }
+
+    fn wanted_page(&self) -> Option<PageRequest> {
+        match &*self.0.page.lock() {
+            PolledPage::Wanted(request) => Some(request.clone()),
+            _ => None,
+        }
+    }
+
+    /// Keeps a page for the reader that still wants it. Without a new event the next poll reads it again.
+    fn keep_page(&self, request: PageRequest, page: FeedPage, possible_restores: u64) {
+        let mut kept = self.0.page.lock();
+        if page.through > request.after && matches!(&*kept, PolledPage::Wanted(wanted) if *wanted == request) {
+            *kept = PolledPage::Read(request, page, possible_restores);
+        }
     }
 
     /// Waits until the task has ended.
@@ -137,7 +182,11 @@ impl FeedHeadTask {
                 continue;
             }
             let possible_restores = store.appended().possible_restores();
-            if let Ok(position) = self.answer_of(poll.poll()).await {
+            let wanted = self.head.wanted_page();
+            if let Ok((position, page)) = self.answer_of(poll.poll_with_page(wanted.as_ref())).await {
+                if let (Some(wanted), Some(page)) = (wanted, page) {
+                    self.head.keep_page(wanted, page, possible_restores);
+                }
                 let head = LoadedPosition { position, possible_restores };
                 polled.send_if_modified(|last| {
                     last.failures += u64::from(last.head.is_some_and(|former| position < former.position));
@@ -173,5 +222,67 @@ impl FeedHeadTask {
 impl Drop for FeedHeadTask {
     fn drop(&mut self) {
         self.head.0.is_shared.send_replace(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::{
+        domain::{
+            name::Name,
+            record::NewEvent,
+            stream::{ExpectedVersion, StreamId},
+        },
+        memory::InMemoryEventStore,
+        port::{AppendEvents as _, FeedFilter, ReadFeed as _, feed_page::PageLimits},
+    };
+
+    fn page_after(position: u64) -> PageRequest {
+        let limits = PageLimits { events: NonZeroUsize::MIN, bytes: 1 };
+        PageRequest { after: position.into(), filter: FeedFilter::all(), limits }
+    }
+
+    /// Stores an event as another process would: nothing here has it in memory.
+    async fn append_elsewhere(store: &InMemoryEventStore) {
+        let stream = StreamId::parse("Order", "1").unwrap();
+        store
+            .append(&stream, ExpectedVersion::Any, vec![NewEvent::new(Name::from_static("Noted"), 1, "{}")])
+            .await
+            .unwrap();
+        store.appended().recent().clear();
+    }
+
+    /// Polls until the head is found; returns the positions of the page that came with it.
+    async fn polled_page(head: &FeedHead, found: u64, request: &PageRequest) -> Option<Vec<Option<Position>>> {
+        let mut polled = head.subscribe().unwrap();
+        head.begin_polls();
+        polled.wait_for(|polled| polled.head.is_some_and(|head| head.position == found)).await.unwrap();
+        let page = head.take_page(request)?;
+        Some(page.events.iter().map(|event| event.position()).collect())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_comes_with_the_poll_that_finds_its_events() {
+        let store = InMemoryEventStore::new();
+        let head = FeedHead::new(Arc::new(store.clone()), SharedClock::SYSTEM);
+        tokio::spawn(head.share().run(CancellationToken::new()));
+        assert_eq!(polled_page(&head, 0, &page_after(0)).await, None, "none is wanted");
+        head.want_page(page_after(0));
+        assert_eq!(polled_page(&head, 0, &page_after(0)).await, None, "there is none yet");
+        head.want_page(page_after(0));
+        append_elsewhere(&store).await;
+        assert_eq!(polled_page(&head, 1, &page_after(0)).await, Some(vec![Some(Position::new(1))]));
+        head.want_page(page_after(1));
+        append_elsewhere(&store).await;
+        assert_eq!(polled_page(&head, 2, &page_after(0)).await, None, "it is behind another position");
+        head.want_page(page_after(2));
+        append_elsewhere(&store).await;
+        let mut polled = head.subscribe().unwrap();
+        polled.wait_for(|polled| polled.head.is_some_and(|head| head.position == 3)).await.unwrap();
+        store.appended().note_possible_restore();
+        assert_eq!(head.take_page(&page_after(2)), None, "it is of a server that may be gone");
     }
 }

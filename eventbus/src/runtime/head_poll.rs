@@ -10,9 +10,10 @@ use tokio::time::Instant;
 use crate::{
     domain::{clock::SharedClock, stream::Position},
     port::{
-        AppendWatch, EventStore, ReadError,
+        AppendWatch, EventStore, FeedFilter, ReadError,
         backoff::{Backoff, BackoffTimer},
         feed_end::FeedEnd,
+        feed_page::{FeedPage, PageLimits},
     },
 };
 
@@ -34,6 +35,14 @@ const PAUSES: Backoff = Backoff::new(Duration::from_millis(5), ANNOUNCED_PAUSE_M
 /// Time since the last event that no signal announced, as one of a store that does not notify, in which more of them
 /// are expected: the longest pause is [`PAUSE_MAX`].
 const UNANNOUNCED_EXPECTED: Duration = Duration::from_secs(60);
+
+/// The page that a reader at the end of the feed wants with the next poll of the head: one round trip instead of two.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct PageRequest {
+    pub(super) after: Position,
+    pub(super) filter: FeedFilter,
+    pub(super) limits: PageLimits,
+}
 
 /// Polls a store's head, often while events come, ever more seldom while none do.
 ///
@@ -82,15 +91,32 @@ impl HeadPoll {
     /// Not cancel-safe: the poll is noted before the answer, `last` after it. No caller drops a poll and uses the same
     /// `HeadPoll` again.
     pub(super) async fn poll(&mut self) -> Result<Position, ReadError> {
+        self.poll_with_page(None).await.map(|(head, _)| head)
+    }
+
+    /// Returns the head as [`poll`](Self::poll) does, and the page that is wanted with it if the store answered and the
+    /// page can be read.
+    pub(super) async fn poll_with_page(
+        &mut self,
+        wanted: Option<&PageRequest>,
+    ) -> Result<(Position, Option<FeedPage>), ReadError> {
         let is_unannounced = std::mem::take(&mut self.is_unannounced);
         if let (Some(head), Some(last)) = (self.head_by_own_appends(), &mut self.last) {
             last.head = head;
-            return Ok(head);
+            return Ok((head, None));
         }
         // before the poll: an append that ends meanwhile may be unknown to it
         self.unknown_appends = self.store.appended().unknown_appends();
         self.polled_at = Some(self.clock.instant());
-        let polled = self.store.feed_end().await;
+        let page = match wanted {
+            // the reader that wants the page meets an event that cannot be read when it reads for itself
+            Some(wanted) => self.store.read_page(wanted.after, &wanted.filter, wanted.limits).await.ok(),
+            None => None,
+        };
+        let polled = match &page {
+            Some(page) => Ok(page.end),
+            None => self.store.feed_end().await,
+        };
         let former = std::mem::replace(&mut self.last, polled.as_ref().ok().copied());
         // an older copy may have replaced the store
         match &polled {
@@ -112,7 +138,7 @@ impl HeadPoll {
                 self.unannounced_at = Some(self.clock.instant());
             }
         }
-        Ok(end.head)
+        Ok((end.head, page))
     }
 
     /// Begins again with short pauses, after events were read.

@@ -24,14 +24,14 @@ impl MergedDeadLetters {
         self.0.iter().filter_map(|bus| bus.dead_letters())
     }
 
-    /// Asks each bus, until one has the dead letter. A bus that takes the id for none of its own counts only if all do.
-    async fn ask_each<'a, T>(
+    /// Searches each bus, until one has the dead letter. A bus that takes the id for none of its own counts only if all do.
+    async fn find_in_each<'a, T>(
         &'a self,
-        ask: impl Fn(&'a dyn DeadLetters) -> BoxFuture<'a, Result<Option<T>, DeadLetterError>>,
+        find: impl Fn(&'a dyn DeadLetters) -> BoxFuture<'a, Result<Option<T>, DeadLetterError>>,
     ) -> Result<Option<T>, DeadLetterError> {
         let (mut invalid, mut is_valid) = (None, false);
         for dead_letters in self.each() {
-            match ask(dead_letters).await {
+            match find(dead_letters).await {
                 Ok(Some(found)) => return Ok(Some(found)),
                 Ok(None) => is_valid = true,
                 Err(error @ DeadLetterError::InvalidId { .. }) => invalid = invalid.or(Some(error)),
@@ -71,12 +71,12 @@ impl DeadLetters for MergedDeadLetters {
     }
 
     async fn find_dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
-        self.ask_each(|dead_letters| dead_letters.find_dead_letter(id)).await
+        self.find_in_each(|dead_letters| dead_letters.find_dead_letter(id)).await
     }
 
     async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
         let ended =
-            self.ask_each(|dead_letters| Box::pin(async move { Ok(dead_letters.replay(id).await?.then_some(())) }));
+            self.find_in_each(|dead_letters| Box::pin(async move { Ok(dead_letters.replay(id).await?.then_some(())) }));
         Ok(ended.await?.is_some())
     }
 
@@ -89,8 +89,8 @@ impl DeadLetters for MergedDeadLetters {
     }
 
     async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        let ended =
-            self.ask_each(|dead_letters| Box::pin(async move { Ok(dead_letters.discard(id).await?.then_some(())) }));
+        let ended = self
+            .find_in_each(|dead_letters| Box::pin(async move { Ok(dead_letters.discard(id).await?.then_some(())) }));
         Ok(ended.await?.is_some())
     }
 

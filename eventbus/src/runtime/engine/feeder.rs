@@ -7,7 +7,10 @@
 //! Invariant: a shard takes a page only if the page has all its slots and the shard has read exactly up to a place within it;
 //! then it has read it all or up to where its room ended. So it does not matter which loop brings a page, or how often.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, OnceLock},
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -23,15 +26,15 @@ use crate::{
     port::{
         FeedFilter, ReadError, RecordStream,
         backoff::BackoffTimer,
-        feed_page::{BatchEnd, FeedBatch},
+        feed_page::{BatchEnd, FeedBatch, PageLimits},
         handler_progress::ALL_TYPES,
     },
-    runtime::{feed_head::FAILURE_BACKOFF, feed_poller::FeedPoller},
+    runtime::{feed_head::FAILURE_BACKOFF, feed_poller::FeedPoller, head_poll::PageRequest},
     support::PAGE_BYTES,
 };
 
-/// The most events of a page.
-const PAGE_EVENTS: usize = 256;
+/// The limits of a page.
+const LIMITS: PageLimits = PageLimits { events: NonZeroUsize::new(256).unwrap(), bytes: PAGE_BYTES };
 
 /// Reads pages of a range of the feed, one after the other from one stream as long as each begins where the last ended.
 struct PageReader<'s> {
@@ -55,7 +58,7 @@ impl<'s> PageReader<'s> {
             Some((stream, of, next, end)) if of == filter && next == after && end <= through => (stream, end),
             _ => (self.shared.store().read_feed(after, through, &filter), through),
         };
-        let batch = match FeedBatch::read(&mut stream, PAGE_EVENTS, PAGE_BYTES).await {
+        let batch = match FeedBatch::read(&mut stream, LIMITS.events.get(), LIMITS.bytes).await {
             Ok(batch) => batch,
             Err(error) => {
                 let through = self.shared.skipped(error).await?;
@@ -118,6 +121,8 @@ impl Feeder {
             };
             // the head is lower for a while after a slow append began
             if after >= head {
+                let filter = self.reading().0;
+                self.shared.feed_head().want_page(PageRequest { after, filter, limits: LIMITS });
                 if !poller.wait_idle(None, cancel).await {
                     return;
                 }
@@ -140,15 +145,21 @@ impl Feeder {
         }
     }
 
-    /// Reads the next page at the end of the feed, from the appends of this process if they directly follow.
+    /// Reads the next page at the end of the feed: as it came with the head, or else from the appends of this process if
+    /// they directly follow, or else from the store.
     async fn read_end(&self, after: Position, head: Position) -> Result<Page, ReadError> {
         let (filter, slots) = self.reading();
-        let recent = self.shared.store().appended().recent().read(after, head, PAGE_EVENTS, PAGE_BYTES);
+        let request = PageRequest { after, filter, limits: LIMITS };
+        if let Some(page) = self.shared.feed_head().take_page(&request) {
+            self.shared.note_feed_read();
+            return Ok(Page { after, through: page.through, events: page.events, slots });
+        }
+        let recent = self.shared.store().appended().recent().read(after, head, LIMITS.events.get(), LIMITS.bytes);
         if let Some(through) = recent.last().and_then(RecordedEvent::position) {
-            let events = recent.into_iter().filter(|event| filter.matches(event)).collect();
+            let events = recent.into_iter().filter(|event| request.filter.matches(event)).collect();
             return Ok(Page { after, through, events, slots });
         }
-        let page = PageReader::new(&self.shared).read(after, head, (filter, slots)).await;
+        let page = PageReader::new(&self.shared).read(after, head, (request.filter, slots)).await;
         page.inspect(|_| self.shared.note_feed_read())
     }
 

@@ -4,7 +4,7 @@
 //! lock, and a task that makes an event ready starts workers under it: no event waits without a worker.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::RangeMut},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -142,16 +142,13 @@ impl QueueState {
         if self.is_paused {
             return None;
         }
-        let next_shard = self.next_shard;
-        let (before, after): (Vec<u16>, Vec<u16>) = self.shards.keys().partition(|number| **number < next_shard);
-        for number in after.into_iter().chain(before) {
-            let Some(owned) = self.shards.get_mut(&number).filter(|owned| owned.may_start(now)) else { continue };
-            if let Some(taken) = take(&mut owned.shard) {
-                self.next_shard = number + 1;
-                return Some(taken);
-            }
-        }
-        None
+        let next = self.next_shard;
+        let of_first = |shards: RangeMut<'_, u16, OwnedShard>| {
+            shards.filter(|(_, owned)| owned.may_start(now)).find_map(|(_, owned)| take(&mut owned.shard))
+        };
+        let taken = of_first(self.shards.range_mut(next..)).or_else(|| of_first(self.shards.range_mut(..next)))?;
+        self.next_shard = taken.shard + 1;
+        Some(taken)
     }
 
     fn end(&mut self, taken: &Taken, end: End, now: u64) {
