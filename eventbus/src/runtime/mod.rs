@@ -16,6 +16,7 @@ mod head_poll;
 pub(crate) mod held_lease;
 pub(crate) mod lease_renewer;
 pub(crate) mod metrics;
+mod page_reader;
 pub(crate) mod projection;
 pub(crate) mod registry;
 pub(crate) mod relay;

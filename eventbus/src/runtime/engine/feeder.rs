@@ -22,56 +22,14 @@ use super::{
     workers::Workers,
 };
 use crate::{
-    domain::{name::Name, record::RecordedEvent, stream::Position},
-    port::{
-        FeedFilter, ReadError, RecordStream,
-        backoff::BackoffTimer,
-        feed_page::{BatchEnd, FeedBatch, PageLimits},
-        handler_progress::ALL_TYPES,
-    },
-    runtime::{feed_head::FAILURE_BACKOFF, feed_poller::FeedPoller, head_poll::PageRequest},
+    domain::{name::Name, stream::Position},
+    port::{FeedFilter, ReadError, backoff::BackoffTimer, feed_page::PageLimits, handler_progress::ALL_TYPES},
+    runtime::{feed_head::FAILURE_BACKOFF, feed_poller::FeedPoller, head_poll::PageRequest, page_reader::PageReader},
     support::PAGE_BYTES,
 };
 
 /// The limits of a page.
 const LIMITS: PageLimits = PageLimits { events: NonZeroUsize::new(256).unwrap(), bytes: PAGE_BYTES };
-
-/// Reads pages of a range of the feed, one after the other from one stream as long as each begins where the last ended.
-struct PageReader<'s> {
-    shared: &'s Shared,
-    /// The stream and its filter, the position that its next event follows, and the end of its range.
-    open: Option<(RecordStream<'s>, FeedFilter, Position, Position)>,
-}
-
-impl<'s> PageReader<'s> {
-    const fn new(shared: &'s Shared) -> Self {
-        Self { shared, open: None }
-    }
-
-    async fn read(
-        &mut self,
-        after: Position,
-        through: Position,
-        (filter, slots): (FeedFilter, Slots),
-    ) -> Result<Page, ReadError> {
-        let (mut stream, end) = match self.open.take() {
-            Some((stream, of, next, end)) if of == filter && next == after && end <= through => (stream, end),
-            _ => (self.shared.store().read_feed(after, through, &filter), through),
-        };
-        let batch = match FeedBatch::read(&mut stream, LIMITS.events.get(), LIMITS.bytes).await {
-            Ok(batch) => batch,
-            Err(error) => {
-                let through = self.shared.skipped(error).await?;
-                return Ok(Page { after, through, events: Vec::new(), slots });
-            }
-        };
-        let through = batch.through(end);
-        if matches!(batch.end, BatchEnd::Full) {
-            self.open = Some((stream, filter, through, end));
-        }
-        Ok(Page { after, through, events: batch.events, slots })
-    }
-}
 
 /// Feeds the handlers of a process.
 pub(super) struct Feeder {
@@ -98,6 +56,7 @@ impl Feeder {
     /// Follows the end of the feed.
     pub(super) async fn follow_end(&self, cancel: &CancellationToken) {
         let mut poller = FeedPoller::new(self.shared.feed_head());
+        let mut reader = self.page_reader();
         let kept = Arc::clone(self.shared.store());
         let _kept = kept.appended().recent().keep();
         while !cancel.is_cancelled() {
@@ -128,7 +87,7 @@ impl Feeder {
                 }
                 continue;
             }
-            match self.read_end(after, head).await {
+            match self.read_end(&mut reader, after, head).await {
                 Ok(page) => {
                     self.shared.note_read(&page.events);
                     self.shared.window.lock().push(&page);
@@ -145,22 +104,36 @@ impl Feeder {
         }
     }
 
-    /// Reads the next page at the end of the feed: as it came with the head, or else from the appends of this process if
-    /// they directly follow, or else from the store.
-    async fn read_end(&self, after: Position, head: Position) -> Result<Page, ReadError> {
+    fn page_reader(&self) -> PageReader<'_> {
+        PageReader::new(&**self.shared.store(), LIMITS)
+    }
+
+    /// Reads the next page at the end of the feed, as it came with the head if it did.
+    async fn read_end(&self, reader: &mut PageReader<'_>, after: Position, head: Position) -> Result<Page, ReadError> {
         let (filter, slots) = self.reading();
         let request = PageRequest { after, filter, limits: LIMITS };
-        if let Some(page) = self.shared.feed_head().take_page(&request) {
-            self.shared.note_feed_read();
-            return Ok(Page { after, through: page.through, events: page.events, slots });
+        match self.shared.feed_head().take_page(&request) {
+            Some(page) => {
+                self.shared.note_feed_read();
+                Ok(Page { after, through: page.through, events: page.events, slots })
+            }
+            None => self.read_page(reader, (after, head), (request.filter, slots)).await,
         }
-        let recent = self.shared.store().appended().recent().read(after, head, LIMITS.events.get(), LIMITS.bytes);
-        if let Some(through) = recent.last().and_then(RecordedEvent::position) {
-            let events = recent.into_iter().filter(|event| request.filter.matches(event)).collect();
-            return Ok(Page { after, through, events, slots });
-        }
-        let page = PageReader::new(&self.shared).read(after, head, (request.filter, slots)).await;
-        page.inspect(|_| self.shared.note_feed_read())
+    }
+
+    /// Reads a page of a range; one without events up to an event that cannot be read, if an operator has skipped it.
+    async fn read_page(
+        &self,
+        reader: &mut PageReader<'_>,
+        (after, through): (Position, Position),
+        (filter, slots): (FeedFilter, Slots),
+    ) -> Result<Page, ReadError> {
+        let page = match reader.read(after, through, &filter).await {
+            Ok(page) => Page { after, through: page.through, events: page.events, slots },
+            Err(error) => Page { after, through: self.shared.skipped(error).await?, events: Vec::new(), slots },
+        };
+        self.shared.note_feed_read();
+        Ok(page)
     }
 
     /// Offers the window to all handlers.
@@ -185,7 +158,7 @@ impl Feeder {
 
     /// Reads for the handlers that are behind the window.
     pub(super) async fn feed_backlogs(&self, cancel: &CancellationToken) {
-        let mut reader = PageReader::new(&self.shared);
+        let mut reader = self.page_reader();
         let mut failures = BackoffTimer::new(FAILURE_BACKOFF);
         loop {
             // a page that is dropped unread is read again
@@ -217,7 +190,7 @@ impl Feeder {
         for queue in self.shared.queues() {
             match queue.wanted() {
                 Some(wanted @ Wanted::Left { .. }) => {
-                    self.feed_left(queue, &wanted).await?;
+                    self.feed_left(reader, queue, &wanted).await?;
                     return Ok(true);
                 }
                 Some(Wanted::After(after)) if !self.offer_window_to(queue, after) => {
@@ -228,8 +201,7 @@ impl Feeder {
         }
         let through = self.shared.window.lock().through();
         let Some(after) = lowest.filter(|after| *after < through) else { return Ok(false) };
-        let page = reader.read(after, through, self.reading()).await?;
-        self.shared.note_feed_read();
+        let page = self.read_page(reader, (after, through), self.reading()).await?;
         self.shared.note_read(&page.events);
         for queue in self.shared.queues() {
             queue.offer(&page, self.shared.clock());
@@ -239,11 +211,15 @@ impl Feeder {
     }
 
     /// Reads a page of the types that a shard was left with.
-    async fn feed_left(&self, queue: &Arc<HandlerQueue>, wanted: &Wanted) -> Result<(), ReadError> {
+    async fn feed_left(
+        &self,
+        reader: &mut PageReader<'_>,
+        queue: &Arc<HandlerQueue>,
+        wanted: &Wanted,
+    ) -> Result<(), ReadError> {
         let Wanted::Left { after, through, .. } = wanted else { return Ok(()) };
         let of_queue = (filter_of(queue.spec.types()), Slots::ALL);
-        let page = PageReader::new(&self.shared).read(*after, *through, of_queue).await?;
-        self.shared.note_feed_read();
+        let page = self.read_page(reader, (*after, *through), of_queue).await?;
         queue.offer_left(wanted, page.through, page.events, self.shared.clock());
         self.workers.start(queue);
         Ok(())

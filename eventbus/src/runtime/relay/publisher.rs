@@ -15,17 +15,17 @@ use super::{
     RelayError,
     checkpoint_names::{halt_checkpoint_name, load_halt},
     error::{is_shut_down, relay_error_of_publish, relay_error_of_read},
-    range::{FeedRange, RangeReader},
+    range::{FeedRange, RANGE_LIMITS},
     restore_watch::{RestoreWatch, holds_event},
     status::RelayStatusCell,
 };
 use crate::{
     domain::{error::BoxError, name::Name, stream::Position},
     port::{
-        EventBus, EventStore, PublishError, RelayTarget,
+        EventBus, EventStore, FeedFilter, PublishError, RelayTarget,
         relay::{PublishRange, PublishedPosition, RangeOutcome},
     },
-    runtime::{feed_head::FeedHead, feed_poller::FeedPoller},
+    runtime::{feed_head::FeedHead, feed_poller::FeedPoller, page_reader::PageReader},
     support::{is_beyond_end, relay_to, spans},
 };
 
@@ -80,7 +80,7 @@ pub(super) struct Publisher<'a> {
     store_id: Option<Uuid>,
     /// The record of the store, as the bus told it last.
     record: PublishedPosition,
-    reader: RangeReader<'a>,
+    reader: PageReader<'a>,
     /// The range to publish next, if it was read already.
     next_range: Option<FeedRange>,
     last_bus_answer: Instant,
@@ -106,7 +106,7 @@ impl<'a> Publisher<'a> {
             is_stream_shared,
             store_id: None,
             record: PublishedPosition::default(),
-            reader: RangeReader::new(store, bus.destination(), status.clock()),
+            reader: PageReader::new(store, RANGE_LIMITS).named(relay_to(bus.destination()), status.clock()),
             next_range: None,
             last_bus_answer: now,
             restore_watch,
@@ -194,7 +194,10 @@ impl<'a> Publisher<'a> {
         }
         let range = match self.next_range.take() {
             Some(range) => range,
-            None => self.reader.read_next(self.record.position, self.restore_watch.head()).await?,
+            None => {
+                let head = self.restore_watch.head();
+                self.reader.read(self.record.position, head, &FeedFilter::all()).await?.into()
+            }
         };
         self.restore_watch.note_restores(self.store);
         if self.restore_watch.is_check_due() {
@@ -230,14 +233,15 @@ impl<'a> Publisher<'a> {
 
     /// Publishes a range, and reads the next one at the same time.
     async fn publish_range(&mut self, store_id: Uuid, range: FeedRange) -> Result<PublishStep, BoxError> {
-        let (ranges, head) = (&mut self.reader, self.restore_watch.head());
+        let (reader, head) = (&mut self.reader, self.restore_watch.head());
         let read_ahead = async {
             if !range.is_full {
                 return None;
             }
             // drops an error: reading the range when it is due returns it again; and an empty range: the head may be
             // later when it is due
-            ranges.read_next(range.through, head).await.ok().filter(FeedRange::moves_position)
+            let page = reader.read(range.through, head, &FeedFilter::all()).await.ok()?;
+            Some(FeedRange::from(page)).filter(FeedRange::moves_position)
         };
         let has_events = !range.events.is_empty();
         let span = if has_events { spans::relay(self.bus.destination(), &range.events) } else { Span::none() };
@@ -328,7 +332,7 @@ impl<'a> Publisher<'a> {
         self.restore_watch.mark_checked();
         // events that were read before the check may be of the former copy
         self.next_range = None;
-        self.reader.close_feed();
+        self.reader.close();
         if !is_behind {
             return Ok(None);
         }
