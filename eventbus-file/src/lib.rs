@@ -31,9 +31,9 @@ mod removal;
 mod results;
 mod search;
 mod staged_event;
-#[cfg(test)]
-mod statuses;
 mod subscriber_broadcast;
+#[cfg(test)]
+mod tests;
 
 pub use claim_store::Claim;
 pub use claimed_event::ClaimedEvent;

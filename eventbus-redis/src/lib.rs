@@ -25,9 +25,9 @@ mod ports;
 mod publish;
 mod relay;
 mod script;
-#[cfg(test)]
-mod statuses;
 pub mod streams;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod trace_context;
 mod trim;

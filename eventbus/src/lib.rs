@@ -68,12 +68,12 @@ pub mod lock;
 mod memory;
 pub mod port;
 mod runtime;
-#[cfg(test)]
-mod statuses;
 pub mod support;
 #[cfg(feature = "testkit")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testkit")))]
 pub mod testkit;
+#[cfg(test)]
+mod tests;
 
 #[doc = include_str!("docs/aggregate.md")]
 #[doc(inline)]

@@ -30,8 +30,6 @@ mod on_pool;
 mod open_append;
 mod pool;
 mod preflight;
-#[cfg(test)]
-mod query_plans;
 mod read;
 mod record;
 mod resolve;
@@ -46,6 +44,8 @@ mod statements;
 mod store;
 mod store_inner;
 mod stream_numbers;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod transactions;
 mod url;

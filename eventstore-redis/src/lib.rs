@@ -27,9 +27,9 @@ mod ports;
 mod read;
 mod script;
 mod snapshot;
-#[cfg(test)]
-mod statuses;
 mod store;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod transaction_error;
 mod transactions;

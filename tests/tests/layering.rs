@@ -133,7 +133,6 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
                 "lease",
                 "listings",
                 "missing_events",
-                "query_plans",
                 "read",
                 "transactions",
                 "visit",

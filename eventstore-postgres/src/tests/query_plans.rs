@@ -131,7 +131,7 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
     let (append_one, append) = (append_of(EventParameters::One), append_of(EventParameters::Arrays));
     let append_many = statements.multi_stream_append(StreamClaims::Any, false, 0);
     let claims_of_new = statements.multi_stream_append(StreamClaims::New, false, 0);
-    let read_page = statements.whole_feed_page(include_str!("sql/read_page.sql"), PageEnd::AtEvents);
+    let read_page = statements.whole_feed_page(include_str!("../sql/read_page.sql"), PageEnd::AtEvents);
     let of_types = FilterShape { has_event_types: true, ..FilterShape::default() };
     let filtered = |name, query, event_type| HotStatement {
         types: "(bigint, bigint, text[], text[], uuid, bytea)",
@@ -160,32 +160,32 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
             true,
         )
     };
-    let read_forward = statements.stream_page(include_str!("sql/read_forward.sql"), "version");
-    let read_backward = statements.stream_page(include_str!("sql/read_backward.sql"), "version DESC");
-    let missing_version = statements.query(include_str!("sql/missing_version.sql"));
-    let visit = statements.query(include_str!("sql/visit.sql"));
-    let head = statements.query(include_str!("sql/head.sql"));
-    let save_checkpoint = statements.query(include_str!("sql/save_checkpoint.sql"));
-    let list_streams = statements.query(include_str!("sql/list_streams.sql"));
-    let streams_of_page = statements.query(include_str!("sql/streams.sql"));
-    let reach = statements.query(include_str!("sql/reach.sql"));
-    let count_versions = statements.query(include_str!("sql/count_versions.sql"));
-    let note_delivery = statements.query(include_str!("sql/note_delivery.sql"));
-    let advance = statements.query(include_str!("sql/advance.sql"));
-    let renew_leases = statements.query(include_str!("sql/renew_leases.sql"));
-    let count_tagged_events = statements.query(include_str!("sql/count_tagged_events.sql"));
+    let read_forward = statements.stream_page(include_str!("../sql/read_forward.sql"), "version");
+    let read_backward = statements.stream_page(include_str!("../sql/read_backward.sql"), "version DESC");
+    let missing_version = statements.query(include_str!("../sql/missing_version.sql"));
+    let visit = statements.query(include_str!("../sql/visit.sql"));
+    let head = statements.query(include_str!("../sql/head.sql"));
+    let save_checkpoint = statements.query(include_str!("../sql/save_checkpoint.sql"));
+    let list_streams = statements.query(include_str!("../sql/list_streams.sql"));
+    let streams_of_page = statements.query(include_str!("../sql/streams.sql"));
+    let reach = statements.query(include_str!("../sql/reach.sql"));
+    let count_versions = statements.query(include_str!("../sql/count_versions.sql"));
+    let note_delivery = statements.query(include_str!("../sql/note_delivery.sql"));
+    let advance = statements.query(include_str!("../sql/advance.sql"));
+    let renew_leases = statements.query(include_str!("../sql/renew_leases.sql"));
+    let count_tagged_events = statements.query(include_str!("../sql/count_tagged_events.sql"));
     let shards = "'{handler-1,handler-2}', '{3,5}', '{1,1}'";
     let last_read = format!("'process', {events}, lpad(to_hex({events}), 32, '0')::uuid");
     let progress =
         format!("{last_read}, {shards}, '{{5,5}}', ARRAY['{{1,2}}', '{{}}'], ARRAY['{{}}', '{{}}'], '{{t,f}}'");
-    let save_shards = statements.query(include_str!("sql/save_shards.sql"));
-    let save_shards_with_rows = statements.query(include_str!("sql/save_shards_with_rows.sql"));
+    let save_shards = statements.query(include_str!("../sql/save_shards.sql"));
+    let save_shards_with_rows = statements.query(include_str!("../sql/save_shards_with_rows.sql"));
     let with_rows = "ARRAY['{}', '{\"Added\":null}'], '{f,f}', '{handler-1}', '{3}', '{7}', '{\"{}\"}', ARRAY[now()], '{f}', \
                      '{handler-2}', '{5}', '{8}'";
     let acquired = "'process', '{handler-1,handler-2}', '{3,5}', 10000000".to_owned();
-    let acquire_shards = statements.query(include_str!("sql/acquire_shards.sql"));
-    let live_handler_rows = statements.query(include_str!("sql/live_handler_rows.sql"));
-    let dead_rows = statements.query(include_str!("sql/dead_rows.sql"));
+    let acquire_shards = statements.query(include_str!("../sql/acquire_shards.sql"));
+    let live_handler_rows = statements.query(include_str!("../sql/live_handler_rows.sql"));
+    let dead_rows = statements.query(include_str!("../sql/dead_rows.sql"));
     let dead_after = format!("now() - interval '1 hour', {middle}, 'handler-1', 100");
     let of_slots = FilterShape { has_slots: true, ..FilterShape::default() };
     let read_slots = HotStatement {
