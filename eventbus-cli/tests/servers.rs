@@ -5,16 +5,12 @@ mod common;
 #[path = "../../eventbus-redis/tests/common/tls_server.rs"]
 mod tls_server;
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
 use common::{OrderPlaced, OrderShipped, Ran, Running, assert_json, eventbus, projections::PgTotals, send_of_stream};
 use eventbus::{
     EventId, ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId,
     app::SettleError,
-    bus::EventBus as _,
     port::{AppendEvents as _, Checkpoints as _, MultiStreamAppends as _, ReadFeed as _},
     prelude::*,
     store::{Handled, HandledDelivery, MultiStreamAppend},
@@ -27,7 +23,6 @@ use eventstore_postgres::{
     sqlx::{self, Connection as _},
 };
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
-use eventstore_sqlite::SqliteEventStore;
 use serde_json::{Value, json};
 use tls_server::TlsServer;
 
@@ -155,10 +150,8 @@ async fn a_running_app_owns_its_roles() {
         "handlers": [],
         "groups": [{
             "group": "mail", "consumers": 1, "pending": 0, "oldest_ms": null, "unread": 0,
-            "oldest_unread_ms": null, "dead_letters": 2,
-            "holds_trim": false, "seconds": 0.0,
+            "oldest_unread_ms": null, "holds_trim": false, "seconds": 0.0,
         }],
-        "more_dead_letters": false,
     });
     assert_json(&groups, &wanted);
     assert_eq!(live.run(&["lag", "--over", "0"]).code, 0);
@@ -169,7 +162,7 @@ async fn a_running_app_owns_its_roles() {
         "dead letters  2\n",
         "totals  4  4  0  0.0  OWNER  0  TIME\n",
         "4  4  0  0.0  OWNER  0  TIME\n",
-        "mail  1  0  -  0  2  no\n",
+        "mail  1  0  -  0  no\n",
     ] {
         assert!(status.contains(part), "{part} in\n{status}");
     }
@@ -232,15 +225,6 @@ async fn a_dead_app_is_operated_on_its_servers() {
 }
 
 /// The orders that the handler of a new group got.
-#[derive(Debug, Clone, Default)]
-struct Counted(Arc<Mutex<Vec<String>>>);
-
-#[handler(group = "reports", stream = "orders", manual)]
-async fn count(_event: &OrderPlaced, meta: &Metadata, counted: State<Counted>) -> Result<(), HandlerError> {
-    counted.0.0.lock().unwrap().push(meta.aggregate_id().to_string());
-    Ok(())
-}
-
 #[track_caller]
 fn assert_dry_run(ran: &Ran, would: &str) {
     let wanted = json!({ "version": 1, "dry_run": true, "would": would });
@@ -250,27 +234,35 @@ fn assert_dry_run(ran: &Ran, would: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_is_created_after_a_position_and_its_handlers_get_no_event_from_before() {
+async fn with_a_store_a_handler_is_created_and_with_a_bus_alone_a_group_on_redis() {
     let live = LiveApp::start().await;
     live.stop().await;
-    let create = |arguments: &[&str]| live.run(&[&["groups", "create"], arguments].concat());
+    let created = live.document(&["--yes", "groups", "create", "reports", "--after", "2"]);
+    assert_json(
+        &created,
+        &json!({ "version": 1, "as_of": "TIME", "handler": "reports", "created": true, "after": "2" }),
+    );
     let groups = || live.document(&["groups"])["groups"].as_array().unwrap().len();
-    let dry = create(&["reports", "--after", "2", "--dry-run"]);
+    assert_eq!(groups(), 1, "there is no group on Redis");
+
+    let bus = ["--bus", live.redis.url(), "--prefix", live.redis.prefix()];
+    let create = |arguments: &[&str]| eventbus(&[&bus[..], &["groups", "create"], arguments].concat());
     let question = format!(
-        "create group `reports` of redis:{}:stream, which begins with the first event after position 2, and from now on holds \
-         trimming until its consumers have handled its events",
+        "create group `reports` of redis:{}:stream, which begins with the next event, and from now on holds trimming until \
+         its consumers have handled its events",
         live.redis.prefix()
     );
+    let dry = create(&["reports", "--now", "--dry-run"]);
     assert_eq!((dry.code, dry.err), (0, format!("dry run: {question}; nothing is changed\n")));
-    assert_dry_run(&create(&["reports", "--after", "2", "--dry-run", "--json"]), &question);
-    let refused = create(&["reports", "--after", "2"]);
+    assert_dry_run(&create(&["reports", "--now", "--dry-run", "--json"]), &question);
+    let refused = create(&["reports", "--now"]);
     assert!(refused.code == 4 && refused.err.starts_with(&format!("{question}?\n")), "{refused:?}");
     for (arguments, code, says) in [
-        (&["", "--after", "2"][..], 64, "group"),
+        (&["", "--now"][..], 64, "group"),
         (&["reports"], 64, "--after <POSITION>"),
         (&["reports", "--after", "2", "--now"], 64, "cannot be used with"),
-        (&["reports", "--after", "5"], 64, "error: the store ends at position 4\n"),
-        (&["mail", "--after", "2"], 1, "group `mail` exists already"),
+        (&["reports", "--after", "2"], 64, "pass `--store URL`"),
+        (&["mail", "--now"], 1, "group `mail` exists already"),
     ] {
         let refused = create(&[arguments, &["--yes"]].concat());
         assert!(
@@ -278,76 +270,11 @@ async fn a_group_is_created_after_a_position_and_its_handlers_get_no_event_from_
             "{arguments:?}: {refused:?}"
         );
     }
-    let bus = ["--bus", live.redis.url(), "--prefix", live.redis.prefix()];
-    let no_store = eventbus(&[&bus[..], &["--yes", "groups", "create", "reports", "--after", "2"]].concat());
-    assert!(no_store.code == 64 && no_store.err.contains("pass `--store URL`"), "{no_store:?}");
     assert_eq!(groups(), 1, "none of these created a group");
-
-    let created = live.document(&["--yes", "groups", "create", "reports", "--after", "2"]);
-    assert_json(&created, &json!({ "version": 1, "as_of": "TIME", "group": "reports", "created": true, "after": "2" }));
+    let now = create(&["--yes", "reports", "--now"]);
+    assert_eq!((now.code, now.out.as_str()), (0, "created group `reports`, which begins with the next event\n"));
     let row = live.document(&["groups"])["groups"][1].clone();
-    assert_eq!((&row["group"], &row["pending"]), (&json!("reports"), &json!(0)));
-    assert_eq!(create(&["reports", "--after", "3", "--yes"]).code, 1, "it exists by now");
-    let counted = Counted::default();
-    let bus = connect_bus(live.redis.url(), live.redis.prefix()).await;
-    let app = App::builder().store(live.store.clone()).bus(bus.clone()).consume("orders", bus);
-    let app = app.state(counted.clone()).handler::<count>().start().await.unwrap();
-    app.settled().await.unwrap();
-    assert_eq!(*counted.0.lock().unwrap(), ["o-2"], "the first order is before the position");
-    app.shutdown(Duration::from_secs(60)).await.unwrap();
-
-    // an event that the relay has yet to publish
-    let placed = vec![NewEvent::from_event(&OrderPlaced { cents: 1 }).unwrap()];
-    live.store.append(&StreamId::parse("Order", "o-3").unwrap(), ExpectedVersion::NoStream, placed).await.unwrap();
-    let ahead = create(&["late", "--after", "5", "--yes"]);
-    assert!(ahead.code == 64 && ahead.err.contains("has published the events up to position 4"), "{ahead:?}");
-    let now = live.run(&["--yes", "groups", "create", "newsletter", "--now"]);
-    assert_eq!(
-        (now.code, now.out.as_str()),
-        (0, "created group `newsletter`, which begins with the next event that is published\n")
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_group_is_not_created_before_events_that_were_trimmed() {
-    let (database, redis) = (eventbus_test::postgres(), eventbus_test::redis());
-    let store = PgEventStore::connect(database.url()).await.unwrap();
-    let config = RedisEventBusConfig {
-        redis_url: redis.url().into(),
-        stream_prefix: redis.prefix().into(),
-        ..RedisEventBusConfig::default()
-    };
-    let bus = RedisEventBus::connect(config.clone()).await.unwrap();
-    let app = App::builder().store(store.clone()).bus(bus).start().await.unwrap();
-    for number in 1..=8 {
-        let stream = StreamId::parse("Order", &format!("o-{number}")).unwrap();
-        let placed = vec![NewEvent::from_event(&OrderPlaced { cents: 1 }).unwrap()];
-        store.append(&stream, ExpectedVersion::NoStream, placed).await.unwrap();
-    }
-    let arguments = ["--store", database.url(), "--bus", redis.url(), "--prefix", redis.prefix(), "--yes"];
-    let run = |more: &[&str]| eventbus(&[&arguments[..], more].concat());
-    let published = async {
-        while run(&["--json", "relay"]).documents()[0]["relays"][0]["position"] != "8" {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), published).await.expect("all events are published");
-    app.shutdown(Duration::from_secs(60)).await.unwrap();
-    let mut connection = eventbus_test::internal::redis_connection(redis.url()).await;
-    redis::cmd("XTRIM")
-        .arg(config.stream_name())
-        .arg("MAXLEN")
-        .arg(3)
-        .query_async::<u64>(&mut connection)
-        .await
-        .unwrap();
-    let create = |after: usize| run(&["groups", "create", "reports", "--after", &after.to_string()]);
-    for (after, missing) in [(0, 1), (4, 5)] {
-        let refused = create(after);
-        let says = format!("does not have the event at position {missing} any more");
-        assert!(refused.code == 64 && refused.err.contains(&says), "{after}: {refused:?}");
-    }
-    assert_eq!(create(5).code, 0, "the bus has all events after it");
+    assert_eq!((&row["group"], &row["unread"]), (&json!("reports"), &json!(0)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -465,17 +392,15 @@ async fn what_became_of_an_event_is_shown_as_far_as_anything_knows_it() {
         live.store.append(&StreamId::parse("Order", "o-3").unwrap(), ExpectedVersion::NoStream, retried).await.unwrap();
     let retried = retried[0].metadata().event_id();
     let why = |event: EventId| live.document(&["why", &event.to_string()])["events"][0].clone();
+    let pending = || live.document(&["groups", "show", "mail"])["pending"][0].clone();
     let waiting = async {
-        while why(retried)["waiting"][0]["failed_runs"].as_u64().unwrap_or_default() == 0 {
+        while pending()["failed_runs"].as_u64().unwrap_or_default() == 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("the first run fails");
-    let row = why(retried)["waiting"][0].clone();
     let wanted = json!(["take_back", "the shelf is full"]);
-    assert_eq!((&row["group"], &row["failed"][0]), (&json!("mail"), &wanted), "{row}");
-    let shown = live.run(&["why", &retried.to_string()]).out;
-    assert!(shown.contains("\n  waits in mail with ") && shown.contains(", take_back: the shelf is full\n"), "{shown}");
+    assert_eq!((&pending()["event_id"], &pending()["failed"][0]), (&json!(retried.to_string()), &wanted));
 
     let placed = why(live.ids[0]);
     assert_eq!((&placed["handled_by"], &placed["waiting"]), (&json!(["billing/charge"]), &json!([])));
@@ -763,73 +688,6 @@ async fn status_shows_the_server_that_answers() {
     assert!(document["store_error"].as_str().unwrap().starts_with("PostgreSQL at "), "{document}");
     assert!(document["bus"].as_str().unwrap().contains(redis.prefix()), "{document}");
     assert_eq!((&document["store"], &document["bus_error"]), (&Value::Null, &Value::Null), "{document}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn groups_say_that_not_all_dead_letters_are_counted() {
-    let redis = eventbus_test::redis();
-    let _bus = connect_bus(redis.url(), redis.prefix()).await;
-    let mut connection = eventbus_test::internal::redis_connection(redis.url()).await;
-    let dead_letters = keys::dead_letters(redis.prefix(), "_dlq");
-    let mut add = redis::pipe();
-    for _ in 0..=1_000 {
-        add.cmd("XADD").arg(&dead_letters).arg("*").arg("group").arg("mail").ignore();
-    }
-    let _: () = add.query_async(&mut connection).await.unwrap();
-    let groups =
-        |options: &[&str]| eventbus(&[&["--bus", redis.url(), "--prefix", redis.prefix(), "groups"], options].concat());
-    assert_eq!(groups(&["--json"]).masked_json()["more_dead_letters"], true);
-    let shown = groups(&[]);
-    assert_eq!(shown.err, "of the dead letters the oldest 1,000 are counted; there are more\n", "{shown:?}");
-    let _: u64 =
-        redis::cmd("XTRIM").arg(&dead_letters).arg("MAXLEN").arg(1_000).query_async(&mut connection).await.unwrap();
-    assert_eq!(groups(&["--json"]).masked_json()["more_dead_letters"], false);
-    assert_eq!(groups(&[]).err, "");
-}
-
-/// A group may have any number of pending events, of any size.
-#[tokio::test(flavor = "multi_thread")]
-async fn of_large_pending_events_few_are_searched() {
-    const EVENTS: usize = 40;
-    const EVENT_BYTES: usize = 1 << 20;
-    let (folder, redis) = (tempfile::tempdir().unwrap(), eventbus_test::private_redis());
-    let path = folder.path().join("bank.db");
-    let store = SqliteEventStore::open(&path).await.unwrap();
-    let bus = connect_bus(redis.url(), "orders").await;
-    let mut ids = Vec::new();
-    for number in 0..EVENTS {
-        let shipped = NewEvent::from_event(&OrderShipped { parcel: "x".repeat(EVENT_BYTES) }).unwrap();
-        let stream = StreamId::parse("Order", &number.to_string()).unwrap();
-        let stored = store.append(&stream, ExpectedVersion::NoStream, vec![shipped]).await.unwrap();
-        bus.publish(&stored).await.unwrap();
-        ids.push(stored[0].metadata().event_id().to_string());
-    }
-    let mut connection = eventbus_test::internal::redis_connection(redis.url()).await;
-    let create = ["CREATE", "orders:stream", "mail", "0"];
-    let _: () = redis::cmd("XGROUP").arg(&create[..]).query_async(&mut connection).await.unwrap();
-    let read = ["GROUP", "mail", "worker-7", "COUNT", "100", "STREAMS", "orders:stream", ">"];
-    let _: redis::Value = redis::cmd("XREADGROUP").arg(&read[..]).query_async(&mut connection).await.unwrap();
-
-    let url = format!("sqlite:{}", path.display());
-    let why = || eventbus(&["--store", &url, "--bus", redis.url(), "--prefix", "orders", "--json", "why", &ids[0]]);
-    let mut sent_bytes = async || {
-        let statistics: String = redis::cmd("INFO").arg("stats").query_async(&mut connection).await.unwrap();
-        let sent = statistics.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
-        sent.unwrap().parse::<usize>().unwrap()
-    };
-    let before = sent_bytes().await;
-    let shown = why().documents().remove(0);
-    let sent = sent_bytes().await - before;
-    assert!(sent < EVENTS * EVENT_BYTES / 2, "the server sent {sent} bytes");
-    let waiting = &shown["events"][0]["waiting"][0];
-    assert_eq!((&waiting["group"], &waiting["consumer"]), (&json!("mail"), &json!("worker-7")));
-    assert_eq!(shown["may_have_more_deliveries"], true);
-
-    // a group of a foreign program has any name
-    let create = ["CREATE", "orders:stream", &"g".repeat(300), "0"];
-    let _: () = redis::cmd("XGROUP").arg(&create[..]).query_async(&mut connection).await.unwrap();
-    let beside = why();
-    assert_eq!(beside.code, 0, "{}", beside.err);
 }
 
 #[tokio::test(flavor = "multi_thread")]

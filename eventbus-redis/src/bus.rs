@@ -4,12 +4,13 @@ use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, Name, Position, RecordedEvent,
+    BoxError, Name, Position, RecordedEvent, Uuid,
     health::{BusStats, Health, InFlightCounts, StreamInfo},
     port::{
         ConnectError, ConsumeError, DeadLetters, EventBus, GroupProgress, MessageId, PublishError, RelayTarget,
         ShutdownError, Subscriber, SubscriberStatus, Subscription,
     },
+    relay::PublishedPosition,
 };
 
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     error::{InvalidConfig, boxed},
     group, info,
     inner::BusInner,
-    join, oldest, publish, trim, unfinished,
+    join, oldest, publish, relay, trim, unfinished,
     url::address,
 };
 
@@ -296,6 +297,14 @@ impl RedisEventBus {
     /// ```
     pub async fn trim(&self, limits: Trim) -> Result<Trimmed, RedisCommandError> {
         trim::trim(&self.inner, limits).await
+    }
+
+    /// Returns the position up to which the relay of each store has published its events.
+    ///
+    /// # Errors
+    /// [`PublishError`] if the server gave no answer, or a record cannot be read.
+    pub async fn published_positions(&self) -> Result<Vec<(Uuid, PublishedPosition)>, PublishError> {
+        relay::published_positions(&self.inner).await
     }
 
     /// Returns the group, or the projection, at which [`trim`](Self::trim) would stop: the one with unfinished entries

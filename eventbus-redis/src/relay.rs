@@ -63,6 +63,16 @@ pub(crate) async fn published_position(bus: &BusInner, store: Uuid) -> Result<Op
     load_record(bus, store).await?.map(|record| parse_record(bus, &record)).transpose()
 }
 
+/// Returns the records of all stores.
+pub(crate) async fn published_positions(bus: &BusInner) -> Result<Vec<(Uuid, PublishedPosition)>, PublishError> {
+    publish::ensure_publishing(bus)?;
+    let records = bus.connection().query_idempotent(&request("HGETALL", keys::relay(bus.stream()))).await;
+    let records: Vec<(String, String)> = records.map_err(|error| publish::publish_error(bus, error))?;
+    // other fields are notes about the stream
+    let records = records.iter().filter_map(|(field, record)| Some((Uuid::try_parse(field).ok()?, record)));
+    records.map(|(store, record)| Ok((store, parse_record(bus, record)?))).collect()
+}
+
 /// Sets the record of a store, unless it has moved from `from`; returns the record.
 pub(crate) async fn set_position(
     bus: &BusInner,

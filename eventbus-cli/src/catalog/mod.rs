@@ -5,14 +5,12 @@
 
 mod async_api;
 mod json_schema;
-mod mermaid;
 mod schema_document;
 mod view;
 
 pub use self::{
     async_api::async_api,
     json_schema::event_schema,
-    mermaid::mermaid,
     schema_document::event_schemas,
     view::{AggregateRow, CatalogView, EventRow, HandlerGroupRow, HandlerRow, ProjectionReaderRow},
 };

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 
 use super::rebuild::to_command_error;
 use crate::{
-    catalog::{CatalogView, async_api, event_schemas, mermaid},
+    catalog::{CatalogView, async_api, event_schemas},
     connection::OpenBus,
     error::{CommandError, ExitStatus},
     output::Table,
@@ -47,8 +47,6 @@ enum CatalogFormat {
     JsonSchema,
     /// An AsyncAPI 3 document
     Asyncapi,
-    /// A picture, in the language of Mermaid
-    Mermaid,
 }
 
 impl CatalogArgs {
@@ -71,7 +69,6 @@ impl CatalogArgs {
                 let document = async_api(&catalog, &self.title, &self.document_version, stream.as_deref());
                 printer.show_value(&document)?;
             }
-            CatalogFormat::Mermaid => printer.show_text(&mermaid(&catalog))?,
         }
         Ok(ExitStatus::Done)
     }

@@ -18,7 +18,7 @@ use crate::{
 /// Show the tree of causes of an event: what led to it, and what it led to
 ///
 /// It searches the feed, twice. Shown are the events of the conversation, and of each which handlers have left a note in the
-/// store, which groups have read and not finished it, and which gave it up. A handler that takes neither the store's connection
+/// store, which have not finished it, and which gave it up. A handler that takes neither the store's connection
 /// nor a repository leaves no note: whether it has run is unknown. The store forgets notes after 30 days, unless the application
 /// sets another `inbox_retention`.
 #[derive(Debug, Args)]
@@ -85,7 +85,7 @@ fn text(tree: &CauseTree) -> String {
         }
     }
     if tree.may_have_more_deliveries {
-        text.push_str("the bus may have more dead letters or pending entries, which were not searched\n");
+        text.push_str("there may be more dead letters, which were not searched\n");
     }
     if tree.is_cut {
         text.push_str("the conversation has more events\n");
@@ -98,11 +98,9 @@ fn delivery_lines(deliveries: &EventDeliveries) -> Vec<String> {
     let EventDeliveries { handled_by, waiting, dead_letters } = deliveries;
     let mut lines: Vec<_> = handled_by.iter().map(|handler| format!("handled by {handler}")).collect();
     lines.extend(waiting.iter().map(|row| {
-        let WaitingDeliveryRow { group, consumer, handler, attempts: AttemptsView { failed_runs, failed } } = row;
-        let handler = handler.as_ref().map(|handler| format!("/{handler}")).unwrap_or_default();
-        let consumer = consumer.as_ref().map(|consumer| format!(" with {consumer}")).unwrap_or_default();
+        let WaitingDeliveryRow { group, handler, attempts: AttemptsView { failed_runs, failed } } = row;
         let failed: String = failed.iter().map(|(handler, error)| format!(", {handler}: {error}")).collect();
-        printable(&format!("waits in {group}{handler}{consumer}, failed runs: {failed_runs}{failed}"))
+        printable(&format!("waits in {group}/{handler}, failed runs: {failed_runs}{failed}"))
     }));
     lines.extend(dead_letters.iter().map(|dead| {
         let words = [dead.group.as_deref(), dead.handler.as_deref(), dead.error.as_deref()];

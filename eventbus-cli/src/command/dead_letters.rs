@@ -11,7 +11,7 @@ use eventbus::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{other_buses::note_other_buses, parse_duration};
+use super::parse_duration;
 use crate::{
     dead_letter_action::DeadLetterAction,
     error::{CommandError, ExitStatus},
@@ -174,7 +174,6 @@ async fn list(
 ) -> Result<ExitStatus, CommandError> {
     let reading = list_rows(session.bus().await?.dead_letters()?, query, after, limit);
     let (dead_letters, next) = Progress::while_reading(reading).await?;
-    note_other_buses(session).await?;
     let body = DeadLetterList { dead_letters, next: next.map(|next| next.to_string()) };
     session.show(&body, |body| list_text(body, session))
 }
@@ -222,7 +221,6 @@ async fn show(session: &Session, id: &str) -> Result<ExitStatus, CommandError> {
     let dead_letters = session.bus().await?.dead_letters()?;
     let reading = async { Ok(dead_letters.find_dead_letter(&id).await?) };
     let Some(found) = Progress::while_reading(reading).await? else {
-        note_other_buses(session).await?;
         return session.finding(&format!("there is no dead letter `{id}`"));
     };
     let body = OneDeadLetter { dead_letter: DeadLetterRow::from(&found).with_event(&found) };
@@ -290,7 +288,6 @@ async fn end(session: &Session, args: &EndArgs, action: DeadLetterAction) -> Res
         false => (args.ids.iter().map(|id| MessageId::new(id.as_str())).collect(), 1),
         true => find_ids(dead_letters, &args.filter.to_query(session)).await?,
     };
-    note_other_buses(session).await?;
     if ids.is_empty() {
         session.printer().note("no dead letter matches");
         let shown = session.printer().show(&json!({ "found": 0 }), |_| String::new());

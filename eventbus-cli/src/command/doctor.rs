@@ -138,13 +138,8 @@ fn is_of_redis_store(subject: Subject) -> bool {
 }
 
 async fn add_bus(doctor: Doctor, settings: &ConnectionSettings) -> Result<Doctor, CommandError> {
-    match &settings.bus {
-        None => Ok(doctor),
-        Some(url) => {
-            let doctor = add_redis(doctor, connect_redis(url, settings).await?);
-            Ok(doctor.bus_with(&settings.prefix, &settings.dlq_suffix))
-        }
-    }
+    let Some(config) = settings.bus_config() else { return Ok(doctor) };
+    Ok(add_redis(doctor, connect_redis(&config.redis_url, settings).await?).bus(config))
 }
 
 /// Adds a Redis server. If connecting failed, the report says why its checks were not made.

@@ -3,21 +3,17 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use eventbus::Name;
-use eventbus_redis::RetiredGroup;
+use eventbus::{Name, Position, bus::EventBus as _};
+use eventbus_redis::{GroupStart, RedisEventBus, RetiredGroup};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{
-    group_creation::{StartArgs, exists, not_on_redis},
-    handlers,
-    other_buses::note_other_buses,
-};
+use super::handlers;
 use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
     output::{Progress, Table, age, optional},
-    query::{DeadLetterTally, GroupRow, GroupView, HandlerRow, list_groups, list_handlers, load_group},
+    query::{GroupRow, GroupView, HandlerRow, list_groups, list_handlers, load_group},
     session::{Consent, Session},
 };
 
@@ -39,7 +35,7 @@ enum GroupAction {
         #[arg(long, value_name = "NUMBER", default_value = "20")]
         limit: usize,
     },
-    /// Create a handler, or with `--bus` a group on Redis, that begins after a position of the store, or now
+    /// Create a handler that begins after a position of the store, or now; with `--bus` alone a group on Redis that begins now
     ///
     /// For a handler that moves or is renamed: one with a new name would handle all events of the store once more. Create it
     /// before a process with it starts. `eventbus groups` shows the position up to which the former one has handled all
@@ -74,12 +70,22 @@ enum GroupAction {
     },
 }
 
+/// The start of a new handler or group.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct StartArgs {
+    /// Begin with the first event after this position of the store
+    #[arg(long, value_name = "POSITION")]
+    after: Option<u64>,
+    /// Begin with the next event
+    #[arg(long)]
+    now: bool,
+}
+
 #[derive(Debug, Serialize)]
 struct Groups {
     handlers: Vec<HandlerRow>,
     groups: Vec<GroupRow>,
-    /// Set if there are more dead letters than were counted.
-    more_dead_letters: bool,
 }
 
 impl GroupArgs {
@@ -87,12 +93,7 @@ impl GroupArgs {
         match &self.action {
             None => {
                 let body = read_groups(session).await?;
-                note_other_buses(session).await?;
-                session.printer().show(&body, text)?;
-                if body.more_dead_letters {
-                    session.printer().note("of the dead letters the oldest 1,000 are counted; there are more");
-                }
-                Ok(ExitStatus::Done)
+                session.show(&body, text)
             }
             Some(GroupAction::Show { group, limit }) => show(session, group, *limit).await,
             Some(GroupAction::Create { group, start }) => create(session, group, start).await,
@@ -110,12 +111,7 @@ async fn read_groups(session: &Session) -> Result<Groups, CommandError> {
             Some(store) => list_handlers(&**store, session.clock()).await?,
             None => Vec::new(),
         };
-        if bus.is_in_process() {
-            return Ok(Groups { handlers, groups: Vec::new(), more_dead_letters: false });
-        }
-        let tally = DeadLetterTally::load(bus).await?;
-        let groups = list_groups(bus, &tally).await?;
-        Ok(Groups { handlers, groups, more_dead_letters: !tally.is_complete() })
+        Ok(Groups { handlers, groups: list_groups(bus).await? })
     };
     Progress::while_reading(reading).await
 }
@@ -127,7 +123,6 @@ async fn show(session: &Session, group: &str, limit: usize) -> Result<ExitStatus
         if let Some(handler) = known.handlers.iter().find(|row| row.handler == group) {
             return handlers::show(session, handler);
         }
-        note_other_buses(session).await?;
         return handlers::missing(session, group);
     }
     let view = Progress::while_reading(load_group(session.bus().await?, &name, limit)).await?;
@@ -163,15 +158,41 @@ fn pending(view: &GroupView) -> Table {
 
 async fn create(session: &Session, group: &str, start: &StartArgs) -> Result<ExitStatus, CommandError> {
     let name = Name::new("group", group).map_err(|error| CommandError::Usage(error.to_string()))?;
-    let redis = match session.bus().await? {
-        OpenBus::Redis(redis, _) => redis,
-        OpenBus::Store(_) => return handlers::create(session, &name, start).await,
-        OpenBus::Other(_) => return Err(not_on_redis("created")),
-    };
-    if read_groups(session).await?.groups.iter().any(|row| row.group == group) {
-        return session.finding(&exists(&name));
+    match session.bus().await? {
+        OpenBus::Redis(redis, _) if session.optional_store().await?.is_none() => {
+            create_on_redis(session, redis, &name, start).await
+        }
+        _ => handlers::create(session, &name, start.after.map(Position::new)).await,
     }
-    start.create(session, redis, &name).await
+}
+
+/// Creates a group that begins with the next event of the stream.
+async fn create_on_redis(
+    session: &Session,
+    bus: &RedisEventBus,
+    group: &Name,
+    start: &StartArgs,
+) -> Result<ExitStatus, CommandError> {
+    if start.after.is_some() {
+        return Err(CommandError::Usage("a position is that of a store: pass `--store URL`".into()));
+    }
+    let destination = bus.destination();
+    let question = format!(
+        "create group `{group}` of {destination}, which begins with the next event, and from now on holds trimming until its \
+         consumers have handled its events"
+    );
+    if !session.may_change(&question).await? {
+        return Ok(ExitStatus::Done);
+    }
+    let creating = async { Ok(bus.create_group(group, GroupStart::Now).await?) };
+    if !Progress::during("creating", creating).await? {
+        let text =
+            format!("group `{group}` exists already, and stays where it is; `eventbus groups retire` removes it");
+        return session.finding(&text);
+    }
+    session.show(&json!({ "group": group.as_str(), "created": true }), |_| {
+        format!("created group `{group}`, which begins with the next event\n")
+    })
 }
 
 async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandError> {
@@ -193,7 +214,9 @@ async fn retire(session: &Session, group: &str) -> Result<ExitStatus, CommandErr
     if bus.is_in_process() {
         return handlers::missing(session, group);
     }
-    let OpenBus::Redis(redis, _) = bus else { return Err(not_on_redis("retired")) };
+    let OpenBus::Redis(redis, _) = bus else {
+        return Err(CommandError::Usage("only groups on Redis are retired; pass `--bus URL`".into()));
+    };
     let Some(found) = groups.into_iter().find(|row| row.group == group) else {
         return handlers::missing(session, group);
     };
@@ -234,14 +257,13 @@ fn text(body: &Groups) -> String {
 
 /// Returns the table of groups.
 pub(super) fn table(groups: &[GroupRow]) -> Table {
-    Table::new("GROUP, CONSUMERS>, PENDING>, OLDEST>, UNREAD>, DEAD>, HOLDS TRIM").rows(groups, |row| {
+    Table::new("GROUP, CONSUMERS>, PENDING>, OLDEST>, UNREAD>, HOLDS TRIM").rows(groups, |row| {
         [
             row.group.clone(),
             row.consumers.to_string(),
             row.pending.to_string(),
             optional(row.oldest_ms.map(|oldest| age(Duration::from_millis(oldest)))),
             optional(row.unread),
-            row.dead_letters.to_string(),
             if row.holds_trim { "yes" } else { "no" }.into(),
         ]
     })

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use eventbus::{Name, port::HandlerProgress, store::EventStore};
+use eventbus::{Name, Position, port::HandlerProgress, store::EventStore};
 use serde_json::json;
 
-use super::group_creation::StartArgs;
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Progress, Table, optional},
@@ -57,8 +56,12 @@ pub(super) fn show(session: &Session, handler: &HandlerRow) -> Result<ExitStatus
         .show(handler, |row| format!("{}\n{}", table(std::slice::from_ref(row)).to_text(), shard_table(row).to_text()))
 }
 
-/// Creates a handler that no process has declared.
-pub(super) async fn create(session: &Session, name: &Name, start: &StartArgs) -> Result<ExitStatus, CommandError> {
+/// Creates a handler that no process has declared, after a position, or at the head.
+pub(super) async fn create(
+    session: &Session,
+    name: &Name,
+    after: Option<Position>,
+) -> Result<ExitStatus, CommandError> {
     let store = session.store().await?;
     let progress = progress_of(&*store)?;
     let exists = || format!("handler `{name}` exists already, and stays where it is; `groups retire` removes it");
@@ -66,7 +69,7 @@ pub(super) async fn create(session: &Session, name: &Name, start: &StartArgs) ->
         return session.finding(&exists());
     }
     let head = store.head().await?;
-    let after = start.after().unwrap_or(head);
+    let after = after.unwrap_or(head);
     if after > head {
         return Err(CommandError::Usage(format!("the store ends at position {head}")));
     }

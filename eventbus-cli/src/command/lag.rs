@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::{other_buses::note_other_buses, parse_duration, parse_interval};
+use super::{parse_duration, parse_interval};
 use crate::{
     error::{CommandError, ExitStatus},
     output::{Progress, Table, optional},
@@ -55,9 +55,6 @@ impl LagArgs {
                 }
                 (readers, _) => readers?,
             };
-            if !was_shown {
-                note_other_buses(session).await?;
-            }
             was_shown = true;
             let over = readers.iter().filter(|row| self.is_over(row)).map(|row| row.name.clone());
             let body = Lags { over: over.collect(), readers };

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{groups, handlers, other_buses::note_other_buses, projections, relay};
+use super::{groups, handlers, projections, relay};
 use crate::{
     connection::OpenBus,
     error::{CommandError, ExitStatus},
@@ -18,9 +18,6 @@ pub(crate) struct StatusArgs {}
 impl StatusArgs {
     pub(crate) async fn run(&self, session: &Session) -> Result<ExitStatus, CommandError> {
         let (view, error) = Progress::while_reading(load_answering(session)).await?;
-        if error.is_none() {
-            note_other_buses(session).await?;
-        }
         session.printer().show(&view, text)?;
         error.map_or(Ok(ExitStatus::Done), Err)
     }
@@ -56,9 +53,8 @@ fn is_of_server(error: &CommandError) -> bool {
 }
 
 fn text(view: &StatusView) -> String {
-    let more = if view.more_dead_letters { " or more" } else { "" };
     let mut text = format!(
-        "store         {}\nid            {}\nhead          {}\nbus           {}\ndead letters  {}{more}\n",
+        "store         {}\nid            {}\nhead          {}\nbus           {}\ndead letters  {}\n",
         optional(view.store.as_ref()),
         optional(view.store_id.as_ref()),
         optional(view.head.as_ref()),

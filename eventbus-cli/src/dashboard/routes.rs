@@ -21,9 +21,8 @@ use super::{
     guard::guard,
     inner::DashboardInner,
     pages::{
-        DeadLetterChoice, DeadLetterForm, DeadLetterSearch, GroupChoice, StreamChoice, StreamSearch, dead_letter,
-        dead_letters, end_dead_letters, examine, group, groups, health, login, overview, projections, relay, stream,
-        streams,
+        DeadLetterChoice, DeadLetterForm, DeadLetterSearch, StreamChoice, StreamSearch, dead_letter, dead_letters,
+        end_dead_letters, examine, groups, health, login, overview, projections, relay, stream, streams,
     },
     visit::Visit,
 };
@@ -43,7 +42,6 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>(inner: Arc<DashboardInner
         .route("/projections", get(async |visit: Visit| visit.show("Projections", projections(&visit).await)))
         .route("/rebuild", post(begin_rebuild))
         .route("/groups", get(async |visit: Visit| visit.show("Groups", groups(&visit).await)))
-        .route("/group", get(show_group))
         .route("/pause", post(async |visit: Visit, form: Form<Pausing>| set_paused(visit, form, true).await))
         .route("/resume", post(async |visit: Visit, form: Form<Pausing>| set_paused(visit, form, false).await))
         .route("/dead-letters", get(show_dead_letters))
@@ -114,15 +112,6 @@ async fn show_streams(visit: Visit, given: Parameters<StreamSearch>) -> Response
 async fn show_stream(visit: Visit, given: Parameters<StreamChoice>) -> Response {
     let show = async |choice: StreamChoice| {
         visit.show(&format!("Stream {}/{}", choice.r#type, choice.id), stream(&visit, &choice).await)
-    };
-    show_for(&visit, given, show).await
-}
-
-async fn show_group(visit: Visit, given: Parameters<GroupChoice>) -> Response {
-    let show = async |choice: GroupChoice| match group(&visit, &choice).await {
-        Ok(None) => visit.show_missing("There is no such group."),
-        Ok(Some(content)) => visit.show(&format!("Group {}", choice.name), Ok(content)),
-        Err(error) => visit.show("Group", Err(error)),
     };
     show_for(&visit, given, show).await
 }

@@ -10,16 +10,13 @@ use crate::{
     doctor::Report,
     error::CommandError,
     query::{
-        DeadLetterTally, GroupRow, GroupView, HandlerRow, LagRow, ProjectionRow, RelayRow, list_feed_lags, list_groups,
-        list_handlers, list_lags, list_projections, list_relays, load_group, progress_of,
+        GroupRow, HandlerRow, LagRow, ProjectionRow, RelayRow, list_feed_lags, list_groups, list_handlers, list_lags,
+        list_projections, list_relays, progress_of,
     },
 };
 
 /// The most dead letters that a page reads.
 pub(super) const DEAD_LETTERS_READ_MAX: u64 = 200;
-
-/// The most pending deliveries of a group that a page shows.
-const PENDING_MAX: usize = 50;
 
 /// Examines the servers as the doctor does, and returns its reports.
 pub(crate) type Examine = Box<dyn Fn() -> BoxFuture<'static, Result<Vec<Report>, CommandError>> + Send + Sync>;
@@ -164,29 +161,12 @@ impl DashboardSource {
         Ok(progress_of(self.store()?)?.set_paused(group, is_paused).await?)
     }
 
-    /// Lists the groups of the bus. Also returns `false` if there are more dead letters than were counted.
-    pub(super) async fn groups(&self) -> Result<(Vec<GroupRow>, bool), CommandError> {
-        if self.bus.is_in_process() {
-            return Ok((Vec::new(), true));
-        }
-        let tally = DeadLetterTally::load_at_most(&self.bus, DEAD_LETTERS_READ_MAX).await?;
-        let groups = list_groups(&self.bus, &tally).await?;
-        Ok((groups, tally.is_complete()))
-    }
-
-    /// Returns `true` if a group of the bus has a page: only Redis lists deliveries without reading each.
-    pub(super) const fn has_group_pages(&self) -> bool {
-        matches!(self.bus, OpenBus::Redis(..))
-    }
-
-    /// Loads a group of a bus on Redis; `None` for a different bus, or if the bus does not know the group.
-    pub(super) async fn group(&self, name: &Name) -> Result<Option<GroupView>, CommandError> {
-        let OpenBus::Redis(..) = &self.bus else { return Ok(None) };
-        let info = self.bus.stream_info().await?;
-        if info.consumer_groups.iter().all(|group| *group.name != **name) {
-            return Ok(None);
-        }
-        load_group(&self.bus, name, PENDING_MAX).await.map(Some)
+    /// Lists the groups of the bus.
+    ///
+    /// # Errors
+    /// [`CommandError`] if the bus cannot be reached.
+    pub(super) async fn groups(&self) -> Result<Vec<GroupRow>, CommandError> {
+        list_groups(&self.bus).await
     }
 
     /// Counts the dead letters; those of the store's handlers, which are rows, up to a few hundred.

@@ -1,30 +1,22 @@
 //! Checks of a bus on Redis beside a store.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use eventbus::Uuid;
-use eventbus_redis::{keys, redis::cmd};
+use eventbus_redis::keys;
 use serde_json::json;
 
 use super::{
     bus_target::BusTarget,
-    outcome::{CheckError, Outcome},
+    outcome::{CheckError, Outcome, unread},
     subjects::Subjects,
 };
 
 /// Returns the position up to which each store's events are published.
-async fn load_published(bus: &BusTarget) -> Result<HashMap<Uuid, u64>, CheckError> {
-    let records: HashMap<String, String> = bus.redis().query(cmd("HGETALL").arg(keys::relay(&bus.stream()))).await?;
-    // other fields are notes about the stream
-    let records = records.into_iter().filter_map(|(field, record)| Some((Uuid::try_parse(&field).ok()?, record)));
-    let read = |(store, record): (Uuid, String)| {
-        // position, event and entry
-        match record.split(' ').next().and_then(|position| position.parse().ok()) {
-            Some(position) => Ok((store, position)),
-            None => Err(CheckError::Other(format!("the relay's record of store {store} cannot be read: `{record}`"))),
-        }
-    };
-    records.map(read).collect()
+async fn load_published(target: &BusTarget<'_>) -> Result<BTreeMap<Uuid, u64>, CheckError> {
+    let Some(bus) = target.opened()? else { return Ok(BTreeMap::new()) };
+    let published = bus.published_positions().await.map_err(unread)?;
+    Ok(published.into_iter().map(|(store, published)| (store, published.position.get())).collect())
 }
 
 pub(crate) async fn check_relay_ahead(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
@@ -61,8 +53,7 @@ pub(crate) async fn check_other_stores(on: &Subjects<'_>) -> Result<Outcome, Che
     let bus = on.bus()?;
     let (id, _) = on.store_beside()?.load(on.config).await?;
     let published = load_published(bus).await?;
-    let mut foreign: Vec<_> = published.keys().filter(|other| **other != id).map(ToString::to_string).collect();
-    foreign.sort();
+    let foreign: Vec<_> = published.keys().filter(|other| **other != id).map(ToString::to_string).collect();
     Ok(Outcome::of_row(json!({
         "_is_shared": !foreign.is_empty(), "_stream": bus.stream(), "_relay": keys::relay(&bus.stream()),
         "_list": foreign.join(", "), "store": id, "foreign": foreign,

@@ -705,11 +705,6 @@ WHERE seconds > {clock_skew} ORDER BY seconds DESC LIMIT 1
 --! so no process handles these events, and the stream keeps them
 --! repair start the service with that group; if it is gone for good: `eventbus groups retire`
 
---! check group-dead-consumer on bus: entries that a dead consumer holds
---! warning: the consumer `{consumer}` of the group `{group}` holds {entries} entries, and has shown no life for {_idle} s
---! so these events are not handled, and no live consumer claims them
---! repair start the process again, or one more consumer of the group, which claims them
-
 --! check group-holds-trim on bus: groups that keep the stream from being trimmed
 --! warning if _is_held: the group `{group}` keeps `{stream}` from being trimmed: it has not finished an entry that is {oldest_seconds} s old
 --! so the stream grows until Redis is out of memory

@@ -31,7 +31,6 @@ pub(crate) fn code_of(check: &str) -> Option<Code> {
         "redis-format" => |on| Box::pin(redis_groups::check_format(on)),
         "redis-store-format" => |on| Box::pin(redis_groups::check_store_format(on)),
         "group-unattended" => |on| Box::pin(redis_groups::check_unattended(on)),
-        "group-dead-consumer" => |on| Box::pin(redis_groups::check_dead_consumers(on)),
         "group-holds-trim" => |on| Box::pin(redis_groups::check_held_trimming(on)),
         "group-lost-entries" => |on| Box::pin(redis_groups::check_lost_entries(on)),
         "bus-missing" => |on| Box::pin(redis_groups::check_missing_bus(on)),

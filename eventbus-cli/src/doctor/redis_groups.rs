@@ -1,13 +1,16 @@
 //! Checks of the consumer groups of a bus on Redis, and of its dead letters.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
-use eventbus_redis::{keys, redis::cmd};
+use eventbus::dead_letter::{DeadLetterFilter, DeadLetters as _};
+use eventbus_redis::{
+    keys,
+    redis::{FromRedisValue, RedisResult, Value, cmd, from_redis_value},
+};
 use serde_json::json;
 
 use super::{
-    bus_target::{GroupState, StreamState, entry_ms, sort_key},
-    outcome::{CheckError, Outcome},
+    outcome::{CheckError, Outcome, unread},
     redis_target::RedisTarget,
     store_contents::compare_retention,
     subjects::Subjects,
@@ -45,42 +48,17 @@ async fn compare_format(redis: &RedisTarget, meta: &str, known: u32, lowest: u32
     })))
 }
 
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 pub(crate) async fn check_unattended(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
-    let (target, idle_ms) = (on.bus()?, milliseconds(on.config.idle_group));
-    let (now, mut outcome) = (target.redis().time().await?, Outcome::healthy());
-    let Some(stream) = target.load().await? else { return Ok(outcome) };
-    for group in &stream.groups {
-        let Some(oldest) = target.oldest_unfinished(&stream.key, group).await? else { continue };
-        let age_ms = now.saturating_sub(entry_ms(&oldest));
-        if age_ms > idle_ms && target.count_live(&stream.key, &group.name, now, idle_ms).await? == 0 {
+    let mut outcome = Outcome::healthy();
+    let Some(info) = on.bus()?.load_info().await? else { return Ok(outcome) };
+    for group in info.consumer_groups.iter().filter(|group| group.active_consumers == 0) {
+        let oldest_ms = group.oldest_pending_age_ms.max(group.oldest_unread_age_ms).unwrap_or_default();
+        if Duration::from_millis(oldest_ms) > on.config.idle_group {
             let unread = group.lag.map_or_else(|| "an unknown number".into(), |lag| lag.to_string());
             outcome.row(json!({
-                "stream": stream.key, "group": group.name, "pending": group.pending, "unread": group.lag,
-                "_unread": unread, "oldest_seconds": age_ms / 1_000,
+                "stream": info.stream.name, "group": group.name, "pending": group.pending, "unread": group.lag,
+                "_unread": unread, "oldest_seconds": oldest_ms / 1_000,
             }));
-        }
-    }
-    Ok(outcome)
-}
-
-pub(crate) async fn check_dead_consumers(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
-    let (target, idle_max) = (on.bus()?, milliseconds(on.config.idle_group));
-    let (now, mut outcome) = (target.redis().time().await?, Outcome::healthy());
-    let Some(stream) = target.load().await? else { return Ok(outcome) };
-    for group in stream.groups.iter().filter(|group| group.pending > 0) {
-        let members = target.members(&group.name).await?;
-        for consumer in target.consumers(&stream.key, &group.name).await? {
-            let is_live = members.get(&consumer.name).is_some_and(|member| member.is_live(now));
-            if consumer.pending > 0 && !is_live && consumer.idle_ms >= idle_max {
-                outcome.row(json!({
-                    "stream": stream.key, "group": group.name, "consumer": consumer.name,
-                    "entries": consumer.pending, "idle_ms": consumer.idle_ms, "_idle": consumer.idle_ms / 1_000,
-                }));
-            }
         }
     }
     Ok(outcome)
@@ -88,81 +66,131 @@ pub(crate) async fn check_dead_consumers(on: &Subjects<'_>) -> Result<Outcome, C
 
 pub(crate) async fn check_held_trimming(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let target = on.bus()?;
-    let now = target.redis().time().await?;
-    let mut slowest: Option<(String, &str)> = None;
-    let Some(stream) = target.load().await? else { return Ok(Outcome::healthy()) };
-    for group in &stream.groups {
-        if let Some(oldest) = target.oldest_unfinished(&stream.key, group).await?
-            && slowest.as_ref().is_none_or(|(id, _)| sort_key(&oldest) < sort_key(id))
-        {
-            slowest = Some((oldest, &group.name));
-        }
-    }
-    let Some((oldest, group)) = slowest else { return Ok(Outcome::healthy()) };
-    let age = now.saturating_sub(entry_ms(&oldest)) / 1_000;
+    let Some(bus) = target.opened()? else { return Ok(Outcome::healthy()) };
+    let Some(blocker) = bus.trim_blocker().await.map_err(unread)? else { return Ok(Outcome::healthy()) };
     Ok(Outcome::of_row(json!({
-        "_is_held": age > on.config.held_trim.as_secs(), "stream": stream.key, "group": group, "oldest": oldest,
-        "oldest_seconds": age, "length": stream.length,
+        "_is_held": blocker.age > on.config.held_trim, "stream": target.stream(), "group": blocker.group,
+        "oldest": blocker.oldest.as_str(), "oldest_seconds": blocker.age.as_secs(),
     })))
+}
+
+/// Counts of a stream, as the server reports them.
+struct StreamCounts {
+    length: u64,
+    /// The number of entries ever added.
+    added: u64,
+    /// The id of the last entry ever added.
+    last_added: String,
+    /// The oldest entry that is left.
+    first: Option<String>,
+    /// The highest id of an entry that was deleted by its id; `None` if none was. With one, counts are no longer exact.
+    deleted: Option<String>,
+}
+
+/// The place of a consumer group in a stream, as the server reports it.
+struct GroupCounts {
+    name: String,
+    last_delivered: String,
+    /// The number of entries that the group had read up to there; `None` if the server has lost count.
+    read: Option<u64>,
+}
+
+type Fields = HashMap<String, Value>;
+
+fn field<T: FromRedisValue>(fields: &Fields, name: &str) -> RedisResult<T> {
+    Ok(from_redis_value(fields.get(name).cloned().unwrap_or(Value::Nil))?)
+}
+
+impl StreamCounts {
+    fn new(info: &Fields) -> RedisResult<Self> {
+        let deleted: String = field(info, "max-deleted-entry-id")?;
+        let first: Option<(String, Value)> = field(info, "first-entry")?;
+        Ok(Self {
+            length: field(info, "length")?,
+            added: field::<Option<u64>>(info, "entries-added")?.unwrap_or_default(),
+            last_added: field(info, "last-generated-id")?,
+            first: first.map(|(id, _)| id),
+            deleted: Some(deleted).filter(|id| id != "0-0"),
+        })
+    }
+}
+
+impl GroupCounts {
+    fn new(group: &Fields) -> RedisResult<Self> {
+        Ok(Self {
+            name: field(group, "name")?,
+            last_delivered: field(group, "last-delivered-id")?,
+            read: field(group, "entries-read")?,
+        })
+    }
+}
+
+/// Returns the sort key of an entry's id.
+fn sort_key(id: &str) -> (u64, u64) {
+    let (ms, number) = id.split_once('-').unwrap_or((id, ""));
+    (ms.parse().unwrap_or_default(), number.parse().unwrap_or_default())
 }
 
 pub(crate) async fn check_lost_entries(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
     let (target, mut outcome) = (on.bus()?, Outcome::healthy());
-    let Some(stream) = target.load().await?.filter(|stream| stream.added > stream.length) else { return Ok(outcome) };
-    let first = target.first_entry(&stream.key, "-").await?;
-    for group in &stream.groups {
-        match count_lost(&stream, first.as_deref(), group) {
+    let (redis, key) = (target.redis(), target.stream());
+    if !redis.query::<bool>(cmd("EXISTS").arg(&key)).await? {
+        return Ok(outcome);
+    }
+    let stream = StreamCounts::new(&redis.query(cmd("XINFO").arg("STREAM").arg(&key)).await?)?;
+    if stream.added <= stream.length {
+        return Ok(outcome);
+    }
+    let groups: Vec<Fields> = redis.query(cmd("XINFO").arg("GROUPS").arg(&key)).await?;
+    for group in &groups {
+        let group = GroupCounts::new(group)?;
+        match count_lost(&stream, &group) {
             Ok(lost) => outcome.row(json!({
-                "_has_lost": lost > 0, "stream": stream.key, "group": group.name, "lost": lost,
+                "_has_lost": lost > 0, "stream": key, "group": group.name, "lost": lost,
             })),
-            Err(reason) => outcome.not_checked(reason),
+            Err(reason) => outcome.not_checked(format!("`{key}`: {reason}")),
         }
     }
     Ok(outcome)
 }
 
-/// Returns the number of entries that were removed before a group read them, or the reason why that is unknown; `first`
-/// is the oldest entry that is left.
-fn count_lost(stream: &StreamState, first: Option<&str>, group: &GroupState) -> Result<u64, String> {
+/// Returns the number of entries that were removed before a group read them, or the reason why that is unknown.
+fn count_lost(stream: &StreamCounts, group: &GroupCounts) -> Result<u64, String> {
     let read_to = sort_key(&group.last_delivered);
     if let Some(deleted) = stream.deleted.as_ref().filter(|id| sort_key(id) > read_to) {
         return Err(format!(
-            "the entry {deleted} of `{}` was deleted by its id, and the group `{}` has not read up to there",
-            stream.key, group.name
+            "the entry {deleted} was deleted by its id, and the group `{}` has not read up to there",
+            group.name
         ));
     }
     // a trim removes the oldest entries
-    let has_read_removed =
-        first.is_some_and(|first| sort_key(first) <= read_to) || sort_key(&stream.last_added) <= read_to;
+    let has_read_removed = stream.first.as_ref().is_some_and(|first| sort_key(first) <= read_to)
+        || sort_key(&stream.last_added) <= read_to;
     match group.read {
         // no entry that is left was read, so that the entries that were read are among the removed ones
         Some(read) if stream.deleted.is_none() || !has_read_removed => {
             Ok(stream.added.saturating_sub(stream.length).saturating_sub(read))
         }
         _ if has_read_removed => Ok(0),
-        _ => Err(format!(
-            "the server does not know how many entries of `{}` the group `{}` has read",
-            stream.key, group.name
-        )),
+        _ => Err(format!("the server does not know how many entries the group `{}` has read", group.name)),
     }
 }
 
 pub(crate) async fn check_missing_bus(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
-    // a bus of another program has a stream and no `meta`
-    let (target, stream) = (on.bus()?, on.bus()?.stream());
-    let there: u64 = target.redis().query(cmd("EXISTS").arg((keys::meta(&stream), &stream))).await?;
-    Ok(Outcome::of_row(json!({ "_is_missing": there == 0, "_prefix": target.prefix() })))
+    let target = on.bus()?;
+    Ok(Outcome::of_row(json!({ "_is_missing": target.opened()?.is_none(), "_prefix": target.prefix() })))
 }
 
 pub(crate) async fn check_dead_letters(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
-    let count: u64 = on.bus()?.redis().query(cmd("XLEN").arg(on.bus()?.dead_letters())).await?;
+    let count = on.bus()?.load_info().await?.map_or(0, |info| info.dlq_messages);
     let are = if count == 1 { "is 1 dead letter".into() } else { format!("are {count} dead letters") };
     Ok(Outcome::of_row(json!({ "_has_some": count > 0, "_are": are, "count": count })))
 }
 
 pub(crate) async fn check_dead_letter_age(on: &Subjects<'_>) -> Result<Outcome, CheckError> {
-    let target = on.bus()?;
-    let Some(oldest) = target.first_entry(&target.dead_letters(), "-").await? else { return Ok(Outcome::healthy()) };
-    let age = target.redis().time().await?.saturating_sub(entry_ms(&oldest)) / 1_000;
-    Ok(compare_retention(Duration::from_secs(age), on.config))
+    let Some(bus) = on.bus()?.opened()? else { return Ok(Outcome::healthy()) };
+    let oldest = bus.list_dead_letters(&DeadLetterFilter::default(), None, 1).await.map_err(unread)?;
+    let since = oldest.letters.first().and_then(|oldest| oldest.dead_lettered_at);
+    let age = since.and_then(|since| Duration::try_from(on.config.clock.now() - since).ok());
+    Ok(compare_retention(age.unwrap_or_default(), on.config))
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use eventbus_redis::redis::aio::MultiplexedConnection;
+use eventbus_redis::{RedisEventBusConfig, redis::aio::MultiplexedConnection};
 use eventstore_postgres::sqlx::PgPool;
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 use tokio::time::timeout;
@@ -43,7 +43,7 @@ pub struct Doctor {
     postgres: Option<PostgresTarget>,
     /// The server, or the reason why it gave no connection.
     redis: Option<Result<RedisTarget, Arc<CheckError>>>,
-    bus: Option<(String, String)>,
+    bus: Option<RedisEventBusConfig>,
     redis_store: Option<String>,
     redis_contents: Option<RedisEventStoreConfig>,
     /// The store on Redis beside the bus, if a second doctor examines its server.
@@ -56,9 +56,6 @@ pub struct Doctor {
     is_left: Option<fn(Subject) -> bool>,
     is_deep: bool,
 }
-
-/// The default suffix of the stream of dead letters.
-const DEAD_LETTER_SUFFIX: &str = "_dlq";
 
 impl Doctor {
     /// Makes a doctor without a server.
@@ -92,16 +89,10 @@ impl Doctor {
         Self { redis: Some(Err(Arc::new(error))), ..self }
     }
 
-    /// Also examines the bus with this `stream_prefix` on the [Redis server](Self::redis).
+    /// Also examines a bus on the [Redis server](Self::redis): the doctor connects to it, and creates no bus.
     #[must_use]
-    pub fn bus(self, stream_prefix: &str) -> Self {
-        self.bus_with(stream_prefix, DEAD_LETTER_SUFFIX)
-    }
-
-    /// Like [`bus`](Self::bus), for a bus with a different `dlq_stream_suffix`.
-    #[must_use]
-    pub fn bus_with(self, stream_prefix: &str, dlq_stream_suffix: &str) -> Self {
-        Self { bus: Some((stream_prefix.into(), dlq_stream_suffix.into())), ..self }
+    pub fn bus(self, config: RedisEventBusConfig) -> Self {
+        Self { bus: Some(config), ..self }
     }
 
     /// Also examines the keys of the event store with this `key_prefix` on the [Redis server](Self::redis).
@@ -243,11 +234,17 @@ impl Doctor {
             }),
         };
         let server = redis.as_ref().and_then(|redis| redis.as_ref().ok());
-        let bus = server.zip(self.bus.as_ref());
+        let bus = match server.zip(self.bus.as_ref()) {
+            Some((server, of_bus)) => {
+                let opened = answer(config, "the bus", BusTarget::open(of_bus)).await;
+                Some(BusTarget::new(server.clone(), of_bus, opened.map_err(|error| error.to_string())))
+            }
+            None => None,
+        };
         let store = server.zip(self.redis_store.as_ref());
         let subjects = Subjects {
             config,
-            bus: bus.map(|(redis, (prefix, suffix))| BusTarget::new(redis.clone(), prefix, suffix)),
+            bus,
             redis_store: store.map(|(redis, prefix)| RedisStoreTarget::new(redis.clone(), prefix)),
             redis_contents,
             postgres,

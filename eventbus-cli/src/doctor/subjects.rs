@@ -51,7 +51,7 @@ pub(crate) struct Subjects<'a> {
     /// The database, and whether it has a store, or the reason why that is unknown.
     pub(super) postgres: Option<(&'a PostgresTarget, Result<bool, String>)>,
     pub(super) redis: Option<Result<RedisTarget, String>>,
-    pub(super) bus: Option<BusTarget>,
+    pub(super) bus: Option<BusTarget<'a>>,
     pub(super) redis_store: Option<RedisStoreTarget>,
     /// The store on Redis, on this server or beside the bus, or the reason why it cannot be opened.
     pub(super) redis_contents: Option<Result<RedisEventStore, String>>,
@@ -131,7 +131,7 @@ impl<'a> Subjects<'a> {
         answered(self.redis_contents.as_ref(), "of the event store on Redis only the prefix was given")
     }
 
-    pub(crate) fn bus(&self) -> Result<&BusTarget, CheckError> {
+    pub(crate) fn bus(&self) -> Result<&BusTarget<'a>, CheckError> {
         self.redis()?;
         self.bus.as_ref().ok_or(CheckError::NotHere("no bus on Redis was given"))
     }

@@ -63,13 +63,6 @@ impl Printer {
         Ok(out.flush()?)
     }
 
-    /// Shows a text, also with `--json`.
-    pub(crate) fn show_text(self, text: &str) -> Result<(), CommandError> {
-        let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())?;
-        Ok(out.flush()?)
-    }
-
     /// Shows a document whose text is a table.
     pub(crate) fn show_table<T: Serialize>(
         self,

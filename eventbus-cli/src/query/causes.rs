@@ -44,7 +44,7 @@ pub struct CauseTree {
     pub events: Vec<CauseRow>,
     /// Set if the conversation has more events than are shown.
     pub is_cut: bool,
-    /// Set if the bus may have more dead letters or pending entries than were searched.
+    /// Set if there may be more dead letters than were searched.
     pub may_have_more_deliveries: bool,
 }
 

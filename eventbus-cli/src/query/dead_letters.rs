@@ -1,6 +1,6 @@
 //! The dead letters of a bus.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use eventbus::{
     StreamId, Uuid,
@@ -13,16 +13,13 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{events::EventView, position::ago};
-use crate::{connection::OpenBus, error::CommandError, output::serialize_option_time};
+use crate::{error::CommandError, output::serialize_option_time};
 
 /// The number of dead letters on a page.
 const PAGE: usize = 100;
 
 /// The bytes of dead letters at which a search ends, because their events may be large.
 const FOUND_BYTES_MAX: usize = 4 * PAGE_BYTES;
-
-/// The most dead letters that are counted: a count of all would read them all.
-const COUNTED_MAX: u64 = 1_000;
 
 /// A search of dead letters: they must match every field that is set.
 #[derive(Debug, Clone, Default)]
@@ -135,68 +132,6 @@ impl DeadLetterRow {
     #[must_use]
     pub fn with_event(self, dead_letter: &DeadLetter) -> Self {
         Self { event: dead_letter.record.as_ref().map(EventView::from), ..self }
-    }
-}
-
-/// The numbers of dead letters by group.
-#[derive(Debug, Clone, Default)]
-pub struct DeadLetterTally {
-    by_group: BTreeMap<String, u64>,
-    is_complete: bool,
-}
-
-impl DeadLetterTally {
-    /// Counts the oldest 1,000 dead letters of a bus by group.
-    ///
-    /// # Errors
-    /// [`CommandError`] if the bus cannot be reached.
-    pub async fn load(bus: &OpenBus) -> Result<Self, CommandError> {
-        Self::load_at_most(bus, COUNTED_MAX).await
-    }
-
-    /// Counts dead letters like [`load`](Self::load), about the oldest `counted_max` of them.
-    ///
-    /// # Errors
-    /// [`CommandError`] if the bus cannot be reached.
-    pub async fn load_at_most(bus: &OpenBus, counted_max: u64) -> Result<Self, CommandError> {
-        Self::count_listed(bus.of_bus()?, counted_max).await
-    }
-
-    async fn count_listed(dead_letters: &dyn DeadLetters, counted_max: u64) -> Result<Self, CommandError> {
-        let (mut tally, mut after) = (Self::default(), None);
-        loop {
-            let page = dead_letters.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), PAGE).await?;
-            for dead_letter in &page.letters {
-                tally.add(dead_letter.group.as_deref().unwrap_or_default());
-            }
-            after = page.next;
-            tally.is_complete = after.is_none();
-            if tally.is_complete || tally.all() >= counted_max {
-                return Ok(tally);
-            }
-        }
-    }
-
-    fn add(&mut self, group: &str) {
-        *self.by_group.entry(group.to_owned()).or_default() += 1;
-    }
-
-    /// Returns the number of dead letters of a group.
-    #[must_use]
-    pub fn of_group(&self, group: &str) -> u64 {
-        self.by_group.get(group).copied().unwrap_or_default()
-    }
-
-    /// Returns the number of all dead letters.
-    #[must_use]
-    pub fn all(&self) -> u64 {
-        self.by_group.values().sum()
-    }
-
-    /// Returns `false` if there are more than were counted.
-    #[must_use]
-    pub const fn is_complete(&self) -> bool {
-        self.is_complete
     }
 }
 

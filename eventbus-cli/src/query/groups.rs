@@ -3,7 +3,6 @@
 use eventbus::health::GroupInfo;
 use serde::Serialize;
 
-use super::dead_letters::DeadLetterTally;
 use crate::{connection::OpenBus, error::CommandError};
 
 /// A consumer group of a bus.
@@ -21,8 +20,6 @@ pub struct GroupRow {
     pub unread: Option<u64>,
     /// The time since the oldest of them was published, in milliseconds, if the bus knows.
     pub oldest_unread_ms: Option<u64>,
-    /// Its dead letters, among the oldest 1,000 of the bus.
-    pub dead_letters: u64,
     /// Set if it holds up trimming: it has unfinished entries, and no other group is further behind.
     pub holds_trim: bool,
     /// The time since its oldest unfinished entry was published, if known; 0 if it has no entries left.
@@ -47,12 +44,11 @@ impl GroupRow {
     }
 }
 
-/// Lists the consumer groups of a bus, by name, with the counts of their dead letters from `tally`; none without a server
-/// or a file that has them.
+/// Lists the consumer groups of a bus, by name; none without a server or a file that has them.
 ///
 /// # Errors
 /// [`CommandError`] if the bus cannot be reached.
-pub async fn list_groups(bus: &OpenBus, tally: &DeadLetterTally) -> Result<Vec<GroupRow>, CommandError> {
+pub async fn list_groups(bus: &OpenBus) -> Result<Vec<GroupRow>, CommandError> {
     if bus.is_in_process() {
         return Ok(Vec::new());
     }
@@ -62,7 +58,7 @@ pub async fn list_groups(bus: &OpenBus, tally: &DeadLetterTally) -> Result<Vec<G
         _ => None,
     };
     let row = |group| {
-        let mut row = row_of(group, tally, holder.as_deref());
+        let mut row = row_of(group, holder.as_deref());
         let oldest = row.oldest_ms.max(row.oldest_unread_ms).map(|oldest| oldest as f64 / 1_000.0);
         row.seconds = if row.unfinished() == Some(0) { Some(0.0) } else { oldest };
         row
@@ -72,7 +68,7 @@ pub async fn list_groups(bus: &OpenBus, tally: &DeadLetterTally) -> Result<Vec<G
     Ok(rows)
 }
 
-fn row_of(group: GroupInfo, tally: &DeadLetterTally, holder: Option<&str>) -> GroupRow {
+fn row_of(group: GroupInfo, holder: Option<&str>) -> GroupRow {
     let runs = group.in_flight.iter().map(ToString::to_string);
     let silent = group.silent.iter().map(ToString::to_string);
     let unfinished = group.oldest_unfinished.iter().map(ToString::to_string);
@@ -83,7 +79,6 @@ fn row_of(group: GroupInfo, tally: &DeadLetterTally, holder: Option<&str>) -> Gr
         oldest_ms: group.oldest_pending_age_ms,
         unread: group.lag,
         oldest_unread_ms: group.oldest_unread_age_ms.filter(|_| group.lag != Some(0)),
-        dead_letters: tally.of_group(&group.name),
         holds_trim: holder == Some(&*group.name),
         group: group.name,
         ..GroupRow::default()

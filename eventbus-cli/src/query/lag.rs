@@ -4,7 +4,6 @@ use eventbus::{Position, bus::EventBus, clock::SharedClock, store::EventStore};
 use serde::Serialize;
 
 use super::{
-    dead_letters::DeadLetterTally,
     groups::list_groups,
     handlers::{HandlerRow, list_handlers},
     position::Lag,
@@ -86,7 +85,7 @@ pub async fn list_lags(
         rows = list_feed_lags(store, redis, clock).await?;
     }
     // the numbers of dead letters are not shown
-    for row in list_groups(bus, &DeadLetterTally::default()).await? {
+    for row in list_groups(bus).await? {
         rows.push(LagRow {
             kind: ReaderSort::Group,
             events: row.unfinished(),

@@ -21,7 +21,7 @@ mod streams;
 
 pub use self::{
     causes::{CauseRow, CauseTree, SearchProgress, find_causes, position_at},
-    dead_letters::{DeadLetterQuery, DeadLetterRow, DeadLetterTally, find_dead_letters, search_dead_letters},
+    dead_letters::{DeadLetterQuery, DeadLetterRow, find_dead_letters, search_dead_letters},
     deliveries::{DeadDeliveryRow, EventDeliveries, WaitingDeliveryRow},
     events::EventView,
     group_view::{AttemptsView, GroupView, PendingRow, load_group},
@@ -41,6 +41,5 @@ pub(crate) use self::{
     handlers::progress_of,
     payload::{Change, Difference, FieldChoice, Payload, PayloadComparison},
     position::{RETIRED, ago, all_checkpoints, all_leases},
-    relays::list_destinations,
     state::StateComparison,
 };

@@ -1,6 +1,6 @@
 //! The relays of a store, which publish its events.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use eventbus::{Name, Position, bus::EventBus, clock::SharedClock, store::EventStore, support::ReaderKind};
 use serde::Serialize;
@@ -48,17 +48,6 @@ struct StoredRelay {
     leader: Option<String>,
     position: Option<Position>,
     updated_at: Option<OffsetDateTime>,
-}
-
-/// Lists the buses to which the relays of a store publish.
-///
-/// # Errors
-/// [`CommandError`] if the store cannot be reached, or lists no checkpoints.
-pub(crate) async fn list_destinations(store: &dyn EventStore) -> Result<BTreeSet<Name>, CommandError> {
-    let prefix = ReaderKind::Relay.prefix();
-    let checkpoints = all_checkpoints(store, prefix).await?.into_iter().map(|checkpoint| checkpoint.name);
-    let leases = all_leases(store, prefix).await?.into_iter().map(|stored| stored.lease.role);
-    Ok(checkpoints.chain(leases).filter_map(|role| destination_of(&role)).collect())
 }
 
 /// Lists the relays of a store, by destination; asks `bus` for the position of the relay to it.

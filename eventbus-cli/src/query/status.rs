@@ -4,7 +4,6 @@ use eventbus::{bus::EventBus, clock::SharedClock, store::EventStore};
 use serde::Serialize;
 
 use super::{
-    dead_letters::DeadLetterTally,
     groups::{GroupRow, list_groups},
     handlers::{HandlerRow, list_handlers},
     projections::{ProjectionRow, list_projections},
@@ -37,10 +36,8 @@ pub struct StatusView {
     pub handlers: Vec<HandlerRow>,
     /// The consumer groups of the bus.
     pub groups: Vec<GroupRow>,
-    /// The dead letters of handlers and bus; of the bus at most 1,000 are counted; `None` if the bus cannot be used.
+    /// The dead letters of handlers and bus; `None` if the bus cannot be used.
     pub dead_letters: Option<u64>,
-    /// Set if there are more dead letters than were counted.
-    pub more_dead_letters: bool,
 }
 
 /// Loads the status of a store and its bus, or of one of them.
@@ -57,10 +54,8 @@ pub async fn load_status(
         view.bus = Some(bus.as_bus().describe());
         view.dead_letters = Some(0);
         if !matches!(bus, OpenBus::Store(_)) {
-            let tally = DeadLetterTally::load(bus).await?;
-            view.groups = list_groups(bus, &tally).await?;
-            view.dead_letters = Some(tally.all());
-            view.more_dead_letters = !tally.is_complete();
+            view.groups = list_groups(bus).await?;
+            view.dead_letters = Some(bus.stream_info().await?.dlq_messages);
         }
     }
     if let Some(store) = store {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use eventbus::{EventContext, EventId, Name, NewEvent, RecordedEvent, StreamId, Uuid, Version, event::Attributes};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
@@ -11,7 +11,10 @@ use crate::error::CommandError;
 
 /// An event with all its stored data, except its position.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct EventLine {
+    /// Nil if another program wrote none.
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) event_id: Uuid,
     pub(super) aggregate_type: String,
     pub(super) aggregate_id: String,
@@ -19,12 +22,16 @@ pub(super) struct EventLine {
     pub(super) tenant: Option<Uuid>,
     pub(super) version: u64,
     pub(super) event_type: String,
+    /// 0 if another program wrote none.
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) schema_version: u32,
     #[serde(with = "time::serde::rfc3339")]
     pub(super) occurred_at: OffsetDateTime,
     /// When its first store recorded it.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none", default)]
     pub(super) recorded_at: Option<OffsetDateTime>,
+    /// Nil if another program wrote none.
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) correlation_id: Uuid,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(super) causation_id: Option<Uuid>,
@@ -34,6 +41,11 @@ pub(super) struct EventLine {
     pub(super) attributes: Option<Box<RawValue>>,
     /// The fields: a JSON object as it is stored, or a text that holds it if it has several lines.
     pub(super) fields: Box<RawValue>,
+}
+
+/// Reads a value, or the default for `null`.
+fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
 }
 
 /// Returns a JSON text as a part of one line: itself, or in a JSON string if it has several lines.
@@ -95,6 +107,22 @@ impl EventLine {
     }
 
     /// Returns the line, without its end.
+    /// Completes an event as another program wrote it. Its id is made of its stream and version, so that every file of the
+    /// same events has the same ids.
+    pub(super) fn complete(mut self) -> Self {
+        if self.event_id.is_nil() {
+            let tenant = self.tenant.map(|tenant| tenant.to_string()).unwrap_or_default();
+            let place = format!("{tenant}/{}/{}#{}", self.aggregate_type, self.aggregate_id, self.version);
+            self.event_id = Uuid::new_v5(&Uuid::NAMESPACE_URL, place.as_bytes());
+        }
+        self.schema_version = self.schema_version.max(1);
+        if self.correlation_id.is_nil() {
+            self.correlation_id = self.event_id;
+        }
+        self.recorded_at.get_or_insert(self.occurred_at);
+        self
+    }
+
     pub(super) fn to_text(&self) -> Result<String, CommandError> {
         serde_json::to_string(self).map_err(CommandError::fault)
     }

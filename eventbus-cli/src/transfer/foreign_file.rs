@@ -8,15 +8,6 @@ use std::{
     path::Path,
 };
 
-use eventbus::{
-    ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version,
-    port::{Append, AppendError},
-    store::EventStore,
-};
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use time::OffsetDateTime;
-
 use super::{
     chunk,
     event_line::EventLine,
@@ -24,40 +15,16 @@ use super::{
     importer::append_error,
 };
 use crate::error::CommandError;
+use eventbus::{
+    ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
+    port::{Append, AppendError},
+    store::EventStore,
+};
 
 /// Limits of the events of one call of a store, which then makes one step of them: of several steps a later one may
 /// succeed after a failed one, and the feed would not have the order of the lines.
 const CALL_EVENTS_MAX: usize = 256;
 const CALL_BYTES_MAX: usize = 1024 * 1024;
-
-/// An event as another program wrote it.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ForeignLine {
-    #[serde(default)]
-    event_id: Option<Uuid>,
-    aggregate_type: String,
-    aggregate_id: String,
-    #[serde(default)]
-    tenant: Option<Uuid>,
-    version: u64,
-    event_type: String,
-    #[serde(default)]
-    schema_version: Option<u32>,
-    #[serde(with = "time::serde::rfc3339")]
-    occurred_at: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339::option", default)]
-    recorded_at: Option<OffsetDateTime>,
-    #[serde(default)]
-    correlation_id: Option<Uuid>,
-    #[serde(default)]
-    causation_id: Option<Uuid>,
-    #[serde(default)]
-    actor_id: Option<String>,
-    #[serde(default)]
-    attributes: Option<Box<RawValue>>,
-    fields: Box<RawValue>,
-}
 
 /// An event of the file, and where it is to be stored.
 #[derive(Debug)]
@@ -207,33 +174,11 @@ impl ForeignEvent {
 }
 
 fn parse(text: &str, line: u64) -> eventbus::Result<ForeignEvent> {
-    let foreign: ForeignLine = serde_json::from_str(text).map_err(|error| in_column(&error))?;
+    let foreign: EventLine = serde_json::from_str(text).map_err(|error| in_column(&error))?;
     let before = foreign.version.checked_sub(1).ok_or("the versions of a stream begin with 1")?;
-    let (stream, _, event) = EventLine::from(foreign).to_event()?;
+    let (stream, _, event) = foreign.complete().to_event()?;
     event.check()?;
     Ok(ForeignEvent { line, stream, before: Version::new(before), event })
-}
-
-impl From<ForeignLine> for EventLine {
-    fn from(line: ForeignLine) -> Self {
-        let event_id = line.event_id.unwrap_or_else(|| id_of(&line));
-        Self {
-            event_id,
-            aggregate_type: line.aggregate_type,
-            aggregate_id: line.aggregate_id,
-            tenant: line.tenant,
-            version: line.version,
-            event_type: line.event_type,
-            schema_version: line.schema_version.unwrap_or(1),
-            occurred_at: line.occurred_at,
-            recorded_at: Some(line.recorded_at.unwrap_or(line.occurred_at)),
-            correlation_id: line.correlation_id.unwrap_or(event_id),
-            causation_id: line.causation_id,
-            actor_id: line.actor_id,
-            attributes: line.attributes,
-            fields: line.fields,
-        }
-    }
 }
 
 /// Describes an error in a line of its own, of which serde says that it is the first line.
@@ -241,13 +186,6 @@ fn in_column(error: &serde_json::Error) -> String {
     let said = error.to_string();
     let problem = said.split(" at line ").next().unwrap_or_default();
     format!("{problem} (column {})", error.column())
-}
-
-/// Returns an id that every file gives to the event.
-fn id_of(event: &ForeignLine) -> Uuid {
-    let ForeignLine { aggregate_type, aggregate_id, version, tenant, .. } = event;
-    let tenant = tenant.map(|tenant| tenant.to_string()).unwrap_or_default();
-    Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("{tenant}/{aggregate_type}/{aggregate_id}#{version}").as_bytes())
 }
 
 #[cfg(test)]

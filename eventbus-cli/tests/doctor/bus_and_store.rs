@@ -12,17 +12,18 @@ use eventstore_postgres::{PgEventStore, sqlx};
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 use eventstore_sqlite::SqliteEventStore;
 
-use super::common::{Store, config, expect_finding, expect_healthy, pool, query, redis};
+use super::common::{Store, bus as of_bus, config, expect_finding, expect_healthy, pool, query, redis};
 
 #[tokio::test]
 async fn a_relay_that_does_not_publish_is_ahead_or_of_a_different_store_is_found() {
     let (store, bus) = (Store::new().await, eventbus_test::redis());
     let admin = redis(bus.url()).await;
-    let doctor = store.doctor().redis(admin.clone()).bus(bus.prefix());
+    let doctor = store.doctor().redis(admin.clone()).bus(of_bus(bus.url(), bus.prefix()));
     let strict = doctor.clone().config(DoctorConfig { relay_lag: Duration::ZERO, ..config() });
     let mut connection = pool(store.url()).acquire().await.unwrap();
     let id: String =
         sqlx::query_scalar("SELECT id::text FROM eventbus.store").fetch_one(&mut *connection).await.unwrap();
+    super::common::send(&admin, &format!("XADD {}:stream 1-0 type A", bus.prefix())).await;
     let publish = async |store: &str, position: u64| {
         let hash = format!("{{{}:stream}}:relay", bus.prefix());
         let record = format!("{position} - -");
@@ -60,12 +61,13 @@ async fn a_relay_that_does_not_publish_is_ahead_or_of_a_different_store_is_found
 async fn the_relay_of_a_store_on_sqlite_or_redis_is_examined_too() {
     let (folder, bus) = (tempfile::tempdir().unwrap(), eventbus_test::redis());
     let admin = redis(bus.url()).await;
+    super::common::send(&admin, &format!("XADD {}:stream 1-0 type A", bus.prefix())).await;
     let file = SqliteEventStore::open(folder.path().join("bank.db")).await.unwrap();
     let key_prefix = format!("{}-store", bus.prefix());
     let on_redis = RedisEventStoreConfig { redis_url: bus.url().into(), key_prefix, ..Default::default() };
     let of_redis = on_redis.clone();
     let on_redis = RedisEventStore::connect(on_redis).await.unwrap();
-    let doctor = || Doctor::new().redis(admin.clone()).bus(bus.prefix());
+    let doctor = || Doctor::new().redis(admin.clone()).bus(of_bus(bus.url(), bus.prefix()));
     let stores: [(&dyn EventStore, Doctor); 2] =
         [(&file, doctor().sqlite(folder.path().join("bank.db"))), (&on_redis, doctor().redis_store_with(of_redis))];
     for (store, doctor) in stores {
@@ -108,12 +110,12 @@ async fn the_relay_of_a_store_on_sqlite_or_redis_is_examined_too() {
 async fn a_program_without_a_relay_has_none_that_stalls() {
     let (database, redis_server) = (eventbus_test::postgres(), eventbus_test::redis());
     let store = PgEventStore::connect(database.url()).await.unwrap();
-    let of_bus = RedisEventBusConfig {
+    let config_of_bus = RedisEventBusConfig {
         redis_url: redis_server.url().into(),
         stream_prefix: redis_server.prefix().into(),
         ..Default::default()
     };
-    let bus = RedisEventBus::connect(of_bus).await.unwrap();
+    let bus = RedisEventBus::connect(config_of_bus).await.unwrap();
     let accounts = AggregateRepository::<Account>::new(store).publish_to(bus.clone());
     accounts.upsert(&"ada".parse().unwrap(), |_| Ok::<_, Never>(Deposited { cents: 120 })).await.unwrap();
     assert_eq!(bus.load_stream_info().await.unwrap().stream.length, 1, "it is published");
@@ -122,7 +124,7 @@ async fn a_program_without_a_relay_has_none_that_stalls() {
         .config(strict)
         .postgres(pool(database.url()), "eventbus")
         .redis(redis(redis_server.url()).await)
-        .bus(redis_server.prefix());
+        .bus(of_bus(redis_server.url(), redis_server.prefix()));
     let note = expect_finding(&doctor, "relay-stalled", Note, "no relay has published events of this store").await;
     assert!(note.finding.consequence.contains("`publish_to`"), "{note:?}");
     for check in ["relay-ahead", "relay-other-store"] {

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, store::AppendEvents};
 use eventbus_cli::doctor::{CheckFinding, Doctor, DoctorConfig, Report, Severity};
-use eventbus_redis::redis::{Cmd, FromRedisValue, Value, aio::MultiplexedConnection, cmd};
+use eventbus_redis::{
+    RedisEventBusConfig,
+    redis::{Cmd, FromRedisValue, Value, aio::MultiplexedConnection, cmd},
+};
 use eventstore_postgres::{
     PgEventStore,
     sqlx::{
@@ -93,6 +96,11 @@ impl Store {
         self.run(sql).await;
         expect_only(&doctor, check, severity, text).await
     }
+}
+
+/// The configuration of a bus to examine.
+pub(crate) fn bus(url: &str, prefix: &str) -> RedisEventBusConfig {
+    RedisEventBusConfig { redis_url: url.into(), stream_prefix: prefix.into(), ..RedisEventBusConfig::default() }
 }
 
 /// A connection to a Redis server that waits for answers.

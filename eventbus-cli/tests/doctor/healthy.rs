@@ -118,11 +118,12 @@ async fn examine(postgres: &str, server: &str, name: &str) {
     run_sql(postgres, &format!("CREATE ROLE app_{name}; CREATE ROLE operator_{name} LOGIN; {grants}")).await;
     let as_operator = postgres.replace("postgres://postgres@", &format!("postgres://operator_{name}@"));
     let operator = redis_operator(&admin, server, name).await;
-    let doctor = |postgres: &str, redis| {
-        let doctor = Doctor::new().postgres(pool(postgres), name).redis(redis).bus(name).deep(true);
+    let doctor = |postgres: &str, redis, url: &str| {
+        let doctor =
+            Doctor::new().postgres(pool(postgres), name).redis(redis).bus(super::common::bus(url, name)).deep(true);
         doctor.known_types([("Deposited".to_owned(), 1)])
     };
-    let doctors = [doctor(postgres, admin), doctor(&as_operator, redis(&operator).await)];
+    let doctors = [doctor(postgres, admin, server), doctor(&as_operator, redis(&operator).await, &operator)];
     let assert_healthy = async |when: &str, config: DoctorConfig| {
         for doctor in &doctors {
             assert_healthy(when, &doctor.clone().config(config.clone()).run().await);
@@ -185,7 +186,8 @@ async fn a_used_store_on_redis_is_healthy_too() {
     send(&admin, &format!("ACL SETUSER operator {}", rights_of_redis_store().join(" "))).await;
     let doctor = |redis, redis_url: &str| {
         let of_store = RedisEventStoreConfig { redis_url: redis_url.into(), ..store.config().clone() };
-        let doctor = Doctor::new().redis(redis).bus("orders").redis_store_with(of_store).deep(true);
+        let of_bus = super::common::bus(redis_url, "orders");
+        let doctor = Doctor::new().redis(redis).bus(of_bus).redis_store_with(of_store).deep(true);
         doctor.known_types([("Deposited".to_owned(), 1)])
     };
     let doctors = [doctor(admin, server.url()), doctor(redis(&operator).await, &operator)];

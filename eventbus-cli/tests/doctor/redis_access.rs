@@ -66,7 +66,7 @@ async fn rights_that_the_bus_lacks_are_found_and_no_key_is_changed() {
     send(&admin, &format!("ACL SETUSER narrow on >secret ~orders* {RIGHTS}")).await;
     let of = async |user: &str| {
         let url = server.url().replace("redis://", &format!("redis://{user}:secret@"));
-        Doctor::new().config(config()).redis(redis(&url).await).bus("orders")
+        Doctor::new().config(config()).redis(redis(&url).await).bus(super::common::bus(&url, "orders"))
     };
     expect_healthy(&of("app").await, "redis-rights-few").await;
     let found = expect_finding(&of("weak").await, "redis-rights-few", Fault, "HGETALL").await;
@@ -180,7 +180,7 @@ async fn an_operator_with_the_rights_of_the_security_page_can_make_each_check() 
     let mut bind = eventbus_redis::redis::cmd("CONFIG");
     bind.arg(("SET", "bind", "127.0.0.1 -192.0.2.1", "protected-mode", "no", "requirepass", "secret"));
     let _: () = super::common::query(&admin, &bind).await;
-    let doctor = Doctor::new().config(config()).redis(redis(&url).await).bus("orders");
+    let doctor = Doctor::new().config(config()).redis(redis(&url).await).bus(super::common::bus(&url, "orders"));
     let not_checked = async || {
         let report = doctor.run().await;
         assert!(report.worst().is_none_or(|worst| worst == Note), "{report}");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use eventbus_cli::doctor::{Check, Doctor, DoctorConfig, Severity::*, checks};
 use eventstore_postgres::sqlx::postgres::PgPoolOptions;
 
-use super::common::{Store, command, config, redis, send};
+use super::common::{Store, bus, command, config, redis, send};
 
 #[tokio::test]
 async fn checks_are_selected_by_name() {
@@ -82,7 +82,8 @@ async fn servers_that_do_not_answer_are_reported_for_each_check_and_waited_for_o
     server.pause();
     let config = DoctorConfig { statement_timeout: Duration::from_millis(100), ..config() };
     let began = Instant::now();
-    let doctor = Doctor::new().config(config).postgres(pool, "eventbus").redis(connection).bus("orders");
+    let doctor = Doctor::new().config(config).postgres(pool, "eventbus").redis(connection);
+    let doctor = doctor.bus(bus(server.url(), "orders"));
     let report = doctor.run().await;
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!((report.findings(), report.healthy()), (&[][..], &[][..] as &[&str]));
@@ -125,7 +126,13 @@ async fn no_check_changes_a_key() {
         line.trim().to_owned()
     };
     let before = changes().await;
-    let report = Doctor::new().redis(admin.clone()).bus("orders").redis_store("orders").deep(true).run().await;
+    let report = Doctor::new()
+        .redis(admin.clone())
+        .bus(bus(server.url(), "orders"))
+        .redis_store("orders")
+        .deep(true)
+        .run()
+        .await;
     for check in ["redis-rights-few", "redis-store-rights-few"] {
         assert!(report.healthy().contains(&check), "{report}");
     }

@@ -63,23 +63,3 @@ fn the_document_is_valid_for_the_parser_of_async_api() {
     let broken = document.replace("#/channels/events/messages/Deposited", "#/channels/events/messages/Paid");
     validator.validate(&broken).unwrap_err();
 }
-
-/// The script that parses a picture as Mermaid does in a browser before it draws.
-const MERMAID: &str = r#"
-import { readFileSync } from "node:fs";
-import { JSDOM } from "jsdom";
-globalThis.window = new JSDOM("").window;
-globalThis.document = window.document;
-const { default: mermaid } = await import("mermaid");
-await mermaid.parse(readFileSync(process.argv[2], "utf8"));
-"#;
-
-#[test]
-#[ignore = "installs packages with npm: `cargo test -p guide --test commands -- --ignored`"]
-fn the_picture_is_valid_for_the_parser_of_mermaid() {
-    let validator = Validator::install("mermaid", &["mermaid@11", "jsdom@26"], MERMAID);
-    let picture = catalog_in("mermaid", &[]);
-    validator.validate(&picture).unwrap();
-    // an arrow to no node
-    validator.validate(&format!("{picture}  e0 -->\n")).unwrap_err();
-}

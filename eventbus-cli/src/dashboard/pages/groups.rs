@@ -7,7 +7,6 @@ use maud::{Markup, html};
 use crate::{
     dashboard::{
         parts::{number, optional, position, seconds, table},
-        source::DEAD_LETTERS_READ_MAX,
         visit::Visit,
     },
     error::CommandError,
@@ -17,26 +16,17 @@ use crate::{
 
 pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, CommandError> {
     let handlers = visit.inner().source().handlers().await?;
-    let (groups, are_all_counted) = visit.inner().source().groups().await?;
-    let has_pages = visit.inner().source().has_group_pages();
+    let groups = visit.inner().source().groups().await?;
     let rows = html! {
         @for row in &groups {
             tr {
-                th scope="row" {
-                    @if has_pages {
-                        a href=(visit.link("group", &[("name", &row.group)])) { (row.group) }
-                    } @else {
-                        (row.group)
-                    }
-                }
+                th scope="row" { (row.group) }
                 td.number { (number(row.consumers)) }
                 td.number { (number(row.pending)) }
                 td.number { (optional(row.oldest_ms.map(|oldest| age(Duration::from_millis(oldest))))) }
                 td.number { (optional(row.unread.map(number))) }
                 td.number { (seconds(row.seconds)) }
-                td.number {
-                    a href=(visit.link("dead-letters", &[("group", &row.group)])) { (number(row.dead_letters)) }
-                }
+                td { a href=(visit.link("dead-letters", &[("group", &row.group)])) { "list" } }
                 td { @if row.holds_trim { "holds it" } }
             }
         }
@@ -45,10 +35,7 @@ pub(in crate::dashboard) async fn groups(visit: &Visit) -> Result<Markup, Comman
         div data-live {
             @if handlers.is_empty() && groups.is_empty() { p { "No handler and no group is known." } }
             @if !handlers.is_empty() { (handler_table(visit, &handlers)) }
-            @if !groups.is_empty() { (table("Consumer groups", "Group, Consumers>, Pending>, Oldest>, Unread>, Lag>, Dead letters>, Trimming", &rows)) }
-            @if !are_all_counted {
-                p.hint { "Of the dead letters the oldest " (DEAD_LETTERS_READ_MAX) " are counted; there are more." }
-            }
+            @if !groups.is_empty() { (table("Consumer groups", "Group, Consumers>, Pending>, Oldest>, Unread>, Lag>, Dead letters, Trimming", &rows)) }
             @for row in groups.iter().filter(|row| !row.remarks.is_empty()) {
                 section aria-label=(format!("Consumers of {}", row.group)) {
                     h2 { "Consumers of " code { (row.group) } }

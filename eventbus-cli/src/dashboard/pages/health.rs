@@ -131,7 +131,7 @@ async fn findings(source: &DashboardSource) -> Result<Vec<Finding>, CommandError
         found.push(Finding { text, replaced_by: Vec::new() });
         return Ok(found);
     }
-    for row in source.groups().await?.0 {
+    for row in source.groups().await? {
         if row.lacks_consumer() {
             let text = format!("group `{}` has unfinished entries and no consumer", row.group);
             found.push(Finding { text, replaced_by: Vec::new() });

@@ -1,7 +1,6 @@
 //! The contents of the pages.
 
 mod dead_letters;
-mod group;
 mod groups;
 mod health;
 mod login;
@@ -12,7 +11,6 @@ mod streams;
 
 pub(super) use self::{
     dead_letters::{DeadLetterChoice, DeadLetterForm, DeadLetterSearch, dead_letter, dead_letters, end_dead_letters},
-    group::{GroupChoice, group},
     groups::groups,
     health::{examine, health},
     login::login,
