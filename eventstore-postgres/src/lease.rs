@@ -33,21 +33,6 @@ impl Leases for PgEventStore {
         renewed.map(|rows| !rows.is_empty()).map_err(|error| LeaseError::new(&lease.role, error))
     }
 
-    async fn renew_leases(&self, leases: &[Lease], ttl: Duration) -> Result<Vec<bool>, LeaseError> {
-        let Some(first) = leases.first() else {
-            return Ok(Vec::new());
-        };
-        let epochs = leases.iter().map(|lease| i64::try_from(lease.epoch).unwrap_or(i64::MAX));
-        let query = self.inner().statements().query(include_str!("sql/renew_leases.sql"));
-        let query = query
-            .bind(leases.iter().map(|lease| lease.role.as_str()).collect::<Vec<_>>())
-            .bind(epochs.collect::<Vec<_>>())
-            .bind(microseconds(ttl))
-            .bind(leases.iter().map(|lease| lease.owner.as_str()).collect::<Vec<_>>());
-        let renewed = self.inner().fetch(query, |row| Ok(row.try_get(0)?)).await;
-        renewed.map_err(|error| LeaseError::new(&first.role, error))
-    }
-
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
         self.renew_lease(lease, Duration::ZERO).await.map(drop)
     }

@@ -172,7 +172,6 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
     let count_versions = statements.query(include_str!("sql/count_versions.sql"));
     let note_delivery = statements.query(include_str!("sql/note_delivery.sql"));
     let advance = statements.query(include_str!("sql/advance.sql"));
-    let renew_leases = statements.query(include_str!("sql/renew_leases.sql"));
     let count_tagged_events = statements.query(include_str!("sql/count_tagged_events.sql"));
     let shards = "'{handler-1,handler-2}', '{3,5}', '{1,1}'";
     let last_read = format!("'process', {events}, lpad(to_hex({events}), 32, '0')::uuid");
@@ -222,12 +221,6 @@ fn hot_statements(statements: &Statements, events: usize) -> Vec<HotStatement> {
         hot("count_versions", count_versions, format!("1, 1, {ORDERS}, 1000, 1000"), false),
         hot("note_delivery", note_delivery, format!("'mail/send', gen_random_uuid(), {order}"), false),
         hot("advance", advance, "'orders', 1, 1, 2".into(), false),
-        hot(
-            "renew_leases",
-            renew_leases,
-            "'{orders,role-2,role-3}', '{1,1,1}', 10000000, '{owner,owner,owner}'".into(),
-            true,
-        ),
         hot(
             "heartbeat",
             statements.heartbeat(true),

@@ -52,17 +52,6 @@ pub trait Leases: Send + Sync {
     /// [`LeaseError`] if the store cannot be reached; the lease may be renewed all the same.
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError>;
 
-    /// Renews many leases for `ttl` from now on, in one request, as far as that needs no waiting. Returns for each, in
-    /// order, whether it was renewed. For the rest call [`renew_lease`](Self::renew_lease): a lease may have passed to
-    /// a new owner, or a transaction may hold its row. The provided body renews none.
-    ///
-    /// # Errors
-    /// [`LeaseError`], with the role of one of them, if the store cannot be reached; the leases may be renewed all the
-    /// same.
-    async fn renew_leases(&self, leases: &[Lease], _ttl: Duration) -> Result<Vec<bool>, LeaseError> {
-        Ok(vec![false; leases.len()])
-    }
-
     /// Releases a lease, so that the next owner need not wait; has no effect if it was acquired again since.
     ///
     /// # Errors

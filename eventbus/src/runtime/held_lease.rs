@@ -1,21 +1,35 @@
-//! Held leases: acquired for a role, renewed in the background, released. Used by projections and to edit skips.
+//! Held leases: acquired for a role, renewed in the background, released. Used by the relay, by projections and to edit
+//! skips.
+//!
+//! Invariant: a request to renew runs until the store has answered it, in a task of its own, also past its timeout; a
+//! release waits for it, for up to a second. Otherwise the store could renew a lease after its release. A panic of the
+//! store ends only the request.
+//!
+//! Real time, not the given clock: the timeout of a renewal, which waits for the reply of a store.
 //!
 //! Invariant: a lease ends before the next owner's begins only by the store's clock; this process may notice later. So
 //! a write that a former owner must not make is fenced by the lease's epoch, in the transaction or script that writes.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{OwnedRwLockReadGuard, RwLock},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::lease_renewer::{LeaseOutage, LeaseRenewer, LeaseValidity};
 use crate::{
     domain::{clock::SharedClock, name::Name},
     port::{EventStore, Lease, LeaseError},
+    support::Outage,
 };
 
 /// The shortest lease: a shorter one would expire between two renewals, and pass to and fro between busy processes.
 pub(crate) const LEASE_TTL_MIN: Duration = Duration::from_millis(100);
+
+/// Interval at which a command tries to acquire a lease that another process holds.
+const ACQUIRE_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Timeout of a release: one half for the renewals under way, one for the release itself; a lease that was not released
 /// expires. Real time: it waits for the reply of a store.
@@ -47,12 +61,15 @@ pub(crate) struct LeaseRequest {
     pub(crate) ttl: Duration,
     pub(crate) clock: SharedClock,
     /// From the loss of the lease until this process sees an owner again.
-    pub(crate) outage: LeaseOutage,
-    /// Renews the leases of this process with the same `ttl`; `None` for a lease that is renewed by itself.
-    pub(crate) renewer: Option<LeaseRenewer>,
+    outage: LeaseOutage,
 }
 
 impl LeaseRequest {
+    pub(crate) fn new(store: Arc<dyn EventStore>, role: Name, owner: Name, ttl: Duration, clock: SharedClock) -> Self {
+        let outage = LeaseOutage(Arc::new(Mutex::new(Outage::new(clock.clone()))));
+        Self { store, role, owner, ttl, clock, outage }
+    }
+
     /// Acquires the role's lease; `None` if a different owner holds it. Cancelling `cancel` ends the held lease too.
     pub(crate) async fn acquire(&self, cancel: &CancellationToken) -> Result<Option<HeldLease>, LeaseError> {
         // before the request, as the store counts the ttl from its arrival
@@ -61,6 +78,23 @@ impl LeaseRequest {
         let message = if lease.is_some() { "this process has the role again" } else { "another process has the role" };
         self.outage.ends(&self.role, message);
         Ok(lease.map(|lease| self.start_renewal(lease, sent_at, cancel)))
+    }
+
+    /// Acquires the role's lease; waits for it up to `timeout`, since its owner may be dead. `None` after that, or if
+    /// cancelled.
+    pub(crate) async fn acquire_within(
+        &self,
+        timeout: Duration,
+        cancel: &CancellationToken,
+    ) -> Result<Option<HeldLease>, LeaseError> {
+        let began = self.clock.instant();
+        loop {
+            let acquired = self.acquire(cancel).await?;
+            if acquired.is_some() || cancel.is_cancelled() || self.clock.elapsed(began) > timeout {
+                return Ok(acquired);
+            }
+            cancel.run_until_cancelled(self.clock.sleep(ACQUIRE_INTERVAL.min(timeout / 20))).await;
+        }
     }
 
     /// Seizes the role's lease from its owner, which the higher epoch fences from now on.
@@ -74,10 +108,125 @@ impl LeaseRequest {
 
     fn start_renewal(&self, lease: Lease, sent_at: Instant, cancel: &CancellationToken) -> HeldLease {
         let validity = Arc::new(LeaseValidity::new(lease, sent_at, cancel.child_token(), self.outage.clone()));
-        let of_its_own = || LeaseRenewer::new(Arc::clone(&self.store), self.clock.clone(), self.ttl);
-        let renewer = self.renewer.clone().unwrap_or_else(of_its_own);
-        renewer.add(Arc::clone(&validity));
-        HeldLease { request: self.clone(), validity, renewer }
+        tokio::spawn(self.clone().renew_until_ended(Arc::clone(&validity)));
+        HeldLease { request: self.clone(), validity }
+    }
+
+    /// Renews a lease three times in its time to live, until it ends.
+    async fn renew_until_ended(self, validity: Arc<LeaseValidity>) {
+        let pause = self.ttl / 3;
+        let renewing = async {
+            let mut is_held = true;
+            let mut due_at = self.clock.after(pause);
+            while is_held {
+                self.clock.sleep_until(due_at).await;
+                due_at = self.clock.after(pause);
+                is_held = self.renew(&validity, pause).await;
+            }
+        };
+        validity.ended.run_until_cancelled(renewing).await;
+        validity.ended.cancel();
+    }
+
+    /// Renews a lease. Returns `false` if it has passed to a new owner, or may have by now.
+    async fn renew(&self, validity: &LeaseValidity, timeout: Duration) -> bool {
+        let Some(unanswered) = validity.begin_request() else {
+            return false;
+        };
+        let lease = &validity.lease;
+        // before the request, as the store counts the ttl from its arrival
+        let sent_at = self.clock.instant();
+        let (store, sent_lease, ttl) = (Arc::clone(&self.store), lease.clone(), self.ttl);
+        let request = tokio::spawn(async move {
+            let _unanswered = unanswered;
+            store.renew_lease(&sent_lease, ttl).await
+        });
+        let answer = async { request.await.unwrap_or_else(|panicked| Err(LeaseError::new(&lease.role, panicked))) };
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(true)) => {
+                validity.note_renewal(sent_at);
+                return true;
+            }
+            Ok(Ok(false)) => {
+                tracing::info!(role = %lease.role, "the role has passed to another process");
+                *validity.sent_at.lock() = None;
+                return false;
+            }
+            Ok(Err(error)) => tracing::debug!(role = %lease.role, %error, "lease was not renewed, trying again"),
+            Err(_) => tracing::debug!(role = %lease.role, "lease renewal timed out, trying again"),
+        }
+        let has_time = validity.is_valid(ttl, &self.clock);
+        if !has_time {
+            validity.outage.begins(&lease.role);
+        }
+        has_time
+    }
+}
+
+/// Outage of a role whose lease could not be renewed; shared by successive held leases, which log it once.
+#[derive(Clone)]
+struct LeaseOutage(Arc<Mutex<Outage>>);
+
+impl LeaseOutage {
+    fn begins(&self, role: &Name) {
+        if self.0.lock().begins() {
+            tracing::warn!(%role, "this process could not renew the lease in time and gives up the role");
+        }
+    }
+
+    fn ends(&self, role: &Name, message: &'static str) {
+        if let Some(lasted) = self.0.lock().ends() {
+            tracing::info!(%role, ?lasted, "{message}");
+        }
+    }
+}
+
+/// The validity of a held lease: the task that renews the lease writes it, its owner reads it.
+struct LeaseValidity {
+    lease: Lease,
+    /// Send time of the last successful renewal; `None` once the lease has passed on.
+    sent_at: Mutex<Option<Instant>>,
+    /// Cancelled when the lease has ended.
+    ended: CancellationToken,
+    outage: LeaseOutage,
+    /// Read-locked by each request to renew this lease, until the store has answered.
+    requests: Arc<RwLock<()>>,
+}
+
+impl LeaseValidity {
+    fn new(lease: Lease, sent_at: Instant, ended: CancellationToken, outage: LeaseOutage) -> Self {
+        Self { lease, sent_at: Mutex::new(Some(sent_at)), ended, outage, requests: Arc::default() }
+    }
+
+    const fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    const fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    fn is_valid(&self, ttl: Duration, clock: &SharedClock) -> bool {
+        self.sent_at.lock().is_some_and(|sent_at| clock.elapsed(sent_at) < ttl)
+    }
+
+    /// Waits until the store has answered all requests to renew this lease, which has ended.
+    async fn requests_answered(&self) {
+        drop(self.requests.write().await);
+    }
+
+    /// Begins a request to renew this lease, which the guard counts as unanswered; `None` if the lease has ended.
+    fn begin_request(&self) -> Option<OwnedRwLockReadGuard<()>> {
+        let unanswered = Arc::clone(&self.requests).try_read_owned().ok()?;
+        // locked before this check: a release ends the lease, then waits for the lock
+        (!self.ended.is_cancelled()).then_some(unanswered)
+    }
+
+    /// Records a renewal that was sent at this time; a lease that has passed on stays so.
+    fn note_renewal(&self, sent_at: Instant) {
+        if let Some(last) = &mut *self.sent_at.lock() {
+            *last = sent_at.max(*last);
+        }
     }
 }
 
@@ -95,7 +244,6 @@ impl LeaseRequest {
 pub(crate) struct HeldLease {
     request: LeaseRequest,
     validity: Arc<LeaseValidity>,
-    renewer: LeaseRenewer,
 }
 
 impl HeldLease {
@@ -139,7 +287,6 @@ impl HeldLease {
 impl Drop for HeldLease {
     fn drop(&mut self) {
         self.validity.ended().cancel();
-        self.renewer.note_end();
     }
 }
 
@@ -152,15 +299,7 @@ mod tests {
     const TTL: Duration = Duration::from_secs(10);
 
     fn request(store: &InMemoryEventStore, owner: &'static str) -> LeaseRequest {
-        LeaseRequest {
-            store: Arc::new(store.clone()),
-            role: ROLE,
-            owner: Name::from_static(owner),
-            ttl: TTL,
-            clock: SharedClock::SYSTEM,
-            outage: LeaseOutage::new(&SharedClock::SYSTEM),
-            renewer: None,
-        }
+        LeaseRequest::new(Arc::new(store.clone()), ROLE, Name::from_static(owner), TTL, SharedClock::SYSTEM)
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,7 +14,6 @@ pub(crate) mod handler_context;
 pub(crate) mod handler_inbox;
 mod head_poll;
 pub(crate) mod held_lease;
-pub(crate) mod lease_renewer;
 pub(crate) mod metrics;
 pub(crate) mod projection;
 pub(crate) mod registry;

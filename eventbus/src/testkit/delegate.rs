@@ -218,10 +218,6 @@ macro_rules! __delegate {
                     $inner.renew_lease(lease, ttl).await
                 }
 
-                async fn renew_leases(&$self, leases: &[Lease], ttl: Duration) -> Result<Vec<bool>, LeaseError> {
-                    $inner.renew_leases(leases, ttl).await
-                }
-
                 async fn release_lease(&$self, lease: &Lease) -> Result<(), LeaseError> {
                     $inner.release_lease(lease).await
                 }

@@ -18,7 +18,6 @@ use eventbus::{
     prelude::*,
     testkit::delegate,
 };
-use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::wait::until;
@@ -27,26 +26,24 @@ const MINUTES: Duration = Duration::from_secs(100);
 const ROLES: [Name; 3] =
     [Name::from_static("projection:one"), Name::from_static("projection:two"), Name::from_static("projection:three")];
 
-/// The answer to a request about several leases; a request that only reads does not panic.
+/// The answer to a request about several leases.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Joint {
-    Renews,
+    Answers,
     Fails,
     Hangs,
-    Panics,
 }
 
 /// Counts what an app at rest asks for.
 #[derive(Clone)]
 struct CountingStore {
     store: InMemoryEventStore,
-    joint: Arc<Mutex<Joint>>,
-    /// The permits of renewals of one lease; without one, a renewal is on its way to the server.
+    joint: Joint,
+    /// The permits of renewals; without one, a renewal is on its way to the server.
     arrivals: Arc<Semaphore>,
-    /// Number of renewals of one lease that panic from now on.
-    panics_alone: Arc<AtomicUsize>,
-    joint_renewals: Arc<AtomicUsize>,
-    renewals_alone: Arc<AtomicUsize>,
+    /// Number of renewals that panic from now on.
+    panics: Arc<AtomicUsize>,
+    renewals: Arc<AtomicUsize>,
     /// Number of requests for the leases and checkpoints of several roles.
     joint_polls: Arc<AtomicUsize>,
     /// Number of requests for the lease or checkpoint of one role, other than renewals.
@@ -57,19 +54,18 @@ impl CountingStore {
     fn new(joint: Joint) -> Self {
         Self {
             store: InMemoryEventStore::new(),
-            joint: Arc::new(Mutex::new(joint)),
+            joint,
             arrivals: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
-            panics_alone: Arc::default(),
-            joint_renewals: Arc::default(),
-            renewals_alone: Arc::default(),
+            panics: Arc::default(),
+            renewals: Arc::default(),
             joint_polls: Arc::default(),
             polls_alone: Arc::default(),
         }
     }
 
-    /// Returns the joint renewals, and those of one lease, in [`MINUTES`].
-    async fn renewals(&self) -> (usize, usize) {
-        Self::counted([&self.joint_renewals, &self.renewals_alone]).await
+    /// Returns the renewals in [`MINUTES`].
+    async fn renewals(&self) -> usize {
+        Self::counted([&self.renewals, &self.polls_alone]).await.0
     }
 
     /// Returns by how much these counts grow in [`MINUTES`].
@@ -127,8 +123,8 @@ impl Leases for CountingStore {
     }
 
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
-        self.renewals_alone.fetch_add(1, Ordering::SeqCst);
-        let panics = self.panics_alone.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        self.renewals.fetch_add(1, Ordering::SeqCst);
+        let panics = self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         assert!(panics.is_err(), "made by the test");
         let (server, lease) = (self.clone(), lease.clone());
         // as on a server, it takes effect also if the caller does not wait any more
@@ -137,23 +133,6 @@ impl Leases for CountingStore {
             server.store.renew_lease(&lease, ttl).await
         });
         renewal.await.unwrap()
-    }
-
-    async fn renew_leases(&self, leases: &[Lease], ttl: Duration) -> Result<Vec<bool>, LeaseError> {
-        self.joint_renewals.fetch_add(1, Ordering::SeqCst);
-        let joint = *self.joint.lock();
-        match joint {
-            Joint::Renews => {
-                let mut renewed = Vec::new();
-                for lease in leases {
-                    renewed.push(self.store.renew_lease(lease, ttl).await?);
-                }
-                Ok(renewed)
-            }
-            Joint::Fails => Err(LeaseError::new(&leases[0].role, "away")),
-            Joint::Hangs => std::future::pending().await,
-            Joint::Panics => panic!("made by the test"),
-        }
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
@@ -167,9 +146,8 @@ impl Leases for CountingStore {
 
     async fn leases_of(&self, roles: &[Name]) -> Result<Vec<Option<Lease>>, LeaseError> {
         self.joint_polls.fetch_add(1, Ordering::SeqCst);
-        let joint = *self.joint.lock();
-        match joint {
-            Joint::Renews | Joint::Panics => self.store.leases_of(roles).await,
+        match self.joint {
+            Joint::Answers => self.store.leases_of(roles).await,
             Joint::Fails => Err(LeaseError::new(&roles[0], "away")),
             Joint::Hangs => std::future::pending().await,
         }
@@ -210,44 +188,26 @@ async fn start(store: &CountingStore) -> App {
     app
 }
 
-/// The projections renew their leases each third of 10 seconds.
+/// Each is renewed each third of 10 seconds.
 #[tokio::test(start_paused = true)]
-async fn the_leases_of_a_process_are_renewed_together() {
-    let store = CountingStore::new(Joint::Renews);
+async fn the_leases_of_a_process_are_renewed_until_it_ends() {
+    let store = CountingStore::new(Joint::Answers);
     let app = start(&store).await;
-    let (joint, alone) = store.renewals().await;
-    assert!((29..=31).contains(&joint) && alone == 0, "{joint} joint renewals, {alone} of one lease");
+    let renewals = store.renewals().await;
+    assert!((87..=93).contains(&renewals), "{renewals} renewals");
     assert_eq!(store.epochs().await, [Some(1); 3], "none was acquired again");
     app.shutdown(Duration::from_secs(10)).await.unwrap();
     assert_eq!(store.epochs().await, [None; 3]);
-    assert_eq!(store.renewals().await, (0, 0), "a lease that has ended is not renewed");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lease_that_is_not_renewed_with_the_others_is_renewed_alone() {
-    for joint in [Joint::Fails, Joint::Hangs] {
-        let store = CountingStore::new(joint);
-        let app = start(&store).await;
-        let (together, alone) = store.renewals().await;
-        assert!((60..=93).contains(&alone), "{alone} renewals of one lease");
-        // none beside an unanswered one
-        assert_eq!(together <= 1, joint == Joint::Hangs, "{together} joint renewals");
-        assert_eq!(store.epochs().await, [Some(1); 3], "none was acquired again");
-        app.shutdown(Duration::from_secs(10)).await.unwrap();
-        assert_eq!(store.epochs().await, [None; 3]);
-    }
+    assert_eq!(store.renewals().await, 0, "a lease that has ended is not renewed");
 }
 
 #[tokio::test(start_paused = true)]
 async fn leases_are_renewed_after_a_panic_of_the_store() {
-    let store = CountingStore::new(Joint::Panics);
-    store.panics_alone.store(3, Ordering::SeqCst);
+    let store = CountingStore::new(Joint::Answers);
+    store.panics.store(3, Ordering::SeqCst);
     let app = start(&store).await;
     tokio::time::sleep(MINUTES).await;
-    assert_eq!(store.panics_alone.load(Ordering::SeqCst), 0);
-    *store.joint.lock() = Joint::Renews;
-    let (joint, _) = store.renewals().await;
-    assert!((29..=31).contains(&joint), "{joint} joint renewals");
+    assert_eq!(store.panics.load(Ordering::SeqCst), 0);
     assert_eq!(store.epochs().await, [Some(1); 3], "none was acquired again");
     app.shutdown(Duration::from_secs(10)).await.unwrap();
 }
@@ -256,14 +216,14 @@ async fn leases_are_renewed_after_a_panic_of_the_store() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_released_after_the_renewals_that_are_under_way() {
     for given_up in [false, true] {
-        let store = CountingStore::new(Joint::Fails);
+        let store = CountingStore::new(Joint::Answers);
         let app = start(&store).await;
         store.arrivals.forget_permits(Semaphore::MAX_PERMITS);
-        let sent = store.renewals_alone.load(Ordering::SeqCst);
-        until("renewals are under way", async || store.renewals_alone.load(Ordering::SeqCst) == sent + 3).await;
+        let sent = store.renewals.load(Ordering::SeqCst);
+        until("renewals are under way", async || store.renewals.load(Ordering::SeqCst) == sent + 3).await;
         if given_up {
             // they time out after a third of 10 seconds
-            until("they are sent again", async || store.renewals_alone.load(Ordering::SeqCst) == sent + 6).await;
+            until("they are sent again", async || store.renewals.load(Ordering::SeqCst) == sent + 6).await;
         }
         let arrive = async {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -278,21 +238,21 @@ async fn a_lease_is_released_after_the_renewals_that_are_under_way() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_passes_on_leaves_the_others_to_their_owner() {
-    let store = CountingStore::new(Joint::Renews);
+    let store = CountingStore::new(Joint::Answers);
     let _app = start(&store).await;
     let (other, long) = (Name::from_static("other"), Duration::from_secs(3_600));
     store.store.seize_lease(&ROLES[1], &other, long).await.unwrap();
     tokio::time::sleep(MINUTES).await;
     assert_eq!(store.epochs().await, [1, 2, 1].map(Some));
     assert_eq!(store.store.lease_of(&ROLES[1]).await.unwrap().unwrap().owner, other);
-    let (joint, alone) = store.renewals().await;
-    assert!((29..=31).contains(&joint) && alone == 0, "{joint} joint renewals, {alone} of one lease");
+    let renewals = store.renewals().await;
+    assert!((58..=62).contains(&renewals), "{renewals} renewals");
 }
 
 /// Leases and checkpoints each second; each lease alone each 30 seconds.
 #[tokio::test(start_paused = true)]
 async fn a_process_that_stands_by_asks_for_all_its_projections_together() {
-    let store = CountingStore::new(Joint::Renews);
+    let store = CountingStore::new(Joint::Answers);
     let owner = start(&store).await;
     let _standby = app(&store).start().await.unwrap();
     tokio::time::sleep(MINUTES).await;
@@ -306,7 +266,7 @@ async fn a_process_that_stands_by_asks_for_all_its_projections_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_standby_that_gets_no_joint_answer_asks_for_its_lease_alone() {
+async fn a_standby_that_gets_no_answer_about_its_leases_still_acquires_them() {
     for joint in [Joint::Fails, Joint::Hangs] {
         let store = CountingStore::new(joint);
         let owner = start(&store).await;

@@ -128,29 +128,6 @@ async fn an_append_before_a_checkpoint_moves_wakes_the_readers() {
     }
 }
 
-/// A lease whose row a transaction holds is left out, and delays no other.
-#[tokio::test]
-async fn leases_are_renewed_together_without_a_wait() {
-    let place = Place::new().await;
-    let store = place.store(false).await;
-    let (owner, mut leases) = (Name::from_static("owner"), Vec::new());
-    for role in ["one", "two", "three"].map(Name::from_static) {
-        // expires at once
-        leases.push(store.acquire_lease(&role, &owner, Duration::ZERO).await.unwrap().unwrap());
-    }
-    let renewed = async || within(store.renew_leases(&leases, LONG)).await.unwrap();
-    let mut transaction = begin(&store).await;
-    assert!(transaction.advance(&leases[1], Position::START, Position::new(1)).await.unwrap());
-    assert_eq!(renewed().await, [true, false, true]);
-    assert_eq!(store.lease_of(&leases[0].role).await.unwrap().as_ref(), Some(&leases[0]), "it does not expire");
-    assert_eq!(store.lease_of(&leases[1].role).await.unwrap(), None);
-    transaction.commit().await.unwrap();
-    assert_eq!(renewed().await, [true; 3]);
-    store.seize_lease(&leases[2].role, &owner, LONG).await.unwrap();
-    assert_eq!(renewed().await, [true, true, false]);
-    assert!(store.renew_leases(&[], LONG).await.unwrap().is_empty());
-}
-
 #[tokio::test]
 async fn a_transaction_that_appended_nothing_wakes_nobody() {
     let place = Place::new().await;

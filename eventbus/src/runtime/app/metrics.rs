@@ -75,7 +75,7 @@ impl StoreStatus {
             Some(relay) => Some(relay.load_position().await.ok()?),
             None => None,
         };
-        let positions = app.projections.iter().map(|projection| projection.erased().status(Position::START).position);
+        let positions = app.projections.iter().map(|projection| projection.fed().status(Position::START).position);
         let projections = positions.collect();
         let head = app.store.head().await.ok()?;
         let held_for = app.store.held_for().await.ok()?.unwrap_or_default();
@@ -243,7 +243,7 @@ fn add_groups(families: &mut FamilyBuilder, app: &AppInner, polled: &PolledStatu
 
 fn add_projections(families: &mut FamilyBuilder, app: &AppInner, polled: &PolledStatus) {
     for (index, projection) in app.projections.iter().enumerate() {
-        let (status, meter) = (projection.erased().status(Position::START), projection.erased().meter());
+        let (status, meter) = (projection.fed().status(Position::START), projection.fed().meter());
         let labels = [status.name];
         if let Some(store) = &polled.store {
             families.count(&catalog::PROJECTION_LAG_EVENTS, &labels, store.lag_events(status.position));

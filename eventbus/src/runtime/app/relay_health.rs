@@ -74,7 +74,7 @@ pub(super) async fn relay_status(app: &AppInner) -> Option<RelayStatus> {
 
 pub(super) async fn health(app: &AppInner) -> Health {
     let stopped = app.projections.iter().filter_map(|projection| {
-        let status = projection.erased().status(Position::START);
+        let status = projection.fed().status(Position::START);
         let what = status.stopped.as_ref().map(ProjectionError::to_redacted_string)?;
         Some(with_since(what, status.stopped_since))
     });
@@ -85,7 +85,7 @@ pub(super) async fn health(app: &AppInner) -> Health {
     let mut health = if app.has_store { health.with_store() } else { health };
     health.lag_seconds = lags;
     health.projections = stopped;
-    app.projections.iter().for_each(|projection| projection.erased().add_to_health(&mut health));
+    app.projections.iter().for_each(|projection| projection.fed().add_to_health(&mut health));
     let mut health = match store_problem {
         Some(problem) => health.with_store_problem(with_since(problem, store_outage_start(app))),
         None => {
@@ -140,7 +140,7 @@ fn with_bus_outage_start(app: &AppInner, mut health: Health) -> Health {
 /// Returns the start of the store's outage: when this check, the relay or a projection first noticed.
 fn store_outage_start(app: &AppInner) -> Option<OffsetDateTime> {
     let projections =
-        app.projections.iter().filter_map(|projection| projection.erased().status(Position::START).trouble_since);
+        app.projections.iter().filter_map(|projection| projection.fed().status(Position::START).trouble_since);
     let since = projections.chain(relay_outage_start(app)).min().unwrap_or_else(|| app.clock().now());
     app.outage_starts.record(Dependency::Store, Some(since))
 }
@@ -173,7 +173,7 @@ async fn lags(app: &AppInner) -> BTreeMap<String, u64> {
         if let Some(relay) = relay_view(app) {
             readers.push(("relay".to_owned(), relay.position().await));
         }
-        let projections = app.projections.iter().map(|projection| projection.erased().status(Position::START));
+        let projections = app.projections.iter().map(|projection| projection.fed().status(Position::START));
         readers.extend(projections.map(|status| (format!("projection `{}`", status.name), status.position)));
         read_first_recorded(app, readers.iter().map(|(_, position)| *position), &mut first_recorded).await;
     };

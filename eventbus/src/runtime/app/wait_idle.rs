@@ -70,7 +70,7 @@ async fn wait_until_handled(app: &AppInner, head: Position, waiting: &Mutex<Stri
     }
     for projection in &app.projections {
         wait_for(format!("projection `{}`", projection.definition().name));
-        projection.erased().wait_for_position(head, app.wait_timeout).await?;
+        projection.fed().wait_for_position(Some(head), app.wait_timeout).await?;
     }
     for group in &app.groups {
         wait_group_idle(app, group, wait_for).await?;

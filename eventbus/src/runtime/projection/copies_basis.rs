@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::fed_types::FedTypes;
+use super::note::TypeVersions;
 use crate::{
     domain::{error::BoxError, name::Name, stream::Position},
     port::{EventStore, Shadow},
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct CopiesBasis {
     /// The event types that the process knew.
-    types: FedTypes,
+    types: TypeVersions,
     /// The positions of skipped events.
     skips: Vec<Position>,
     /// Set once a method has failed: at which position, and in which process. A different one may have a mended method.
@@ -25,7 +25,7 @@ pub(super) struct CopiesBasis {
 }
 
 impl CopiesBasis {
-    pub(super) fn new(types: FedTypes, skips: &[Position]) -> Self {
+    pub(super) fn new(types: TypeVersions, skips: &[Position]) -> Self {
         Self { types, skips: skips.to_vec(), failed: None }
     }
 

@@ -145,7 +145,7 @@ impl ProgressCell {
     }
 
     /// Notes a head of the feed: state in memory has caught up once its position has reached the lowest one.
-    pub(super) fn note_head(&self, head: Position) {
+    pub(crate) fn note_head(&self, head: Position) {
         self.update(|progress| {
             let is_lowest = progress.first_head.is_none_or(|first| head < first);
             if is_lowest {

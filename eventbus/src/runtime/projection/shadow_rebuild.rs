@@ -18,11 +18,11 @@ use super::{
     error::ProjectionError,
     event_handling::FeedStop,
     fed_projection::FedProjection,
-    fed_types::{self, FedTypes},
+    feeder::Feeder,
+    note::{record_rebuild, types_of},
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
     status::RebuildOwner,
     store_check::check_no_event_is_missing,
-    transactional_writer::TransactionalWriter,
 };
 use crate::{
     domain::{error::BoxError, name::Name, shown::rfc3339, stream::Position},
@@ -43,9 +43,6 @@ const SHORT_ROUND_EVENTS_MAX: u64 = 256;
 
 /// A rebuild drops the copies that interrupted rebuilds of so many former versions may have left behind.
 const FORMER_VERSIONS_DROPPED: u32 = 8;
-
-/// Interval at which a rebuild tries to acquire a lease that a different process holds.
-const LEASE_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The number of retries of a store that cannot be reached, and their delays.
 const STORE_RETRIES_MAX: u32 = 5;
@@ -128,24 +125,13 @@ impl<'a> ShadowRebuild<'a> {
 
     /// Acquires a lease of rebuilding this projection; waits as long as a lease lasts, since its owner may be dead.
     async fn acquire_lease(&self, role: &Name) -> Result<HeldLease, RebuildError> {
-        let lease_request = self.lease_request(role.clone());
-        let lease_timeout = self.context.lease_ttl.saturating_add(self.context.lease_ttl / 10);
-        let clock = &self.context.clock;
-        let began = clock.instant();
-        loop {
-            if let Some(held_lease) =
-                lease_request.acquire(self.stop).await.map_err(|error| self.inner.store_error(error))?
-            {
-                return Ok(held_lease);
-            }
-            if self.stop.is_cancelled() || clock.elapsed(began) > lease_timeout {
-                let lease = self.context.store.lease_of(role).await.ok().flatten();
-                let owner = lease.map(|lease| lease.owner);
-                return Err(RebuildError::Elsewhere { name: self.inner.name(), owner });
-            }
-            let retry_pause = clock.sleep(LEASE_RETRY_INTERVAL.min(lease_timeout / 20));
-            self.stop.run_until_cancelled(retry_pause).await;
+        let timeout = self.context.lease_ttl.saturating_add(self.context.lease_ttl / 10);
+        let acquired = self.lease_request(role.clone()).acquire_within(timeout, self.stop).await;
+        if let Some(held_lease) = acquired.map_err(|error| self.inner.store_error(error))? {
+            return Ok(held_lease);
         }
+        let lease = self.context.store.lease_of(role).await.ok().flatten();
+        Err(RebuildError::Elsewhere { name: self.inner.name(), owner: lease.map(|lease| lease.owner) })
     }
 
     fn lease_request(&self, role: Name) -> LeaseRequest {
@@ -182,7 +168,7 @@ impl<'a> ShadowRebuild<'a> {
             self.call_with_retries(held_lease.ended(), &mut outage, || lease_request.seize(self.stop)).await?;
         let switched = self.switch_rows(held_lease, any, &live_lease, &mut progress_meter, &mut outage).await;
         if switched.is_ok()
-            && let Err(error) = fed_types::record_rebuild(&self.inner.definition(), self.context, &live_lease).await
+            && let Err(error) = record_rebuild(&self.inner.definition(), self.context, &live_lease).await
         {
             tracing::warn!(projection = self.inner.name(), %error, "the event types of the rebuild were not noted");
         }
@@ -210,7 +196,7 @@ impl<'a> ShadowRebuild<'a> {
         let make =
             async || self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.inner.store_error(error));
         let mut position = make().await?;
-        let mut basis = CopiesBasis::new(FedTypes::from_filter(definition.events), &skips);
+        let mut basis = CopiesBasis::new(types_of(definition.events), &skips);
         let noted = CopiesBasis::load(store, &self.shadow).await.map_err(|error| self.inner.store_error(error))?;
         let continued = noted.filter(|noted| noted.is_same_up_to(position, &basis, &self.context.owner));
         if let Some(noted) = &continued {
@@ -316,17 +302,17 @@ impl<'a> ShadowRebuild<'a> {
         if saved >= target.position {
             return Ok(saved);
         }
-        let (transactions, shadow) = (&*self.transactions, Some(&self.shadow));
-        let mut writer = TransactionalWriter::new(self.inner, transactions, shadow, held_lease, self.context, saved);
+        let copies = (&self.transactions, &self.shadow);
+        let mut feeder = Feeder::of_copies(self.inner, self.context, held_lease, copies, saved);
         loop {
             target.lower_after_restore(store).await?;
-            if writer.position() >= target.position {
+            if feeder.position() >= target.position {
                 break;
             }
-            writer.write_up_to(target.position, store, &mut |events, position| meter.advance(events, position)).await?;
+            feeder.feed_up_to(target.position, &mut |events, position| meter.advance(events, position)).await?;
         }
-        writer.save_checkpoint(true).await?;
-        Ok(writer.position())
+        feeder.save_checkpoint(true).await?;
+        Ok(feeder.position())
     }
 
     fn possible_restores(&self) -> u64 {
@@ -504,7 +490,7 @@ mod tests {
         port::{AppendEvents as _, CheckpointError, Checkpoints, ReadFeed as _},
         runtime::{
             feed_poller::tests::FailedOver,
-            projection::transactional_writer::tests::{Written, written},
+            projection::feeder::tests::{Written, written},
         },
         testkit::{TableStore, delegate},
     };
