@@ -555,7 +555,7 @@ impl App {
     pub(crate) async fn is_behind(&self) -> Result<bool, ReadError> {
         let head = self.0.store.head().await?;
         let relay = self.0.tasks.relay();
-        let relay = relay.is_some_and(|relay| relay.since().is_none() && relay.own_position() < head);
+        let relay = relay.is_some_and(|relay| relay.read(|now| now.since.is_none() && now.position < head));
         let mut projections = self.0.projections.iter().map(|projection| projection.fed().status(head));
         Ok(relay || projections.any(|status| status.stopped.is_none() && status.position < head))
     }

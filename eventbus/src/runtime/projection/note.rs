@@ -266,7 +266,7 @@ pub(super) async fn check_types(
     }
     if missing.is_empty() {
         if note.version < definition.version {
-            inner.progress().warn_of_former_version(note.version, &definition);
+            warn_of_former_version(note.version, &definition);
         }
         return Ok(TypeCheck::Complete);
     }
@@ -285,6 +285,20 @@ pub(super) async fn check_types(
     let generation = inner.progress().borrow().generation;
     inner.progress().stop(error, generation);
     Ok(TypeCheck::Stopped)
+}
+
+fn warn_of_former_version(version: u32, definition: &ProjectionDefinition) {
+    let (name, own) = (definition.name, definition.version);
+    let rebuild = match definition.kind {
+        ProjectionKind::Transactional if definition.tables.is_empty() => format!("`rebuild {name}`, with `tables(..)`"),
+        ProjectionKind::Transactional => format!("`rebuild {name}`"),
+        // only the app that feeds it can
+        _ => "`app.rebuild`".to_owned(),
+    };
+    tracing::warn!(
+        projection = name,
+        "rows of `{name}` were made by version {version}, this release has {own}: {rebuild} makes them anew"
+    );
 }
 
 /// Counts the events of a type between two positions; for [`ALL_TYPES`] those of types that `former` does not name.
