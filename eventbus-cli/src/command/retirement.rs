@@ -6,8 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use eventbus::{
-    Name, Position, app::SkipEditor, clock::SharedClock, port::Lease, projection::NotedStop, store::EventStore,
-    support::ReaderKind,
+    Name, Position, app::SkipEditor, clock::SharedClock, port::Lease, store::EventStore, support::ReaderKind,
 };
 use serde_json::json;
 
@@ -62,9 +61,7 @@ impl Retirement<'_> {
         if self.kind == ReaderKind::Relay {
             store.delete_checkpoint(&ReaderKind::HaltedRelay.name_of(name)).await?;
         } else if let Some(notes) = store.notes() {
-            // the event types that it has handled
             notes.delete_note(role).await?;
-            NotedStop::forget(&**store, role).await?;
         }
         // last: after an interruption the checkpoint shows that there is a reader to retire
         Ok(store.delete_checkpoint(role).await?)

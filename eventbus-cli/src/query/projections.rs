@@ -92,7 +92,7 @@ pub async fn list_projections(store: &dyn EventStore, clock: &SharedClock) -> Re
         let checkpoint = checkpoints.iter().find(|checkpoint| checkpoint.name == *role);
         let position = checkpoint.map_or(Position::START, |checkpoint: &StoredCheckpoint| checkpoint.position);
         let skipped = skipped_by(store, role).await?;
-        let stopped = load_stop(store, role, position, &skipped).await?;
+        let stopped = load_stop(store, role, &skipped).await?;
         let rebuild = Name::new("projection", name).map(|name| ReaderKind::Rebuild.name_of(&name));
         rows.push(ProjectionRow {
             name: name.to_owned(),
@@ -113,11 +113,9 @@ pub async fn list_projections(store: &dyn EventStore, clock: &SharedClock) -> Re
 async fn load_stop(
     store: &dyn EventStore,
     role: &Name,
-    position: Position,
     skipped: &[SkippedRow],
 ) -> Result<Option<StoppedRow>, CommandError> {
-    let stands =
-        |stop: &NotedStop| stop.position > position && skipped.iter().all(|skipped| skipped.position != stop.position);
+    let stands = |stop: &NotedStop| skipped.iter().all(|skipped| skipped.position != stop.position);
     let noted = NotedStop::load(store, role).await?.filter(stands);
     Ok(noted.map(|stop| StoppedRow {
         position: stop.position,

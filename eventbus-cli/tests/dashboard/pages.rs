@@ -265,16 +265,16 @@ async fn servers_are_shown_beside_a_dead_application() {
     let projections = site.get("/projections").await.ok();
     assert!(projections.contains("no process feeds it"), "{projections}");
     assert!(projections.contains("mount the dashboard there") && !projections.contains("action=\"./rebuild\""));
-    let stop = Name::from_static("stopped:projection:totals");
-    let noted = r#"{"position":5,"event_type":"OrderPlaced","event_id":"00000000-0000-0000-0000-000000000005",
-        "error":"no <mailbox>","owner":"vm:1","since":"2026-11-21T09:30:00.5Z"}"#;
-    shop.store.notes().unwrap().save_note(&stop, noted).await.unwrap();
+    let note = Name::from_static("projection:totals");
+    let noted = r#"{"stopped":{"position":5,"event_type":"OrderPlaced","event_id":"00000000-0000-0000-0000-000000000005",
+        "error":"no <mailbox>","owner":"vm:1","since":"2026-11-21T09:30:00.5Z"}}"#;
+    shop.store.notes().unwrap().save_note(&note, noted).await.unwrap();
     let projections = site.get("/projections").await.ok();
     assert!(projections.contains("stopped at position 5 (OrderPlaced): no &lt;mailbox&gt;<"), "{projections}");
     assert!(projections.contains("2026-11-21 09:30:00 UTC") && projections.contains(" in vm:1"), "{projections}");
     assert!(!projections.contains("no process feeds it"), "{projections}");
     // the projection has passed the event
-    shop.store.notes().unwrap().save_note(&stop, &noted.replace("position\":5", "position\":4")).await.unwrap();
+    shop.store.notes().unwrap().save_note(&note, &noted.replace("position\":5", "position\":4")).await.unwrap();
     assert!(site.get("/projections").await.ok().contains("no process feeds it"));
     let overview = site.get("/").await.ok();
     assert!(overview.contains("./dead-letters\">2</a>"), "{overview}");

@@ -1,4 +1,5 @@
-//! Held leases: acquired for a role, renewed in the background, released. Used by projections and to edit skips.
+//! Held leases: acquired for a role, renewed in the background, released. Used by the relay, by projections and to edit
+//! skips.
 //!
 //! Invariant: a lease ends before the next owner's begins only by the store's clock; this process may notice later. So
 //! a write that a former owner must not make is fenced by the lease's epoch, in the transaction or script that writes.
@@ -16,6 +17,9 @@ use crate::{
 
 /// The shortest lease: a shorter one would expire between two renewals, and pass to and fro between busy processes.
 pub(crate) const LEASE_TTL_MIN: Duration = Duration::from_millis(100);
+
+/// Interval at which a command tries to acquire a lease that another process holds.
+const ACQUIRE_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Timeout of a release: one half for the renewals under way, one for the release itself; a lease that was not released
 /// expires. Real time: it waits for the reply of a store.
@@ -47,12 +51,22 @@ pub(crate) struct LeaseRequest {
     pub(crate) ttl: Duration,
     pub(crate) clock: SharedClock,
     /// From the loss of the lease until this process sees an owner again.
-    pub(crate) outage: LeaseOutage,
+    outage: LeaseOutage,
     /// Renews the leases of this process with the same `ttl`; `None` for a lease that is renewed by itself.
-    pub(crate) renewer: Option<LeaseRenewer>,
+    renewer: Option<LeaseRenewer>,
 }
 
 impl LeaseRequest {
+    pub(crate) fn new(store: Arc<dyn EventStore>, role: Name, owner: Name, ttl: Duration, clock: SharedClock) -> Self {
+        let outage = LeaseOutage::new(&clock);
+        Self { store, role, owner, ttl, clock, outage, renewer: None }
+    }
+
+    /// Lets the lease be renewed together with others.
+    pub(crate) fn renewed_by(self, renewer: &LeaseRenewer) -> Self {
+        Self { renewer: Some(renewer.clone()), ..self }
+    }
+
     /// Acquires the role's lease; `None` if a different owner holds it. Cancelling `cancel` ends the held lease too.
     pub(crate) async fn acquire(&self, cancel: &CancellationToken) -> Result<Option<HeldLease>, LeaseError> {
         // before the request, as the store counts the ttl from its arrival
@@ -61,6 +75,23 @@ impl LeaseRequest {
         let message = if lease.is_some() { "this process has the role again" } else { "another process has the role" };
         self.outage.ends(&self.role, message);
         Ok(lease.map(|lease| self.start_renewal(lease, sent_at, cancel)))
+    }
+
+    /// Acquires the role's lease; waits for it up to `timeout`, since its owner may be dead. `None` after that, or if
+    /// cancelled.
+    pub(crate) async fn acquire_within(
+        &self,
+        timeout: Duration,
+        cancel: &CancellationToken,
+    ) -> Result<Option<HeldLease>, LeaseError> {
+        let began = self.clock.instant();
+        loop {
+            let acquired = self.acquire(cancel).await?;
+            if acquired.is_some() || cancel.is_cancelled() || self.clock.elapsed(began) > timeout {
+                return Ok(acquired);
+            }
+            cancel.run_until_cancelled(self.clock.sleep(ACQUIRE_INTERVAL.min(timeout / 20))).await;
+        }
     }
 
     /// Seizes the role's lease from its owner, which the higher epoch fences from now on.
@@ -152,15 +183,7 @@ mod tests {
     const TTL: Duration = Duration::from_secs(10);
 
     fn request(store: &InMemoryEventStore, owner: &'static str) -> LeaseRequest {
-        LeaseRequest {
-            store: Arc::new(store.clone()),
-            role: ROLE,
-            owner: Name::from_static(owner),
-            ttl: TTL,
-            clock: SharedClock::SYSTEM,
-            outage: LeaseOutage::new(&SharedClock::SYSTEM),
-            renewer: None,
-        }
+        LeaseRequest::new(Arc::new(store.clone()), ROLE, Name::from_static(owner), TTL, SharedClock::SYSTEM)
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     held_lease::{LeaseRequest, command_owner, new_owner},
-    lease_renewer::LeaseOutage,
     projection::{ProjectionError, RebuildError, RunnerContext},
 };
 use crate::{
@@ -21,7 +20,6 @@ use crate::{
 
 /// Lease of an editor, which bounds the wait for one that crashed.
 const SKIP_LEASE_TTL: Duration = Duration::from_secs(10);
-const LEASE_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// An event that a reader of the feed skips because an operator wants it: it cannot be decoded, or always fails.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -253,24 +251,11 @@ impl SkipEditor {
             return Err(SkipError::NoReader { reader: reader.clone() });
         }
         let notes = store.notes().ok_or_else(|| SkipError::NotesUnsupported { reader: reader.clone() })?;
-        let lease_request = LeaseRequest {
-            store: Arc::clone(store),
-            role: skips_to_note(reader),
-            owner: command_owner(owner, "skip"),
-            ttl: SKIP_LEASE_TTL,
-            clock: clock.clone(),
-            outage: LeaseOutage::new(clock),
-            renewer: None,
-        };
-        let began = clock.instant();
-        let held_lease = loop {
-            match lease_request.acquire(&CancellationToken::new()).await? {
-                Some(held_lease) => break held_lease,
-                None if clock.elapsed(began) > 2 * SKIP_LEASE_TTL => {
-                    return Err(SkipError::Busy { reader: reader.clone() });
-                }
-                None => clock.sleep(LEASE_RETRY_INTERVAL).await,
-            }
+        let (role, owner) = (skips_to_note(reader), command_owner(owner, "skip"));
+        let lease_request = LeaseRequest::new(Arc::clone(store), role, owner, SKIP_LEASE_TTL, clock.clone());
+        let acquired = lease_request.acquire_within(2 * SKIP_LEASE_TTL, &CancellationToken::new()).await?;
+        let Some(held_lease) = acquired else {
+            return Err(SkipError::Busy { reader: reader.clone() });
         };
         let changed = async {
             let mut skips = skips(&**store, reader).await?;

@@ -7,7 +7,6 @@ mod address;
 mod check;
 mod counted_versions;
 mod event_type_names;
-mod feed_reads;
 mod feed_versions;
 mod listed_types;
 mod listing_scan;
@@ -38,7 +37,6 @@ pub use check::{
 };
 pub use counted_versions::CountedVersions;
 pub use event_type_names::EventTypeNames;
-pub(crate) use feed_reads::FeedReads;
 pub use feed_versions::FeedVersions;
 pub use listed_types::ListedEventTypes;
 pub use listing_scan::{LISTING_ROWS_MAX, NameScan, StreamKey, StreamScan};

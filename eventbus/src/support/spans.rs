@@ -181,11 +181,6 @@ impl FeedRead {
         self
     }
 
-    /// Returns `true` if it has a span, and events were added.
-    pub(crate) const fn has_events(&self) -> bool {
-        self.events > 0
-    }
-
     /// Adds an event that the read returned. The first one ends the time that the span shows.
     pub(crate) fn add(&mut self, event: &RecordedEvent) {
         if self.span.is_disabled() {

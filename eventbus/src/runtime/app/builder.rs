@@ -577,7 +577,7 @@ async fn note_first_head(store: &dyn EventStore, projections: &[AnyProjection]) 
     if projections.iter().any(|projection| is_in_memory(&projection))
         && let Ok(head) = store.head().await
     {
-        projections.iter().filter(is_in_memory).for_each(|projection| projection.erased().note_head(head));
+        projections.iter().filter(is_in_memory).for_each(|projection| projection.fed().progress().note_head(head));
     }
 }
 

@@ -52,7 +52,8 @@ impl ActivitySources {
     /// a thread when it is called.
     pub(super) fn list(&self) -> impl Fn() -> Vec<String> + Send + use<> {
         let subscribers = self.bus.upgrade().map(|bus| bus.subscribers()).unwrap_or_default();
-        let projections: Vec<_> = self.projections.iter().map(|projection| projection.erased().activity()).collect();
+        let projections: Vec<_> =
+            self.projections.iter().map(|projection| Arc::clone(projection.fed().activity())).collect();
         move || {
             let blocking = subscribers.iter().flat_map(|subscriber| subscriber.blocking());
             blocking.chain(projections.iter().flat_map(|activity| activity.blocking())).collect()

@@ -75,7 +75,7 @@ impl StoreStatus {
             Some(relay) => Some(relay.load_position().await.ok()?),
             None => None,
         };
-        let positions = app.projections.iter().map(|projection| projection.erased().status(Position::START).position);
+        let positions = app.projections.iter().map(|projection| projection.fed().status(Position::START).position);
         let projections = positions.collect();
         let head = app.store.head().await.ok()?;
         let held_for = app.store.held_for().await.ok()?.unwrap_or_default();
@@ -158,15 +158,18 @@ fn add_store(families: &mut FamilyBuilder, app: &AppInner, polled: &PolledStatus
 fn add_relay(families: &mut FamilyBuilder, app: &AppInner, polled: &PolledStatus) {
     let own = app.tasks.relay();
     if let Some(relay) = own {
-        families.flag(&catalog::RELAY_LEADER, &[], relay.is_owner());
-        families.flag(&catalog::RELAY_STOPPED, &[], relay.stopped().is_some());
-        families.flag(&catalog::RELAY_FAILING, &[], relay.stopped().is_none() && relay.problem().is_some());
-        families.count(&catalog::RELAY_PUBLISHED, &[], relay.published());
+        relay.read(|now| {
+            families.flag(&catalog::RELAY_LEADER, &[], now.is_owner);
+            families.flag(&catalog::RELAY_STOPPED, &[], now.stopped.is_some());
+            families.flag(&catalog::RELAY_FAILING, &[], now.stopped.is_none() && now.problem.is_some());
+            families.count(&catalog::RELAY_PUBLISHED, &[], now.published);
+        });
     }
     if let Some(store) = &polled.store
         && let Some(saved) = store.relay
     {
-        let position = own.filter(|relay| relay.is_owner()).map_or(saved, |relay| relay.own_position().max(saved));
+        let position =
+            own.map_or(saved, |relay| relay.read(|now| if now.is_owner { now.position.max(saved) } else { saved }));
         families.count(&catalog::RELAY_LAG_EVENTS, &[], store.lag_events(position));
         if let Some(seconds) = store.lag_seconds(saved, position, app.clock().now()) {
             families.number(&catalog::RELAY_LAG_SECONDS, &[], seconds);
@@ -243,7 +246,7 @@ fn add_groups(families: &mut FamilyBuilder, app: &AppInner, polled: &PolledStatu
 
 fn add_projections(families: &mut FamilyBuilder, app: &AppInner, polled: &PolledStatus) {
     for (index, projection) in app.projections.iter().enumerate() {
-        let (status, meter) = (projection.erased().status(Position::START), projection.erased().meter());
+        let (status, meter) = (projection.fed().status(Position::START), projection.fed().meter());
         let labels = [status.name];
         if let Some(store) = &polled.store {
             families.count(&catalog::PROJECTION_LAG_EVENTS, &labels, store.lag_events(status.position));

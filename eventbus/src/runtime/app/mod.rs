@@ -47,8 +47,8 @@ use super::{
     follow::Follow,
     metrics::Metrics,
     projection::{
-        AnyProjection, ErasedProjection as _, ProjectionError, ProjectionGuard, ProjectionHandle, ProjectionStatus,
-        Rebuild, RebuildError, Rebuilt, accept_missed_events, projection_role, rebuild_aggregate, rebuild_in_app,
+        AnyProjection, ProjectionError, ProjectionGuard, ProjectionHandle, ProjectionStatus, Rebuild, RebuildError,
+        Rebuilt, accept_missed_events, projection_role, rebuild_aggregate, rebuild_in_app,
     },
     relay::{RelayStatus, RepublishError},
     repository::{AggregateRepository, Deciding, TaggedEvents, Together, tag_stored_events},
@@ -237,7 +237,7 @@ impl App {
         let projection = self.0.handle::<P>()?;
         let mut read = projection.read_when_included(position, self.0.wait_timeout).await;
         if let Err(ProjectionError::TimedOut { wanted, problem, .. }) = &mut read
-            && projection.status(Position::START).trouble.is_none()
+            && projection.inner().status(Position::START).trouble.is_none()
             && let Some(end) = self.0.describe_missing_position(*wanted).await
         {
             *problem = end;
@@ -272,7 +272,7 @@ impl App {
         let head = store.head().await?;
         let mut statuses = Vec::with_capacity(self.0.projections.len());
         for projection in &self.0.projections {
-            statuses.push(projection.erased().load_status(store, head).await?);
+            statuses.push(projection.fed().load_status(store, head).await?);
         }
         Ok(statuses)
     }
@@ -332,9 +332,7 @@ impl App {
     pub fn rebuild_by_name(&self, name: &str) -> Option<Rebuild<'_, Rebuilt>> {
         let projection = self.0.projections.iter().find(|projection| projection.definition().name == name)?;
         let (tasks, timeout) = (&self.0.tasks, self.0.wait_timeout);
-        Some(Rebuild::new(move |report| {
-            projection.erased().rebuild(tasks.runner_context(), tasks.stop(), report, timeout)
-        }))
+        Some(Rebuild::new(move |report| projection.rebuild(tasks.runner_context(), tasks.stop(), report, timeout)))
     }
 
     /// Rebuilds the rows of one aggregate, for projections whose attribute has `tables(..)` and `key = ".."`.
@@ -549,7 +547,7 @@ impl App {
     /// Returns the number of methods of projections that run at the moment.
     #[cfg(feature = "testkit")]
     pub(crate) fn running_projections(&self) -> usize {
-        self.0.projections.iter().map(|projection| projection.erased().activity().running()).sum()
+        self.0.projections.iter().map(|projection| projection.fed().activity().running()).sum()
     }
 
     /// Returns `true` if the relay or a projection has yet to get stored events, unless it has stopped or the store fails.
@@ -557,8 +555,8 @@ impl App {
     pub(crate) async fn is_behind(&self) -> Result<bool, ReadError> {
         let head = self.0.store.head().await?;
         let relay = self.0.tasks.relay();
-        let relay = relay.is_some_and(|relay| relay.since().is_none() && relay.own_position() < head);
-        let mut projections = self.0.projections.iter().map(|projection| projection.erased().status(head));
+        let relay = relay.is_some_and(|relay| relay.read(|now| now.since.is_none() && now.position < head));
+        let mut projections = self.0.projections.iter().map(|projection| projection.fed().status(head));
         Ok(relay || projections.any(|status| status.stopped.is_none() && status.position < head))
     }
 

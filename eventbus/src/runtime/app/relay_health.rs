@@ -36,20 +36,20 @@ pub(super) async fn published(app: &AppInner, wanted: Position) -> Result<Publis
     let timeout = app.wait_timeout;
     match app.clock().timeout(timeout, relay.wait_for_position(wanted, app.clock())).await {
         Ok(true) => {
-            let message_id = relay.message_id(wanted);
+            let message_id = relay.read(|now| now.message_id(wanted));
             Ok(Published { position: relay.position().await.max(wanted), message_id })
         }
         Ok(false) => {
-            if let Some(stopped) = relay.stopped() {
+            if let Some(stopped) = relay.read(|now| now.stopped.clone()) {
                 return Err(stopped.into());
             }
-            let position = relay.own_position();
+            let position = relay.read(|now| now.position);
             Err(PublishedError::Stopped { position, wanted, reason: "its app was shut down".into() })
         }
         Err(_) => {
-            let problem = match relay.problem() {
+            let problem = match relay.read(|now| now.problem.clone()) {
                 Some(problem) => problem,
-                None => match (app.describe_missing_position(wanted).await, relay.is_owner()) {
+                None => match (app.describe_missing_position(wanted).await, relay.read(|now| now.is_owner)) {
                     (Some(missing), _) => missing,
                     (None, true) => "it is still busy".into(),
                     (None, false) => describe_missing_lease(app).await,
@@ -74,7 +74,7 @@ pub(super) async fn relay_status(app: &AppInner) -> Option<RelayStatus> {
 
 pub(super) async fn health(app: &AppInner) -> Health {
     let stopped = app.projections.iter().filter_map(|projection| {
-        let status = projection.erased().status(Position::START);
+        let status = projection.fed().status(Position::START);
         let what = status.stopped.as_ref().map(ProjectionError::to_redacted_string)?;
         Some(with_since(what, status.stopped_since))
     });
@@ -85,7 +85,7 @@ pub(super) async fn health(app: &AppInner) -> Health {
     let mut health = if app.has_store { health.with_store() } else { health };
     health.lag_seconds = lags;
     health.projections = stopped;
-    app.projections.iter().for_each(|projection| projection.erased().add_to_health(&mut health));
+    app.projections.iter().for_each(|projection| projection.fed().add_to_health(&mut health));
     let mut health = match store_problem {
         Some(problem) => health.with_store_problem(with_since(problem, store_outage_start(app))),
         None => {
@@ -93,15 +93,12 @@ pub(super) async fn health(app: &AppInner) -> Health {
             health
         }
     };
-    let Some(relay) = relay_view(app) else {
-        return health;
-    };
-    health.lost_through = relay.lost_through();
-    let since = relay.since();
-    match (relay.stopped(), relay.problem()) {
-        (Some(stopped), _) => health.with_relay_stopped(with_since(stopped.to_redacted_string(), since)),
-        (None, problem) => {
-            health.relay = problem.map(|problem| with_since(problem, since));
+    let relay = relay_view(app).map(|relay| relay.read(Clone::clone)).unwrap_or_default();
+    health.lost_through = relay.lost_through;
+    match relay.stopped {
+        Some(stopped) => health.with_relay_stopped(with_since(stopped.to_redacted_string(), relay.since)),
+        None => {
+            health.relay = relay.problem.map(|problem| with_since(problem, relay.since));
             health
         }
     }
@@ -109,7 +106,7 @@ pub(super) async fn health(app: &AppInner) -> Health {
 
 pub(super) async fn republish(app: &AppInner, from: Position) -> Result<Position, RepublishError> {
     // a bus that has no position of this store has none to set back either, and its own error would not say why
-    let stopped = relay_view(app).and_then(|relay| relay.stopped());
+    let stopped = relay_view(app).and_then(|relay| relay.read(|now| now.stopped.clone()));
     if let Some(error @ RelayError::OtherStore { .. }) = stopped {
         return Err(error.into());
     }
@@ -140,7 +137,7 @@ fn with_bus_outage_start(app: &AppInner, mut health: Health) -> Health {
 /// Returns the start of the store's outage: when this check, the relay or a projection first noticed.
 fn store_outage_start(app: &AppInner) -> Option<OffsetDateTime> {
     let projections =
-        app.projections.iter().filter_map(|projection| projection.erased().status(Position::START).trouble_since);
+        app.projections.iter().filter_map(|projection| projection.fed().status(Position::START).trouble_since);
     let since = projections.chain(relay_outage_start(app)).min().unwrap_or_else(|| app.clock().now());
     app.outage_starts.record(Dependency::Store, Some(since))
 }
@@ -148,7 +145,7 @@ fn store_outage_start(app: &AppInner) -> Option<OffsetDateTime> {
 /// Returns when the relay first noticed that it cannot use store or bus. A relay that has stopped did so for an earlier
 /// reason.
 fn relay_outage_start(app: &AppInner) -> Option<OffsetDateTime> {
-    relay_view(app).filter(|relay| relay.stopped().is_none())?.since()
+    relay_view(app)?.read(|now| now.since.filter(|_| now.stopped.is_none()))
 }
 
 /// Returns the error of the store, if the app has one and it cannot be read.
@@ -173,7 +170,7 @@ async fn lags(app: &AppInner) -> BTreeMap<String, u64> {
         if let Some(relay) = relay_view(app) {
             readers.push(("relay".to_owned(), relay.position().await));
         }
-        let projections = app.projections.iter().map(|projection| projection.erased().status(Position::START));
+        let projections = app.projections.iter().map(|projection| projection.fed().status(Position::START));
         readers.extend(projections.map(|status| (format!("projection `{}`", status.name), status.position)));
         read_first_recorded(app, readers.iter().map(|(_, position)| *position), &mut first_recorded).await;
     };

@@ -97,8 +97,8 @@ impl StandaloneApp {
         let _stop_if_dropped = stop.clone().drop_guard();
         // the rebuild of such rows is a run of the projection from the first event on
         let runner = (projection.definition().kind == ProjectionKind::AtLeastOnce)
-            .then(|| tokio::spawn(projection.erased().run(context.clone(), stop.clone())));
-        let rebuilt = projection.erased().rebuild(&context, &stop, Box::new(report), self.guard_timeout).await;
+            .then(|| tokio::spawn(projection.run(context.clone(), stop.clone())));
+        let rebuilt = projection.rebuild(&context, &stop, Box::new(report), self.guard_timeout).await;
         stop.cancel();
         if let Some(runner) = runner
             && let Err(error) = runner.await

@@ -25,7 +25,6 @@ use crate::{
     runtime::{
         definition::HandlerDefinition,
         handler_context::HandlerContext,
-        lease_renewer::LeaseOutage,
         projection::RunnerContext,
         relay::{Relay, RelayOptions, RelayView},
         repository::RepositorySource,
@@ -117,9 +116,7 @@ impl AppTasks {
             tasks.spawn_abortable(&tasks.abort, connecting);
         }
         if let Some(options) = relay {
-            let context = &tasks.runner_context;
-            let (role, outage) = (relay_to(transport.destination()), LeaseOutage::new(&clock));
-            let lease_request = context.lease_request(role, context.owner.clone(), outage);
+            let lease_request = tasks.runner_context.lease_request(relay_to(transport.destination()));
             let relay = Relay::prepare(feed_head, Arc::clone(transport), options, lease_request).await?;
             tasks.relay = Some(relay.view());
             let (relay, is_connected) = (Arc::new(relay), is_connected.clone());
@@ -167,7 +164,7 @@ impl AppTasks {
         });
         for projection in &plan.projections {
             let (projection, context) = (projection.clone(), tasks.runner_context.clone());
-            tasks.spawn_restarted("a projection", move |cancel| projection.erased().run(context.clone(), cancel));
+            tasks.spawn_restarted("a projection", move |cancel| projection.run(context.clone(), cancel));
         }
         tasks.tracker.close();
         Ok(tasks)

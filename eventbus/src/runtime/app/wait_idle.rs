@@ -8,7 +8,7 @@ use super::{error::SettleError, inner::AppInner, relay_health};
 use crate::{
     domain::{name::Name, stream::Position},
     port::{DeadLetter, DeadLetterFilter, ReadError, SubscriberStatus},
-    runtime::relay::{self, RelayView},
+    runtime::relay,
 };
 
 /// Pause between polls of the bus. Real time, as is the timeout: the wait is for the work of other tasks, also where a
@@ -37,7 +37,7 @@ pub(super) async fn settled(app: &AppInner) -> Result<(), SettleError> {
         return settled;
     }
     let mut waiting_for = waiting.into_inner();
-    if let Some(problem) = app.tasks.relay().and_then(RelayView::problem) {
+    if let Some(problem) = app.tasks.relay().and_then(|relay| relay.read(|now| now.problem.clone())) {
         waiting_for = format!("{waiting_for} (the relay: {problem})");
     }
     for (what, describe) in [("busy", HANDLING), ("failed", LAST_FAILURE)] {
@@ -70,7 +70,7 @@ async fn wait_until_handled(app: &AppInner, head: Position, waiting: &Mutex<Stri
     }
     for projection in &app.projections {
         wait_for(format!("projection `{}`", projection.definition().name));
-        projection.erased().wait_for_position(head, app.wait_timeout).await?;
+        projection.fed().wait_for_position(Some(head), app.wait_timeout).await?;
     }
     for group in &app.groups {
         wait_group_idle(app, group, wait_for).await?;

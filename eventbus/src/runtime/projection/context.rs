@@ -9,7 +9,7 @@ use crate::{
     runtime::{
         feed_head::FeedHead,
         held_lease::{LeaseRequest, command_owner},
-        lease_renewer::{LeaseOutage, LeaseRenewer},
+        lease_renewer::LeaseRenewer,
     },
     support::ReaderKind,
 };
@@ -29,8 +29,8 @@ pub(crate) struct RunnerContext {
     /// The name of this process as an owner of leases.
     pub(crate) owner: Name,
     pub(crate) lease_ttl: Duration,
-    /// Renews the leases of this process's projections.
-    pub(crate) lease_renewer: LeaseRenewer,
+    /// Renews the leases of this process's relay and projections.
+    lease_renewer: LeaseRenewer,
     /// The roles of the projections that another process feeds.
     pub(crate) standby_roles: StandbyRoles,
     /// The tables that several projections of the app write.
@@ -71,22 +71,17 @@ impl RunnerContext {
         Ok(self.store.load_checkpoint(role).await?.unwrap_or(Position::START))
     }
 
-    /// Makes a request for a role's lease.
-    pub(crate) fn lease_request(&self, role: Name, owner: Name, outage: LeaseOutage) -> LeaseRequest {
-        LeaseRequest {
-            store: Arc::clone(&self.store),
-            role,
-            owner,
-            ttl: self.lease_ttl,
-            clock: self.clock.clone(),
-            outage,
-            renewer: Some(self.lease_renewer.clone()),
-        }
+    /// Makes this process's request for a role's lease.
+    pub(crate) fn lease_request(&self, role: Name) -> LeaseRequest {
+        self.lease_request_of(self.owner.clone(), role).renewed_by(&self.lease_renewer)
     }
 
     /// Makes the lease request of one command of this process, such as a rebuild.
     pub(crate) fn command_lease_request(&self, role: Name, command: &str) -> LeaseRequest {
-        let owner = command_owner(&self.owner, command);
-        LeaseRequest { renewer: None, ..self.lease_request(role, owner, LeaseOutage::new(&self.clock)) }
+        self.lease_request_of(command_owner(&self.owner, command), role)
+    }
+
+    fn lease_request_of(&self, owner: Name, role: Name) -> LeaseRequest {
+        LeaseRequest::new(Arc::clone(&self.store), role, owner, self.lease_ttl, self.clock.clone())
     }
 }

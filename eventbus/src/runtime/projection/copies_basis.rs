@@ -3,10 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::fed_types::FedTypes;
+use super::note::{TypeVersions, types_of};
 use crate::{
     domain::{error::BoxError, name::Name, stream::Position},
     port::{EventStore, Shadow},
+    runtime::definition::ProjectionDefinition,
     support::from_json,
 };
 
@@ -16,7 +17,9 @@ use crate::{
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct CopiesBasis {
     /// The event types that the process knew.
-    types: FedTypes,
+    types: TypeVersions,
+    /// The version of its methods.
+    version: u32,
     /// The positions of skipped events.
     skips: Vec<Position>,
     /// Set once a method has failed: at which position, and in which process. A different one may have a mended method.
@@ -25,8 +28,9 @@ pub(super) struct CopiesBasis {
 }
 
 impl CopiesBasis {
-    pub(super) fn new(types: FedTypes, skips: &[Position]) -> Self {
-        Self { types, skips: skips.to_vec(), failed: None }
+    pub(super) fn new(definition: &ProjectionDefinition, skips: &[Position]) -> Self {
+        let (types, version) = (types_of(definition.events), definition.version);
+        Self { types, version, skips: skips.to_vec(), failed: None }
     }
 
     /// Returns `true` if a rebuild on the basis `next`, in the process `owner`, makes the same rows of the events up to
@@ -35,7 +39,7 @@ impl CopiesBasis {
     pub(super) fn is_same_up_to(&self, position: Position, next: &Self, owner: &Name) -> bool {
         let skips = |basis: &Self| basis.skips.iter().filter(|skip| **skip <= position).copied().collect::<Vec<_>>();
         let is_mended = self.failed.as_ref().is_some_and(|(at, of)| **owner != **of && !next.skips.contains(at));
-        !is_mended && self.types == next.types && skips(self) == skips(next)
+        !is_mended && (&self.types, self.version) == (&next.types, next.version) && skips(self) == skips(next)
     }
 
     /// Takes over the failure of a method at an event after `position`, which this rebuild has yet to pass.

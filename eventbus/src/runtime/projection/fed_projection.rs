@@ -7,24 +7,29 @@ use parking_lot::Mutex;
 use tokio::{sync::RwLock, time::Instant};
 
 use super::{
-    RebuildError, RebuildProgress, Rebuilt, context::projection_role, progress::ProgressCell,
+    ProjectionError, ProjectionStatus, RebuildError, RebuildProgress, Rebuilt,
+    context::projection_role,
+    meter::ProjectionMeter,
+    progress::{ProgressCell, ProjectionProgress},
     rebuild_progress::ProgressCallback,
+    shadow_rebuild::find_rebuild_owner,
 };
 use crate::{
     delivery::activity::{Activity, RunSeries},
     domain::{clock::SharedClock, error::BoxError, name::Name, stream::Position},
     port::{
-        BoxFuture, EventStore, Transaction,
+        BoxFuture, EventStore, ReadError, Transaction,
         delivery::{Delivery, HandlerError},
+        health::Health,
         state::StateMap,
     },
-    runtime::definition::ProjectionDefinition,
+    runtime::definition::{ProjectionDefinition, ProjectionKind},
     support::{SKIPS_REFRESH_INTERVAL, skipped_positions},
 };
 
 /// The part of a projection that is the same for all types of projections.
 pub(crate) struct ProjectionCore {
-    definition: ProjectionDefinition,
+    pub(super) definition: ProjectionDefinition,
     /// The shared state of the app that feeds it; behind a lock, as the app starts after the handle is made.
     app_state: RwLock<StateMap>,
     progress: ProgressCell,
@@ -62,8 +67,40 @@ impl ProjectionCore {
         &self.progress
     }
 
+    /// Returns its counters.
+    pub(crate) const fn meter(&self) -> &Arc<ProjectionMeter> {
+        self.progress.meter()
+    }
+
+    /// Returns its status for a store that ends at `head`.
+    pub(crate) fn status(&self, head: Position) -> ProjectionStatus {
+        ProjectionStatus::new(&self.definition, &self.progress.borrow(), head, self.count_skipped(head))
+    }
+
+    /// Loads its status for a store that ends at `head`, with the process that rebuilds it.
+    pub(crate) async fn load_status(
+        &self,
+        store: &dyn EventStore,
+        head: Position,
+    ) -> Result<ProjectionStatus, ReadError> {
+        let rebuilding = match self.definition.tables {
+            [] => None,
+            _ => find_rebuild_owner(store, self.name()).await?,
+        };
+        Ok(ProjectionStatus { rebuilding, ..self.status(head) })
+    }
+
+    /// Adds to a report its run of a method that takes long, and that it waits for its store or has yet to catch up.
+    pub(crate) fn add_to_health(&self, health: &mut Health) {
+        let progress = self.progress.borrow();
+        health.waiting.extend(progress.waiting(self.name()));
+        health.catching_up.extend(progress.catching_up(&self.definition));
+        drop(progress);
+        health.in_flight.extend(self.activity.long_run());
+    }
+
     /// Returns the runs of its methods at the moment.
-    pub(super) const fn activity(&self) -> &Arc<Activity> {
+    pub(crate) const fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }
 
@@ -154,7 +191,7 @@ impl ProjectionCore {
     }
 }
 
-/// A projection of any type, as its feeder and its rebuilds see it.
+/// A projection of any type, as its app, its feeder and its rebuilds see it.
 pub(crate) trait FedProjection: Deref<Target = ProjectionCore> + Send + Sync {
     /// Handles an event from a feed, if it is the next one of `generation`. Returns `false` if the position was set
     /// back.
@@ -180,4 +217,41 @@ pub(crate) trait FedProjection: Deref<Target = ProjectionCore> + Send + Sync {
         report: ProgressCallback<'a>,
         guard_timeout: Duration,
     ) -> BoxFuture<'a, Result<Rebuilt, RebuildError>>;
+
+    /// Returns `true` while an event is being handled, or a guard is held.
+    fn is_in_use(&self) -> bool;
+}
+
+impl dyn FedProjection + '_ {
+    /// Waits until every event up to `position` is handled; without a position, until state in memory has caught up.
+    pub(crate) async fn wait_for_position(
+        &self,
+        position: Option<Position>,
+        timeout: Duration,
+    ) -> Result<(), ProjectionError> {
+        let (name, kind, clock) = (self.name(), self.definition().kind, self.progress().clock());
+        let mut progress = self.progress().subscribe();
+        let has_arrived = |now: &ProjectionProgress| match position {
+            Some(position) => now.position >= position,
+            None => now.has_caught_up || kind != ProjectionKind::InMemory,
+        };
+        let arrived = progress.wait_for(|now| has_arrived(now) || now.end_reason(name).is_some());
+        let in_time = clock.timeout(timeout, arrived).await.is_ok();
+        let now = progress.borrow();
+        if has_arrived(&now) {
+            return Ok(());
+        }
+        let why = now.end_reason(name).filter(|_| in_time);
+        let busy = || match self.is_in_use() {
+            true => "an event is being handled, or a guard is held".into(),
+            false => "it is still busy".into(),
+        };
+        Err(why.unwrap_or_else(|| ProjectionError::TimedOut {
+            name,
+            position: now.position,
+            wanted: position.or(now.first_head).unwrap_or_default(),
+            timeout,
+            problem: now.problem.clone().unwrap_or_else(busy),
+        }))
+    }
 }

@@ -129,7 +129,7 @@ impl<P: Projection> ProjectionHandle<P> {
     ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
         let clock = self.0.progress().clock();
         let began = clock.instant();
-        self.0.wait_for_position(position, timeout).await?;
+        self.fed().wait_for_position(position, timeout).await?;
         clock
             .timeout(timeout.saturating_sub(clock.elapsed(began)), self.0.read())
             .await

@@ -1,6 +1,6 @@
 //! Insides of a projection's handle: the state, which events and rebuilds change, and its progress.
 
-use std::{future::Future, ops::Deref, sync::Arc, time::Duration};
+use std::{ops::Deref, time::Duration};
 
 use tokio::sync::RwLock;
 
@@ -42,40 +42,8 @@ impl<P: Projection> ProjectionInner<P> {
         self.state.into_inner()
     }
 
-    /// Waits until every event up to `position` is handled; without a position, until state in memory has caught up.
-    pub(super) fn wait_for_position(
-        self: &Arc<Self>,
-        position: Option<Position>,
-        timeout: Duration,
-    ) -> impl Future<Output = Result<(), ProjectionError>> + Send + 'static {
-        let (inner, clock) = (Arc::clone(self), self.progress().clock());
-        let mut progress = self.progress().subscribe();
-        async move {
-            let (name, kind) = (inner.name(), inner.definition().kind);
-            let has_arrived = |now: &ProjectionProgress| match position {
-                Some(position) => now.position >= position,
-                None => now.has_caught_up || kind != ProjectionKind::InMemory,
-            };
-            let arrived = progress.wait_for(|now| has_arrived(now) || now.end_reason(name).is_some());
-            let in_time = clock.timeout(timeout, arrived).await.is_ok();
-            let now = progress.borrow();
-            if has_arrived(&now) {
-                return Ok(());
-            }
-            let why = now.end_reason(name).filter(|_| in_time);
-            let busy = || {
-                let in_use = "an event is being handled, or a guard is held";
-                let is_in_use = inner.state.try_read().is_err();
-                String::from(if is_in_use { in_use } else { "it is still busy" })
-            };
-            Err(why.unwrap_or_else(|| ProjectionError::TimedOut {
-                name,
-                position: now.position,
-                wanted: position.or(now.first_head).unwrap_or_default(),
-                timeout,
-                problem: now.problem.clone().unwrap_or_else(busy),
-            }))
-        }
+    pub(super) fn is_in_use(&self) -> bool {
+        self.state.try_read().is_err()
     }
 
     /// Handles an event from a bus: at least once, and in any order.

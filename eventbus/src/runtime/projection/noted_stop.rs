@@ -1,19 +1,14 @@
-//! The noted stop of a projection: at which event it stopped and why, for other processes and for tools.
-//!
-//! The process that stops saves the note. The owner that passes the event, and a rebuild, delete it.
+//! The noted stop of a projection: at which event it stopped and why, for other processes and for tools. The process that
+//! stops saves it in the note of the projection.
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::context::RunnerContext;
+use super::{context::RunnerContext, note::ProjectionNote};
 use crate::{
-    domain::{error::BoxError, metadata::EventId, name::Name, record::RecordedEvent, shown, stream::Position},
+    domain::{metadata::EventId, name::Name, record::RecordedEvent, shown, stream::Position},
     port::{CheckpointError, EventStore, delivery::HandlerError},
-    support::from_json,
 };
-
-/// The names of the notes begin with it.
-const NOTE_PREFIX: &str = "stopped:";
 
 /// Most characters of an error in a note.
 const ERROR_CHARS_MAX: usize = 500;
@@ -41,10 +36,10 @@ pub struct NotedStop {
 
 impl NotedStop {
     /// Loads the noted stop of a projection, by the name of its checkpoint: `projection:{name}`. Returns `None` if there
-    /// is none, the store keeps no notes, or this release cannot read the note.
+    /// is none, the projection has passed the event, or the store keeps no notes.
     ///
     /// # Errors
-    /// [`CheckpointError`] if the store cannot be reached.
+    /// [`CheckpointError`] if the store cannot be reached, or the note cannot be read.
     ///
     /// # Examples
     /// ```
@@ -55,46 +50,29 @@ impl NotedStop {
     /// # Ok(()) }
     /// ```
     pub async fn load(store: &dyn EventStore, reader: &Name) -> Result<Option<Self>, CheckpointError> {
-        let Some(notes) = store.notes() else { return Ok(None) };
-        let noted = notes.load_note(&note_name(reader)).await?;
-        Ok(noted.and_then(|text| from_json(&text).ok()))
+        let noted = ProjectionNote::load(store, reader).await?.and_then(|note| note.stopped);
+        let checkpoint = store.load_checkpoint(reader).await?.unwrap_or_default();
+        Ok(noted.filter(|stop| stop.position > checkpoint))
     }
 
-    /// Deletes the noted stop of a projection, by the name of its checkpoint; a missing one is no error.
-    ///
-    /// # Errors
-    /// [`CheckpointError`] if the store cannot be reached; the note may be deleted all the same.
-    pub async fn forget(store: &dyn EventStore, reader: &Name) -> Result<(), CheckpointError> {
-        match store.notes() {
-            Some(notes) => notes.delete_note(&note_name(reader)).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Saves the stop of a projection in this process. A stop at the same event keeps its time.
-    pub(super) async fn save(
+    /// Makes the stop of a projection in this process. A stop at the same event as the former one keeps its time.
+    pub(super) fn new(
         context: &RunnerContext,
-        reader: &Name,
         record: &RecordedEvent,
         error: &HandlerError,
-    ) -> Result<(), BoxError> {
-        let Some(notes) = context.store.notes() else { return Ok(()) };
+        former: Option<&Self>,
+    ) -> Self {
         let position = record.position().unwrap_or_default();
-        let former = Self::load(&*context.store, reader).await?.filter(|former| former.position == position);
-        let stop = Self {
+        let former = former.filter(|former| former.position == position);
+        Self {
             position,
             event_type: record.event_type().to_string(),
             event_id: record.metadata().event_id(),
             error: one_line(&error.to_string()),
             owner: context.owner.to_string(),
             since: former.map_or_else(|| context.clock.now(), |former| former.since),
-        };
-        Ok(notes.save_note(&note_name(reader), &serde_json::to_string(&stop)?).await?)
+        }
     }
-}
-
-fn note_name(reader: &Name) -> Name {
-    Name::prefixed(NOTE_PREFIX, reader)
 }
 
 fn one_line(text: &str) -> String {

@@ -1,6 +1,6 @@
 //! Progress of a projection: its position, its stops and its problems.
 
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use time::OffsetDateTime;
@@ -97,17 +97,13 @@ pub(crate) struct ProgressCell {
     /// The clock of the app that feeds it; behind a lock, as the app starts after the handle is made.
     clock: Mutex<SharedClock>,
     meter: Arc<ProjectionMeter>,
-    /// Done once the log has that a different version of the methods made the rows.
-    version_warning: Once,
-    /// Done once the log has that a table has rows although there is no checkpoint.
-    rows_warning: Once,
 }
 
 // lock order: methods read the clock before they change the watch, and log after that
 impl ProgressCell {
     pub(super) fn new(projection: &'static str) -> Self {
         let (progress, clock, meter) = Default::default();
-        Self { projection, progress, clock, meter, version_warning: Once::new(), rows_warning: Once::new() }
+        Self { projection, progress, clock, meter }
     }
 
     pub(super) fn borrow(&self) -> watch::Ref<'_, ProjectionProgress> {
@@ -145,7 +141,7 @@ impl ProgressCell {
     }
 
     /// Notes a head of the feed: state in memory has caught up once its position has reached the lowest one.
-    pub(super) fn note_head(&self, head: Position) {
+    pub(crate) fn note_head(&self, head: Position) {
         self.update(|progress| {
             let is_lowest = progress.first_head.is_none_or(|first| head < first);
             if is_lowest {
@@ -330,38 +326,6 @@ impl ProgressCell {
             self.log_recovery(since);
         }
         began
-    }
-
-    /// Logs, once, that a former version of the methods made the rows.
-    pub(super) fn warn_of_former_version(&self, version: u32, definition: &ProjectionDefinition) {
-        let (name, own) = (definition.name, definition.version);
-        let rebuild = match definition.kind {
-            ProjectionKind::Transactional if definition.tables.is_empty() => {
-                format!("`rebuild {name}`, with `tables(..)`")
-            }
-            ProjectionKind::Transactional => format!("`rebuild {name}`"),
-            // only the app that feeds it can
-            _ => "`app.rebuild`".to_owned(),
-        };
-        self.version_warning.call_once(|| {
-            tracing::warn!(
-                projection = name,
-                "rows of `{name}` were made by version {version}, this release has {own}: {rebuild} makes them anew"
-            );
-        });
-    }
-
-    /// Logs, once, that a table of the projection has rows although the projection has no checkpoint.
-    pub(super) fn warn_of_rows_without_checkpoint(&self, table: &str) {
-        let name = self.projection;
-        self.rows_warning.call_once(|| {
-            tracing::warn!(
-                projection = name,
-                "projection `{name}` has no checkpoint, but its table `{table}` has rows: it begins with the first event \
-                 and adds to them; if it was renamed, stop the process and give it its former name; `rebuild {name}` makes \
-                 the rows anew"
-            );
-        });
     }
 
     /// Logs the end of a stop or an outage.

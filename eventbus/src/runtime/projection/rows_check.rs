@@ -10,7 +10,15 @@ use crate::{
 /// no other process adds the first rows meanwhile. A failure is no reason not to feed the projection.
 pub(super) async fn warn_of_rows_without_checkpoint(inner: &dyn FedProjection, context: &RunnerContext, role: &Name) {
     match find_table_with_rows(inner, context, role).await {
-        Ok(Some(table)) => inner.progress().warn_of_rows_without_checkpoint(table),
+        Ok(Some(table)) => {
+            let name = inner.name();
+            tracing::warn!(
+                projection = name,
+                "projection `{name}` has no checkpoint, but its table `{table}` has rows: it begins with the first event \
+                 and adds to them; if it was renamed, stop the process and give it its former name; `rebuild {name}` makes \
+                 the rows anew"
+            );
+        }
         Ok(None) => {}
         Err(error) => tracing::debug!(projection = inner.name(), %error, "no check for rows without a checkpoint"),
     }

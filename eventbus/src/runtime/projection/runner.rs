@@ -5,14 +5,7 @@
 //!
 //! Invariant: the owner loads the checkpoint after it has acquired the lease, never before.
 
-use std::{
-    panic::resume_unwind,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -22,21 +15,18 @@ use super::{
     context::{RunnerContext, projection_role},
     event_handling::FeedStop,
     fed_projection::FedProjection,
-    fed_types::{TypeCheck, check_types},
-    noted_stop::NotedStop,
+    feeder::Feeder,
+    note::{TypeCheck, check_types, record_stop},
     rebuild::rebuild_when_needed,
-    sequential_feeder::SequentialFeeder,
     standby::{wait_for_lease, wait_for_retry, wait_for_retry_in_memory},
-    transactional_writer::TransactionalWriter,
 };
 use crate::{
-    domain::{error::BoxError, record::RecordedEvent, stream::Position},
-    port::{BoxFuture, ReadError, delivery::HandlerError},
+    domain::error::BoxError,
+    port::{BoxFuture, ReadError},
     runtime::{
         definition::ProjectionKind,
         feed_poller::FeedPoller,
         held_lease::{HeldLease, LeaseRequest},
-        lease_renewer::LeaseOutage,
     },
 };
 
@@ -69,9 +59,6 @@ pub(super) struct ProjectionRunner {
     inner: Arc<dyn FedProjection>,
     context: RunnerContext,
     lease_request: LeaseRequest,
-    /// Set from when this process acquires the lease until it has passed the events of the feed: a stop may be noted, also
-    /// by a former owner.
-    may_have_noted_stop: AtomicBool,
 }
 
 /// Reason why a projection is not fed any more.
@@ -83,9 +70,8 @@ enum FeedingEnd {
 
 impl ProjectionRunner {
     pub(super) fn new(inner: Arc<dyn FedProjection>, context: RunnerContext) -> Self {
-        let role = projection_role(inner.name());
-        let lease_request = context.lease_request(role, context.owner.clone(), LeaseOutage::new(&context.clock));
-        Self { inner, context, lease_request, may_have_noted_stop: AtomicBool::new(false) }
+        let lease_request = context.lease_request(projection_role(inner.name()));
+        Self { inner, context, lease_request }
     }
 
     /// Feeds a projection until cancelled.
@@ -102,7 +88,7 @@ impl ProjectionRunner {
             // waits first: if it was restarted after a panic of its factory, it has stopped, and its state may hold
             // half an event
             while wait_for_retry_in_memory(&*self.inner, &self.context, &cancel).await {
-                if let FeedingEnd::Ended = self.feed_sequentially(None, Position::START, &mut feed, &cancel).await {
+                if let FeedingEnd::Ended = self.feed_until_end(None, &mut feed, &cancel).await {
                     return;
                 }
             }
@@ -132,7 +118,6 @@ impl ProjectionRunner {
             wait_for_lease(&*self.inner, &self.context, &self.lease_request, feed, cancel).await
         {
             self.inner.progress().set_owner(true);
-            self.may_have_noted_stop.store(true, Ordering::Relaxed);
             // it may count the events of the whole feed
             let type_check = tokio::select! {
                 type_check = check_types(&*self.inner, &self.context, &held_lease) => type_check,
@@ -143,10 +128,10 @@ impl ProjectionRunner {
                 self.inner.progress().resume_if(|stopped| matches!(stopped, ProjectionError::MissedEvents { .. }));
             }
             let feeding_end = match type_check {
-                Ok(TypeCheck::Complete) => self.feed_with_lease(&held_lease, feed).await,
+                Ok(TypeCheck::Complete) => self.feed_until_end(Some(&held_lease), feed, held_lease.ended()).await,
                 Ok(TypeCheck::NeedsRebuild) => {
                     needs_rebuild.notify_one();
-                    self.feed_with_lease(&held_lease, feed).await
+                    self.feed_until_end(Some(&held_lease), feed, held_lease.ended()).await
                 }
                 Ok(TypeCheck::Stopped) => FeedingEnd::Stopped,
                 Ok(TypeCheck::Interrupted) => FeedingEnd::Ended,
@@ -168,103 +153,35 @@ impl ProjectionRunner {
         }
     }
 
-    /// Feeds the projection until it stops or the lease ends; loads the checkpoint first, and again after a transaction
-    /// failed.
-    async fn feed_with_lease(&self, held_lease: &HeldLease, feed: &mut FeedPoller) -> FeedingEnd {
-        let (stop, store) = (held_lease.ended(), &*self.context.store);
+    /// Feeds the projection until it stops or `stop`, with a lease the end of the lease.
+    async fn feed_until_end(
+        &self,
+        held_lease: Option<&HeldLease>,
+        feed: &mut FeedPoller,
+        stop: &CancellationToken,
+    ) -> FeedingEnd {
+        let mut feeder = Feeder::live(&*self.inner, &self.context, held_lease, stop);
         while !stop.is_cancelled() {
-            let feeding_end = match self.context.load_checkpoint(&self.lease_request.role).await {
-                Ok(saved) => {
-                    self.inner.progress().follow_checkpoint(saved);
-                    match store.transactions() {
-                        Some(transactions) if self.inner.definition().kind == ProjectionKind::Transactional => {
-                            let (inner, context) = (&*self.inner, &self.context);
-                            let writer =
-                                TransactionalWriter::new(inner, &*transactions, None, held_lease, context, saved);
-                            self.feed_in_transactions(writer, feed, stop).await
-                        }
-                        _ => Some(self.feed_sequentially(Some(held_lease), saved, feed, stop).await),
-                    }
-                }
-                Err(error) => self.after_failure(&error.into(), feed, stop).await,
-            };
-            if let Some(feeding_end) = feeding_end {
-                return feeding_end;
-            }
+            let step = feeder.feed_available(feed).await;
+            let Some(feeding_end) = self.after_step(step, &feeder, held_lease, feed, stop).await else { continue };
+            // a failure is harmless: the next owner reads again the events that changed no rows
+            let _ = tokio::time::timeout(FINAL_SAVE_TIMEOUT, feeder.save_checkpoint(true)).await;
+            return feeding_end;
         }
         FeedingEnd::Ended
     }
 
-    async fn feed_sequentially(
-        &self,
-        held_lease: Option<&HeldLease>,
-        saved: Position,
-        feed: &mut FeedPoller,
-        stop: &CancellationToken,
-    ) -> FeedingEnd {
-        let mut feeder = SequentialFeeder::new(&*self.inner, &self.context, held_lease, saved, stop);
-        loop {
-            let step = feeder.feed_available(feed).await;
-            if let Some(feeding_end) = self.after_step(step, feeder.generation(), None, feed, stop).await {
-                // a failure is harmless: the next owner handles the events again
-                let _ = tokio::time::timeout(FINAL_SAVE_TIMEOUT, feeder.save_checkpoint()).await;
-                return feeding_end;
-            }
-        }
-    }
-
-    /// Returns `None` after a failure: the outcome of a commit may be unknown, the caller loads the checkpoint again.
-    async fn feed_in_transactions(
-        &self,
-        mut writer: TransactionalWriter<'_>,
-        feed: &mut FeedPoller,
-        stop: &CancellationToken,
-    ) -> Option<FeedingEnd> {
-        loop {
-            let generation = self.inner.progress().borrow().generation;
-            let step = self.write_available(&mut writer, feed).await;
-            let failed = matches!(step, Err(FeedStop::Store(_)));
-            if let Some(feeding_end) = self.after_step(step, generation, writer.save_due_in(), feed, stop).await {
-                // a failure is harmless: the next owner reads again the events that changed no rows
-                let _ = tokio::time::timeout(FINAL_SAVE_TIMEOUT, writer.save_checkpoint(true)).await;
-                return Some(feeding_end);
-            }
-            if failed {
-                return None;
-            }
-        }
-    }
-
-    /// Writes the rows of the events that the feed holds now. Returns `true` if there were any.
-    async fn write_available(
-        &self,
-        writer: &mut TransactionalWriter<'_>,
-        feed: &mut FeedPoller,
-    ) -> Result<bool, FeedStop> {
-        let head = feed.head().await?;
-        let is_behind = head > writer.position();
-        if is_behind {
-            let mut report = |events, position| self.inner.progress().advance_by_owner(events, position);
-            writer.write_up_to(head, &*self.context.store, &mut report).await?;
-        }
-        writer.save_checkpoint(false).await?;
-        Ok(is_behind)
-    }
-
-    /// Waits for the next pass, at the end of the feed at most for `longest`. Returns the reason if there is no next
-    /// pass. A stop holds for the progress of `generation` only, the one at the beginning of the pass.
+    /// Waits for the next pass. Returns the reason if there is no next pass. A stop holds for the progress of the
+    /// feeder's generation only, the one at the beginning of the pass.
     async fn after_step(
         &self,
         step: Result<bool, FeedStop>,
-        generation: u64,
-        longest: Option<Duration>,
+        feeder: &Feeder<'_>,
+        held_lease: Option<&HeldLease>,
         feed: &mut FeedPoller,
         stop: &CancellationToken,
     ) -> Option<FeedingEnd> {
-        let progress = self.inner.progress();
-        if step.is_ok() {
-            stop.run_until_cancelled(self.end_noted_stop()).await;
-        }
+        let (progress, generation) = (self.inner.progress(), feeder.generation());
         let more = match step {
             // after an interruption, too: `stop` tells whether it was the end
             Ok(true) | Err(FeedStop::Interrupted) => {
@@ -277,14 +194,19 @@ impl ProjectionRunner {
                 progress.resume_if(|stopped| matches!(stopped, ProjectionError::Damaged { .. }));
                 // a restart does not wait for the next event
                 tokio::select! {
-                    more = feed.wait_idle(longest, stop) => more,
+                    more = feed.wait_idle(feeder.save_due_in(), stop) => more,
                     () = progress.wait_for_restart(generation) => true,
                 }
             }
             Err(FeedStop::LeaseLost) => false,
             Err(FeedStop::EventFailed(record, error)) => {
-                // before the stop is seen here, so that other processes see it, too
-                stop.run_until_cancelled(self.note_stop(&record, &error)).await;
+                // before the stop is seen here, so that other processes see it, too; of state in memory each has its own
+                if let Some(held_lease) = held_lease {
+                    let noted = stop.run_until_cancelled(record_stop(&self.context, held_lease, &record, &error)).await;
+                    if let Some(Err(error)) = noted {
+                        tracing::debug!(projection = self.inner.name(), %error, "the stop was not noted in the store");
+                    }
+                }
                 progress.stop_at(&record, &error, generation);
                 return Some(FeedingEnd::Stopped);
             }
@@ -296,27 +218,6 @@ impl ProjectionRunner {
             Err(FeedStop::Store(error)) => return self.after_failure(&error, feed, stop).await,
         };
         (!more).then_some(FeedingEnd::Ended)
-    }
-
-    /// Notes a stop for other processes. Of state in memory each process has its own.
-    async fn note_stop(&self, record: &RecordedEvent, error: &HandlerError) {
-        if self.inner.definition().kind == ProjectionKind::InMemory {
-            return;
-        }
-        if let Err(error) = NotedStop::save(&self.context, &self.lease_request.role, record, error).await {
-            tracing::debug!(projection = self.inner.name(), %error, "the stop was not noted in the store");
-        }
-    }
-
-    /// Deletes the note of a stop: this process, the owner, has passed the event.
-    async fn end_noted_stop(&self) {
-        if !self.may_have_noted_stop.swap(false, Ordering::Relaxed) {
-            return;
-        }
-        if let Err(error) = NotedStop::forget(&*self.context.store, &self.lease_request.role).await {
-            tracing::debug!(projection = self.inner.name(), %error, "the note of a stop was not deleted");
-            self.may_have_noted_stop.store(true, Ordering::Relaxed);
-        }
     }
 
     async fn after_failure(

@@ -18,11 +18,11 @@ use super::{
     error::ProjectionError,
     event_handling::FeedStop,
     fed_projection::FedProjection,
-    fed_types::{self, FedTypes},
+    feeder::Feeder,
+    note::record_rebuild,
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
     status::RebuildOwner,
     store_check::check_no_event_is_missing,
-    transactional_writer::TransactionalWriter,
 };
 use crate::{
     domain::{error::BoxError, name::Name, shown::rfc3339, stream::Position},
@@ -40,12 +40,6 @@ const CATCH_UP_ROUNDS_MAX: u32 = 8;
 
 /// A round with at most so many events is short enough for the live rows to stand still.
 const SHORT_ROUND_EVENTS_MAX: u64 = 256;
-
-/// A rebuild drops the copies that interrupted rebuilds of so many former versions may have left behind.
-const FORMER_VERSIONS_DROPPED: u32 = 8;
-
-/// Interval at which a rebuild tries to acquire a lease that a different process holds.
-const LEASE_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The number of retries of a store that cannot be reached, and their delays.
 const STORE_RETRIES_MAX: u32 = 5;
@@ -88,30 +82,15 @@ impl<'a> ShadowRebuild<'a> {
     ) -> Result<Self, RebuildError> {
         let definition = inner.definition();
         let transactions = transactions_for_rows(&definition, context)?;
-        let shadow = shadow_for(&definition, definition.version);
+        let tables = definition.tables.iter().map(|&table| table.to_owned()).collect();
+        let shadow = Shadow { name: rebuild_role(definition.name), tables };
         Ok(Self { inner, context, transactions, stop, shadow })
     }
 
     pub(super) async fn run(self, report: ProgressCallback<'_>) -> Result<Rebuilt, RebuildError> {
-        // version 1's lease covers all versions: two at a time would replace each other's rows
-        let first = shadow_for(&self.inner.definition(), 1).name;
-        if first == self.shadow.name {
-            return self.run_with_lease(None, report).await;
-        }
-        let all_versions_lease = self.acquire_lease(&first).await?;
-        let rebuilt = self.run_with_lease(Some(&all_versions_lease), report).await;
-        all_versions_lease.release().await;
-        rebuilt
-    }
-
-    async fn run_with_lease(
-        &self,
-        all_versions_lease: Option<&HeldLease>,
-        report: ProgressCallback<'_>,
-    ) -> Result<Rebuilt, RebuildError> {
-        let held_lease = self.acquire_lease(&self.shadow.name).await?;
+        let held_lease = self.acquire_lease().await?;
         self.save_start_note().await;
-        let rebuilt = self.fill_and_switch(&held_lease, all_versions_lease, report).await;
+        let rebuilt = self.fill_and_switch(&held_lease, report).await;
         held_lease.release().await;
         rebuilt
     }
@@ -120,32 +99,22 @@ impl<'a> ShadowRebuild<'a> {
     async fn save_start_note(&self) {
         let since = rfc3339(self.context.clock.now());
         if let Some(notes) = self.context.store.notes()
-            && let Err(error) = notes.save_note(&shadow_for(&self.inner.definition(), 1).name, &since).await
+            && let Err(error) = notes.save_note(&self.shadow.name, &since).await
         {
             tracing::debug!(projection = self.inner.name(), %error, "the start of the rebuild was not noted");
         }
     }
 
-    /// Acquires a lease of rebuilding this projection; waits as long as a lease lasts, since its owner may be dead.
-    async fn acquire_lease(&self, role: &Name) -> Result<HeldLease, RebuildError> {
-        let lease_request = self.lease_request(role.clone());
-        let lease_timeout = self.context.lease_ttl.saturating_add(self.context.lease_ttl / 10);
-        let clock = &self.context.clock;
-        let began = clock.instant();
-        loop {
-            if let Some(held_lease) =
-                lease_request.acquire(self.stop).await.map_err(|error| self.inner.store_error(error))?
-            {
-                return Ok(held_lease);
-            }
-            if self.stop.is_cancelled() || clock.elapsed(began) > lease_timeout {
-                let lease = self.context.store.lease_of(role).await.ok().flatten();
-                let owner = lease.map(|lease| lease.owner);
-                return Err(RebuildError::Elsewhere { name: self.inner.name(), owner });
-            }
-            let retry_pause = clock.sleep(LEASE_RETRY_INTERVAL.min(lease_timeout / 20));
-            self.stop.run_until_cancelled(retry_pause).await;
+    /// Acquires the lease of rebuilding this projection; waits as long as a lease lasts, since its owner may be dead.
+    async fn acquire_lease(&self) -> Result<HeldLease, RebuildError> {
+        let (role, lease_ttl) = (&self.shadow.name, self.context.lease_ttl);
+        let timeout = lease_ttl.saturating_add(lease_ttl / 10);
+        let acquired = self.lease_request(role.clone()).acquire_within(timeout, self.stop).await;
+        if let Some(held_lease) = acquired.map_err(|error| self.inner.store_error(error))? {
+            return Ok(held_lease);
         }
+        let lease = self.context.store.lease_of(role).await.ok().flatten();
+        Err(RebuildError::Elsewhere { name: self.inner.name(), owner: lease.map(|lease| lease.owner) })
     }
 
     fn lease_request(&self, role: Name) -> LeaseRequest {
@@ -155,7 +124,6 @@ impl<'a> ShadowRebuild<'a> {
     async fn fill_and_switch(
         &self,
         held_lease: &HeldLease,
-        any: Option<&HeldLease>,
         report: ProgressCallback<'_>,
     ) -> Result<Rebuilt, RebuildError> {
         let preparing = async {
@@ -180,9 +148,9 @@ impl<'a> ShadowRebuild<'a> {
         let lease_request = self.lease_request(projection_role(self.inner.name()));
         let live_lease =
             self.call_with_retries(held_lease.ended(), &mut outage, || lease_request.seize(self.stop)).await?;
-        let switched = self.switch_rows(held_lease, any, &live_lease, &mut progress_meter, &mut outage).await;
+        let switched = self.switch_rows(held_lease, &live_lease, &mut progress_meter, &mut outage).await;
         if switched.is_ok()
-            && let Err(error) = fed_types::record_rebuild(&self.inner.definition(), self.context, &live_lease).await
+            && let Err(error) = record_rebuild(&self.inner.definition(), self.context, &live_lease).await
         {
             tracing::warn!(projection = self.inner.name(), %error, "the event types of the rebuild were not noted");
         }
@@ -201,16 +169,12 @@ impl<'a> ShadowRebuild<'a> {
     /// Makes the copies, or finds those of an interrupted rebuild.
     async fn prepare_copies<'r>(&self, report: ProgressCallback<'r>) -> Result<ProgressMeter<'r>, RebuildError> {
         let definition = self.inner.definition();
-        for version in definition.version.saturating_sub(FORMER_VERSIONS_DROPPED).max(1)..definition.version {
-            let former = shadow_for(&definition, version);
-            self.transactions.drop_shadow(&former).await.map_err(|error| self.inner.store_error(error))?;
-        }
         let store = &*self.context.store;
         let skips = self.inner.reload_skips(store).await.map_err(|error| self.inner.store_error(error))?;
         let make =
             async || self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.inner.store_error(error));
         let mut position = make().await?;
-        let mut basis = CopiesBasis::new(FedTypes::from_filter(definition.events), &skips);
+        let mut basis = CopiesBasis::new(&definition, &skips);
         let noted = CopiesBasis::load(store, &self.shadow).await.map_err(|error| self.inner.store_error(error))?;
         let continued = noted.filter(|noted| noted.is_same_up_to(position, &basis, &self.context.owner));
         if let Some(noted) = &continued {
@@ -218,8 +182,8 @@ impl<'a> ShadowRebuild<'a> {
         } else if position > Position::START {
             tracing::warn!(
                 projection = definition.name, %position,
-                "rebuild begins anew: an interrupted one knew other event types, skipped other events, or failed in a \
-                 method that may be mended"
+                "rebuild begins anew: an interrupted one had another version, knew other event types, skipped other events, \
+                 or failed in a method that may be mended"
             );
             self.transactions.drop_shadow(&self.shadow).await.map_err(|error| self.inner.store_error(error))?;
             position = make().await?;
@@ -316,17 +280,17 @@ impl<'a> ShadowRebuild<'a> {
         if saved >= target.position {
             return Ok(saved);
         }
-        let (transactions, shadow) = (&*self.transactions, Some(&self.shadow));
-        let mut writer = TransactionalWriter::new(self.inner, transactions, shadow, held_lease, self.context, saved);
+        let copies = (&self.transactions, &self.shadow);
+        let mut feeder = Feeder::of_copies(self.inner, self.context, held_lease, copies, saved);
         loop {
             target.lower_after_restore(store).await?;
-            if writer.position() >= target.position {
+            if feeder.position() >= target.position {
                 break;
             }
-            writer.write_up_to(target.position, store, &mut |events, position| meter.advance(events, position)).await?;
+            feeder.feed_up_to(target.position, &mut |events, position| meter.advance(events, position)).await?;
         }
-        writer.save_checkpoint(true).await?;
-        Ok(writer.position())
+        feeder.save_checkpoint(true).await?;
+        Ok(feeder.position())
     }
 
     fn possible_restores(&self) -> u64 {
@@ -358,7 +322,6 @@ impl<'a> ShadowRebuild<'a> {
     async fn switch_rows(
         &self,
         held_lease: &HeldLease,
-        all_versions_lease: Option<&HeldLease>,
         live_lease: &HeldLease,
         meter: &mut ProgressMeter<'_>,
         outage: &mut Outage,
@@ -369,11 +332,9 @@ impl<'a> ShadowRebuild<'a> {
             let load = || self.context.load_checkpoint(&live_lease.lease().role);
             let checkpoint = self.call_with_retries(live_lease.ended(), outage, load).await?;
             // a process that took over the rebuild writes to the same copies
-            for held_lease in [Some(held_lease), all_versions_lease].into_iter().flatten() {
-                let renew = || self.context.store.renew_lease(held_lease.lease(), self.context.lease_ttl);
-                if !self.call_with_retries(live_lease.ended(), outage, renew).await? {
-                    return Err(self.lost_error());
-                }
+            let renew = || held_lease.renew();
+            if !self.call_with_retries(live_lease.ended(), outage, renew).await? {
+                return Err(self.lost_error());
             }
             // after a commit with an unknown outcome, new copies mean that it succeeded, as a switch ends the old ones; unless
             // the tables were altered in that moment, which also makes new ones
@@ -481,14 +442,6 @@ fn rebuild_role(name: &'static str) -> Name {
     ReaderKind::Rebuild.name_of(&Name::from_static(name))
 }
 
-fn shadow_for(definition: &ProjectionDefinition, version: u32) -> Shadow {
-    let role = rebuild_role(definition.name);
-    Shadow {
-        name: if version == 1 { role } else { role.joined(":v", &version.to_string()) },
-        tables: definition.tables.iter().map(|&table| table.to_owned()).collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
@@ -504,7 +457,7 @@ mod tests {
         port::{AppendEvents as _, CheckpointError, Checkpoints, ReadFeed as _},
         runtime::{
             feed_poller::tests::FailedOver,
-            projection::transactional_writer::tests::{Written, written},
+            projection::feeder::tests::{Written, written},
         },
         testkit::{TableStore, delegate},
     };

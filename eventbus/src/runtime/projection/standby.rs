@@ -9,7 +9,7 @@ use super::{
     ProjectionError, RebuildError,
     context::{RunnerContext, projection_role},
     fed_projection::FedProjection,
-    fed_types::{TypeComparison, compare_types},
+    note::{TypeComparison, compare_types},
     progress::ProgressCell,
     rebuild::rebuild_in_app,
 };

@@ -26,9 +26,15 @@ pub(super) struct RoleState {
 /// Time limit of a joint request, for which the other standbys wait.
 const JOINT_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Time after a joint request that failed, in which each standby asks for its role alone: only some roles may be the
-/// cause.
-const ALONE_AFTER_FAILURE: Duration = Duration::from_secs(10);
+impl JointAnswer {
+    /// Returns the state of a role, or the error of the request; `None` if the role was not asked for.
+    fn state_of(&self, role: &Name) -> Option<Result<RoleState, BoxError>> {
+        match &self.states {
+            Ok(states) => states.get(role).copied().map(Ok),
+            Err(error) => Some(Err(error.clone().into())),
+        }
+    }
+}
 
 /// The roles of a process that stands by. Cloning shares them.
 #[derive(Clone)]
@@ -40,15 +46,14 @@ struct StandbyInner {
     /// Locked: standbys of other roles begin and end meanwhile.
     roles: parking_lot::Mutex<BTreeSet<Name>>,
     /// Locked while one standby asks the store: the others wait for its answer.
-    last: tokio::sync::Mutex<JointAnswer>,
+    last: tokio::sync::Mutex<Option<JointAnswer>>,
 }
 
 /// The last joint answer.
-#[derive(Default)]
 struct JointAnswer {
-    states: BTreeMap<Name, RoleState>,
-    /// Set if the last joint request failed.
-    failed_at: Option<Instant>,
+    /// The states, or the error.
+    states: Result<BTreeMap<Name, RoleState>, String>,
+    sent_at: Instant,
 }
 
 impl StandbyRoles {
@@ -92,29 +97,15 @@ impl StandbyRole {
     pub(super) async fn load(&self, age_max: Duration) -> Result<RoleState, BoxError> {
         let StandbyInner { clock, last, .. } = &*self.roles.0;
         let mut last = last.lock().await;
-        let is_young = |state: &&RoleState| state.sent_at > self.since && clock.elapsed(state.sent_at) < age_max;
-        if let Some(state) = last.states.get(&self.role).filter(is_young) {
-            return Ok(*state);
+        let is_young = |answer: &&JointAnswer| answer.sent_at > self.since && clock.elapsed(answer.sent_at) < age_max;
+        if let Some(state) = last.as_ref().filter(is_young).and_then(|answer| answer.state_of(&self.role)) {
+            return state;
         }
-        last.states.clear();
-        if last.failed_at.is_none_or(|at| clock.elapsed(at) >= ALONE_AFTER_FAILURE) {
-            if let Ok(Ok(states)) = clock.timeout(JOINT_REQUEST_TIMEOUT, self.roles.load_all()).await {
-                *last = JointAnswer { states, failed_at: None };
-                if let Some(state) = last.states.get(&self.role) {
-                    return Ok(*state);
-                }
-            }
-            last.failed_at = Some(clock.instant());
-        }
-        drop(last);
-        self.load_alone().await
-    }
-
-    async fn load_alone(&self) -> Result<RoleState, BoxError> {
-        let StandbyInner { store, clock, .. } = &*self.roles.0;
         let sent_at = clock.instant();
-        let (lease, checkpoint) = (store.lease_of(&self.role).await?, store.load_checkpoint(&self.role).await?);
-        Ok(RoleState { epoch: lease.map(|lease| lease.epoch), checkpoint: checkpoint.unwrap_or_default(), sent_at })
+        let loaded = clock.timeout(JOINT_REQUEST_TIMEOUT, self.roles.load_all()).await;
+        let states = loaded.unwrap_or_else(|_| Err("the store does not answer".into()));
+        let answer = last.insert(JointAnswer { states: states.map_err(|error| error.to_string()), sent_at });
+        answer.state_of(&self.role).unwrap_or_else(|| Err("the store has left out the role".into()))
     }
 }
 

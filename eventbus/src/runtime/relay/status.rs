@@ -69,26 +69,26 @@ impl RelayStatus {
 
 /// Progress of the relay of this process: the value that [`RelayStatusCell`] writes and [`RelayView`] reads.
 #[derive(Debug, Clone, Default)]
-struct RelayProgress {
+pub(crate) struct RelayProgress {
     /// All events up to this position are published.
-    position: Position,
+    pub(crate) position: Position,
     /// Message ids of the last published events, by position.
     recent: VecDeque<(Position, MessageId)>,
     /// The number of events that this process has published.
-    published: u64,
+    pub(crate) published: u64,
     /// Set while this process relays.
-    is_owner: bool,
+    pub(crate) is_owner: bool,
     /// Set once a different process holds the lease, and when this one acquires it, until this one learns a position from
     /// the bus: only the checkpoint counts then, as a leader may have moved it, forward or back to publish again.
     is_unconfirmed: bool,
     /// The error that keeps the relay from publishing for now.
-    problem: Option<String>,
+    pub(crate) problem: Option<String>,
     /// The error that keeps the relay from publishing until an operator resolves it.
-    stopped: Option<RelayError>,
+    pub(crate) stopped: Option<RelayError>,
     /// Time of the first such error; set and cleared together with them.
-    since: Option<OffsetDateTime>,
+    pub(crate) since: Option<OffsetDateTime>,
     /// The bus holds no event up to this position, because it has lost its data.
-    lost_through: Option<Position>,
+    pub(crate) lost_through: Option<Position>,
 }
 
 impl RelayProgress {
@@ -103,7 +103,7 @@ impl RelayProgress {
     }
 
     /// Returns the message id of the event at `position`, if it was published lately.
-    fn message_id(&self, position: Position) -> Option<MessageId> {
+    pub(crate) fn message_id(&self, position: Position) -> Option<MessageId> {
         self.known_position()?;
         let index = self.recent.binary_search_by_key(&position, |(position, _)| *position).ok()?;
         Some(self.recent[index].1.clone())
@@ -296,59 +296,20 @@ impl RelayView {
     }
 
     /// Reads the progress of the relay of this process; the default if there is none.
-    fn read<T: Default>(&self, read: impl FnOnce(&RelayProgress) -> T) -> T {
+    pub(crate) fn read<T: Default>(&self, read: impl FnOnce(&RelayProgress) -> T) -> T {
         self.progress.as_ref().map(|progress| read(&progress.borrow())).unwrap_or_default()
-    }
-
-    pub(crate) fn is_owner(&self) -> bool {
-        self.read(|now| now.is_owner)
-    }
-
-    /// Returns the number of events that the relay of this process has published.
-    pub(crate) fn published(&self) -> u64 {
-        self.read(|now| now.published)
-    }
-
-    /// Returns the position of the relay of this process.
-    pub(crate) fn own_position(&self) -> Position {
-        self.read(|now| now.position)
-    }
-
-    /// Returns the error that the relay of this process retries.
-    pub(crate) fn problem(&self) -> Option<String> {
-        self.read(|now| now.problem.clone())
-    }
-
-    /// Returns the error that stopped the relay of this process.
-    pub(crate) fn stopped(&self) -> Option<RelayError> {
-        self.read(|now| now.stopped.clone())
-    }
-
-    /// Returns the position up to which the bus has lost all events, as the relay of this process found out.
-    pub(crate) fn lost_through(&self) -> Option<Position> {
-        self.read(|now| now.lost_through)
-    }
-
-    /// Returns since when the relay of this process does not publish; `None` if it does.
-    pub(crate) fn since(&self) -> Option<OffsetDateTime> {
-        self.read(|now| now.since)
-    }
-
-    /// Returns the message id of an event that the relay of this process published lately.
-    pub(crate) fn message_id(&self, position: Position) -> Option<MessageId> {
-        self.read(|now| now.message_id(position))
     }
 
     /// Returns the position up to which all events are published, as far as this process can tell.
     pub(crate) async fn position(&self) -> Position {
-        self.load_position().await.unwrap_or_else(|_| self.own_position())
+        self.load_position().await.unwrap_or_else(|_| self.read(|now| now.position))
     }
 
     /// Loads the position up to which all events are published.
     pub(crate) async fn load_position(&self) -> Result<Position, CheckpointError> {
         let (known, is_leading) = self.read(|now| (now.known_position(), now.is_leading()));
         let saved = if is_leading { None } else { self.store.load_checkpoint(&self.role).await? };
-        Ok(known.max(saved).unwrap_or_else(|| self.own_position()))
+        Ok(known.max(saved).unwrap_or_else(|| self.read(|now| now.position)))
     }
 
     /// Waits until all events up to `wanted` are published. Returns `false` if the relay ended, or has stopped until an
@@ -388,16 +349,19 @@ impl RelayView {
 
     pub(crate) async fn status(&self, clock: &SharedClock) -> RelayStatus {
         let (position, head) = (self.position().await, self.store.head().await.ok());
+        let lag = self.lag(position, clock).await;
+        let skipped = skipped_positions(&*self.store, &self.role).await.ok().map(|skips| skips.len() as u64);
+        let now = self.read(RelayProgress::clone);
         RelayStatus {
             position,
             head,
-            is_owner: self.is_owner(),
-            lag: self.lag(position, clock).await,
-            trouble: self.problem(),
-            stopped: self.stopped(),
-            since: self.since(),
-            lost_through: self.lost_through(),
-            skipped: skipped_positions(&*self.store, &self.role).await.ok().map(|skips| skips.len() as u64),
+            is_owner: now.is_owner,
+            lag,
+            trouble: now.problem,
+            stopped: now.stopped,
+            since: now.since,
+            lost_through: now.lost_through,
+            skipped,
         }
     }
 }
@@ -466,14 +430,14 @@ mod tests {
         status.set_owner(true);
         status.progress.send_modify(|progress| publish(progress, 5, "old"));
         assert_eq!(view.load_position().await.unwrap(), 5);
-        assert_eq!(view.message_id(5.into()), Some(MessageId::new("old")));
+        assert_eq!(view.read(|now| now.message_id(5.into())), Some(MessageId::new("old")));
 
         status.set_owner(false);
         status.set_standby(1);
         store.save_checkpoint(&relay_to(bus.destination()), 2.into()).await.unwrap();
         status.set_owner(true);
         assert_eq!(view.load_position().await.unwrap(), 2);
-        assert_eq!(view.message_id(5.into()), None, "the other leader has published the event again");
+        assert_eq!(view.read(|now| now.message_id(5.into())), None, "the other leader has published the event again");
         status.set_position(3.into());
         assert_eq!(view.load_position().await.unwrap(), 3);
     }
