@@ -266,9 +266,7 @@ fn check_borrow(who: &str, ty: &Type, mistakes: &mut Mistakes) {
     }
     let (wanted, why) = match name.as_str() {
         "Metadata" | "RecordedEvent" | "StreamId" | "AggregateId" => (Some("&"), "borrowed from the delivery"),
-        "PgConnection" | "PgTransaction" | "SqliteTransaction" | "RedisTransaction" => {
-            (Some("&mut "), "lent by the store for one call")
-        }
+        "PgConnection" | "PgTransaction" | "SqliteTransaction" => (Some("&mut "), "lent by the store for one call"),
         "State" | "Attempt" | "EffectKey" | "Repository" => (None, "taken by value"),
         _ => return,
     };

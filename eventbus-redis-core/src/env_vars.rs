@@ -24,8 +24,7 @@ pub const BUS_VARIABLES: &str = "
 /// alone does not warn of the variables of a store.
 pub const STORE_VARIABLES: &str = "
     REDIS_URL EVENTBUS_REDIS_URL EVENTBUS_KEY_PREFIX EVENTBUS_SOCKET_TIMEOUT EVENTBUS_SOCKET_CONNECT_TIMEOUT
-    EVENTBUS_TRANSACTION_TIMEOUT EVENTBUS_CHECK_DURABILITY EVENTBUS_TLS_CA_FILE EVENTBUS_TLS_CERT_FILE
-    EVENTBUS_TLS_KEY_FILE";
+    EVENTBUS_CHECK_DURABILITY EVENTBUS_TLS_CA_FILE EVENTBUS_TLS_CERT_FILE EVENTBUS_TLS_KEY_FILE";
 /// The variables that only the command `eventbus` reads: an application that an operator starts in a shell may have
 /// them too.
 const COMMAND_VARIABLES: &str =

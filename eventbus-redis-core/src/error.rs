@@ -264,7 +264,7 @@ pub enum CommandError {
 /// Converts a command error to the error that users of the bus see.
 pub fn boxed(error: CommandError) -> BoxError {
     match error {
-        CommandError::NotSent(text) => text.into(),
+        not_sent @ CommandError::NotSent(_) => not_sent.into(),
         CommandError::Sent(error) => error.into(),
     }
 }

@@ -7,6 +7,7 @@ use eventbus::{
 };
 
 eventbus::event_store_conformance!(memory_store, async { InMemoryEventStore::new() });
+eventbus::event_store_tags_conformance!(tags_of_memory_store, async { InMemoryEventStore::new() });
 eventbus::handler_progress_conformance!(handlers_of_memory_store, async { InMemoryEventStore::new() });
 eventbus::event_store_reopen_conformance!(
     memory_store_handles,
@@ -14,6 +15,7 @@ eventbus::event_store_reopen_conformance!(
     async |store: InMemoryEventStore| store
 );
 eventbus::event_store_conformance!(table_store, async { eventbus::testkit::TableStore::new() });
+eventbus::event_store_tags_conformance!(tags_of_table_store, async { eventbus::testkit::TableStore::new() });
 eventbus::event_store_transactions_conformance!(transactions_of_table_store, async {
     eventbus::testkit::TableStore::new()
 });

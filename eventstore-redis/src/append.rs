@@ -1,16 +1,17 @@
-//! Appending: one script compares the version and adds the events.
+//! Appending: one script compares the versions and adds the events, of each append for itself or of all together.
 //!
 //! Invariant: an append that is refused leaves no entry. Redis does not roll back a script, so the script checks first,
-//! and removes its entries if the feed refuses one. An append may be sent again: its event ids identify it.
+//! and removes its entries if the feed refuses one. An append may be sent again: its event ids identify it, or the note
+//! of its delivery or command.
 
 use eventbus::{
     EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
     port::{Append, AppendError, ReadError},
-    support::{ListedEventTypes, check_events, check_ids, first_result},
+    store::{Handled, MultiStreamOutcome},
+    support::{ListedEventTypes, check_events, check_ids, first_multi_stream_result, first_result},
 };
-use eventbus_redis_core::reply;
+use eventbus_redis_core::{reply, script::Lua};
 use redis::{ScriptInvocation, Value};
-use time::OffsetDateTime;
 
 use crate::{
     entry,
@@ -18,7 +19,9 @@ use crate::{
     feed::events_at,
     inner::StoreInner,
     keys::event_keys,
-    script::APPEND,
+    notes::{command_field, command_note, delivery_note},
+    script::{APPEND, APPEND_TOGETHER},
+    value_change::ValueChange,
 };
 
 /// Most events that one script adds, unless a single append has more: the server runs no other command meanwhile.
@@ -61,7 +64,7 @@ pub(crate) async fn append_many(
 }
 
 /// Returns `true` if the append has events, and an error if it must be refused.
-pub(crate) fn check_append(append: &Append) -> Result<bool, AppendError> {
+fn check_append(append: &Append) -> Result<bool, AppendError> {
     check_ids(&append.stream, &append.events)?;
     let bytes = events_bytes(&append.events);
     if bytes > APPEND_BYTES_MAX {
@@ -72,91 +75,124 @@ pub(crate) fn check_append(append: &Append) -> Result<bool, AppendError> {
     Ok(!append.events.is_empty())
 }
 
-/// Returns the bytes of payloads and attributes, which have no limits of their own, and of tags.
+/// Returns the bytes of payloads and attributes, which have no limits of their own.
 fn events_bytes(events: &[NewEvent]) -> usize {
     events.iter().map(event_bytes).sum()
 }
 
 fn event_bytes(event: &NewEvent) -> usize {
-    let tags: usize = event.tags().iter().map(|tag| tag.as_str().len()).sum();
-    event.payload().len() + event.context().attributes.as_json().len() + tags
+    event.payload().len() + event.context().attributes.as_json().len()
 }
 
-/// Runs appends in one script, and returns a result for each.
+/// Appends that one script makes together, each to a stream of its own, and the changes of unique values with them.
+struct Group<'a> {
+    appends: Vec<Append>,
+    changes: &'a [ValueChange],
+}
+
+/// Runs appends in one script, each for itself, and returns a result for each.
 async fn run_appends(inner: &StoreInner, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
     if appends.is_empty() {
         return Vec::new();
     }
     let acknowledged = inner.acknowledged().position();
+    let mut script = append_script(inner, &APPEND, acknowledged);
+    appends.iter().for_each(|append| add_append(inner, append, &mut script));
     // may run twice: the event ids identify an append that has run
-    let replied =
-        inner.connection().run_idempotent_or_unknown::<Vec<Value>>(&append_script(inner, &appends, acknowledged)).await;
+    let replied = inner.connection().run_idempotent_or_unknown::<Vec<Value>>(&script).await;
     let (mut replies, may_run_late) = match replied {
         Ok((replies, may_run_late)) => (replies.into_iter(), may_run_late),
         Err(error) => {
-            return appends.iter().map(|append| Err(append_error(&append.stream, error.clone()))).collect();
+            return appends.iter().map(|append| Err(append_error(Some(&append.stream), error.clone()))).collect();
         }
     };
     let mut results = Vec::with_capacity(appends.len());
     for append in appends {
         let reply = replies.next().unwrap_or(Value::Nil);
-        results.push(resolve(inner, append, reply, acknowledged, may_run_late).await);
+        let group = Group { appends: vec![append], changes: &[] };
+        let outcome = resolve(inner, group, reply, acknowledged, may_run_late).await;
+        results.push(outcome.map(MultiStreamOutcome::into_records));
     }
     results
 }
 
-fn append_script(inner: &StoreInner, appends: &[Append], acknowledged: Position) -> ScriptInvocation<'static> {
+/// Makes all appends or none, notes the delivery or command that they handle, and changes unique values.
+pub(crate) async fn append_together(
+    inner: &StoreInner,
+    appends: Vec<Append>,
+    handled: Option<&Handled>,
+    changes: &[ValueChange],
+) -> Result<MultiStreamOutcome, AppendError> {
+    for append in &appends {
+        check_append(append)?;
+    }
+    let (keys, acknowledged) = (inner.keys(), inner.acknowledged().position());
+    let mut script = append_script(inner, &APPEND_TOGETHER, acknowledged);
+    match handled {
+        None => script.arg("none"),
+        Some(Handled::Delivery(delivery)) => script.key(keys.deliveries()).arg("delivery").arg(delivery_note(delivery)),
+        Some(Handled::Command(command)) => {
+            script.key(keys.commands()).key(keys.command_times());
+            script.arg("command").arg(command_field(command.tenant_id, &command.key)).arg(command_note(command))
+        }
+    };
+    script.arg(appends.len());
+    appends.iter().for_each(|append| add_append(inner, append, &mut script));
+    changes.iter().for_each(|change| change.add_to(keys, &mut script));
+    // may run twice: the event ids, or the note, identify a group that has run, and changes alone are the same again
+    let replied = inner.connection().run_idempotent_or_unknown::<Value>(&script).await;
+    let stream = appends.first().map(|append| &append.stream);
+    let (reply, may_run_late) = replied.map_err(|error| append_error(stream, error))?;
+    resolve(inner, Group { appends, changes }, reply, acknowledged, may_run_late).await
+}
+
+/// Returns the script with the arguments that come before the appends.
+fn append_script(inner: &StoreInner, script: &'static Lua, acknowledged: Position) -> ScriptInvocation<'static> {
     let keys = inner.keys();
-    let mut script = APPEND.prepare_invoke();
+    let mut script = script.prepare_invoke();
     script.key(keys.feed()).key(keys.ids()).key(keys.event_types()).arg(acknowledged.get());
     script.arg(entry::micros_of(inner.config().clock.now()).to_string());
-    for Append { stream, expected, events } in appends {
-        script.key(keys.stream(stream));
-        match expected {
-            ExpectedVersion::Any => script.arg("any"),
-            ExpectedVersion::NoStream => script.arg("none"),
-            ExpectedVersion::StreamExists => script.arg("exists"),
-            ExpectedVersion::Exact(version) => script.arg(version.get()),
-        };
-        script.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str()).arg(tenant_text(stream));
-        write_events(stream, events, inner.known_event_types(), |word| {
-            script.arg(word);
-        });
-    }
     script
 }
 
-/// Returns the result of an append from the script's reply to it. If `may_run_late`, a first copy of the script may
-/// still run.
+fn add_append(inner: &StoreInner, append: &Append, script: &mut ScriptInvocation<'_>) {
+    let Append { stream, expected, events } = append;
+    script.key(inner.keys().stream(stream));
+    match expected {
+        ExpectedVersion::Any => script.arg("any"),
+        ExpectedVersion::NoStream => script.arg("none"),
+        ExpectedVersion::StreamExists => script.arg("exists"),
+        ExpectedVersion::Exact(version) => script.arg(version.get()),
+    };
+    script.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str()).arg(tenant_text(stream));
+    add_events(stream, events, inner.known_event_types(), script);
+}
+
+/// Returns the outcome of a group from the script's reply to it. If `may_run_late`, a first copy of the script may still
+/// run.
 async fn resolve(
     inner: &StoreInner,
-    append: Append,
+    group: Group<'_>,
     reply: Value,
     acknowledged: Position,
     may_run_late: bool,
-) -> Result<Vec<RecordedEvent>, AppendError> {
-    let Append { stream, expected, events } = append;
+) -> Result<MultiStreamOutcome, AppendError> {
     let words: Vec<String> = reply::parse_value(reply).map_err(|error| AppendError::OutcomeUnknown(error.into()))?;
+    let first_stream = || group.appends.first().map(|append| append.stream.clone());
     match &words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["new", after, first, recorded_at]
-            if let (Ok(after), Ok(first), Some(recorded_at)) =
-                (after.parse(), first.parse::<u64>(), entry::parse_micros(recorded_at)) =>
-        {
-            inner.known_event_types().add_all(&events);
-            // the store ended right before the first of these events
-            inner.check_head(acknowledged, Position::new(first.saturating_sub(1)));
-            inner.acknowledged().raise_to(Position::new(first + events.len() as u64 - 1));
-            let records = to_recorded(&stream, events, Version::new(after), Position::new(first), recorded_at);
-            inner.append_signal().notify_of(&records);
-            Ok(records)
+        ["new", places @ ..] if let Some(records) = to_recorded(&group.appends, places) => {
+            note_new(inner, &group.appends, &records, acknowledged);
+            Ok(MultiStreamOutcome::Appended(records))
         }
         ["known", positions @ ..] => {
-            let positions: Vec<u64> = positions.iter().filter_map(|position| position.parse().ok()).collect();
             inner.append_signal().notify();
-            load_first_result(inner, &stream, &events, &positions).await
+            load_known(inner, &group.appends, positions).await
         }
-        ["conflict", actual] if let Ok(actual) = actual.parse() => {
-            let actual = Version::new(actual);
+        ["handled"] => Ok(MultiStreamOutcome::AlreadyHandled),
+        ["conflict", number, actual]
+            if let (Some(append), Ok(actual)) = (numbered(&group.appends, number), actual.parse()) =>
+        {
+            let (stream, expected, actual) = (append.stream.clone(), append.expected, Version::new(actual));
             match may_run_late && may_match_later(expected, actual) {
                 true => {
                     let source = format!("`{stream}` is at version {actual}, the first request may run at a later one");
@@ -165,12 +201,63 @@ async fn resolve(
                 false => Err(AppendError::Conflict { stream, expected, actual }),
             }
         }
-        ["damaged", key, entry] => {
+        ["taken", number] if let Some(change) = numbered(group.changes, number) => match may_run_late {
+            true => {
+                Err(AppendError::OutcomeUnknown("a value is taken, the first request may run when it is free".into()))
+            }
+            false => Err(AppendError::Taken { stream: change.stream().clone(), name: change.name().clone() }),
+        },
+        ["damaged", key, entry] if let Some(stream) = first_stream() => {
             Err(AppendError::Refused { stream, source: ReadError::from(corrupt_last_entry(key, entry)).into() })
         }
-        ["failed", reason] => Err(AppendError::Refused { stream, source: (*reason).into() }),
+        ["failed", reason] if let Some(stream) = first_stream() => {
+            Err(AppendError::Refused { stream, source: (*reason).into() })
+        }
+        ["damaged" | "failed", ..] => Err(AppendError::Unavailable(words.join(" ").into())),
         _ => Err(AppendError::OutcomeUnknown(format!("unexpected reply of the server: {words:?}").into())),
     }
+}
+
+/// Returns the item with a number from 1.
+fn numbered<'a, T>(items: &'a [T], number: &str) -> Option<&'a T> {
+    items.get(number.parse::<usize>().ok()?.checked_sub(1)?)
+}
+
+/// Notes what a reply shows of the end of the store, and wakes the readers of the feed.
+fn note_new(inner: &StoreInner, appends: &[Append], records: &[Vec<RecordedEvent>], acknowledged: Position) {
+    let (first, last) = {
+        let mut all = records.iter().flatten().filter_map(RecordedEvent::position);
+        let first = all.next();
+        (first, all.next_back().or(first))
+    };
+    let (Some(first), Some(last)) = (first, last) else { return };
+    inner.known_event_types().add_all(appends.iter().flat_map(|append| &append.events));
+    // the store ended right before the first of these events
+    inner.check_head(acknowledged, Position::new(first.get().saturating_sub(1)));
+    inner.acknowledged().raise_to(last);
+    inner.append_signal().notify_of(&records.concat());
+}
+
+/// Returns the outcome of a group of which the store knows event ids: `positions` has a text for each, empty if it is new.
+async fn load_known(
+    inner: &StoreInner,
+    appends: &[Append],
+    positions: &[&str],
+) -> Result<MultiStreamOutcome, AppendError> {
+    let (mut rest, mut found) = (positions, Vec::new());
+    for Append { stream, events, .. } in appends.iter().filter(|append| !append.events.is_empty()) {
+        let own;
+        (own, rest) = rest.split_at(events.len().min(rest.len()));
+        let own: Vec<u64> = own.iter().filter_map(|position| position.parse().ok()).collect();
+        found.push(match own.is_empty() {
+            true => None,
+            false => Some(load_first_result(inner, stream, events, &own).await?),
+        });
+    }
+    let mut found = found.into_iter();
+    let known = first_multi_stream_result(appends, |_| Ok(found.next().flatten()))?;
+    let unknown = || AppendError::OutcomeUnknown("the server names no position of an event that it knows".into());
+    known.map(MultiStreamOutcome::Appended).ok_or_else(unknown)
 }
 
 /// Returns `true` if other appends can bring a stream from this version to an expected one.
@@ -184,7 +271,7 @@ fn may_match_later(expected: ExpectedVersion, actual: Version) -> bool {
 
 /// Returns the result of the earlier append of these event ids, which may be the caller's own, whose answer was lost.
 /// Stored events never change, so reading them after the script is safe.
-pub(crate) async fn load_first_result(
+async fn load_first_result(
     inner: &StoreInner,
     stream: &StreamId,
     events: &[NewEvent],
@@ -204,43 +291,41 @@ pub(crate) async fn load_first_result(
 }
 
 /// Adds events to the arguments of a script, in the order in which `take_events` reads them.
-pub(crate) fn write_events(
-    stream: &StreamId,
-    events: &[NewEvent],
-    listed: &ListedEventTypes,
-    mut add: impl FnMut(&[u8]),
-) {
+fn add_events(stream: &StreamId, events: &[NewEvent], listed: &ListedEventTypes, script: &mut ScriptInvocation<'_>) {
     let key_of = event_keys(stream);
-    add(events.len().to_string().as_bytes());
+    script.arg(events.len());
     for event in events {
-        add(&key_of(event.event_id()));
-        add(event.event_type().as_bytes());
+        script.arg(&key_of(event.event_id())[..]).arg(event.event_type().as_str());
         let known_prefix = if listed.has(event) { "(" } else { "" };
-        add(format!("{known_prefix}{}", event.schema_version()).as_bytes());
-        add(event_bytes(event).to_string().as_bytes());
-        let mut fields = Vec::with_capacity(24);
-        let count = entry::write_fields(event, |part| fields.push(part.to_vec()));
-        add(count.to_string().as_bytes());
-        fields.iter().for_each(|field| add(field));
+        script.arg(format!("{known_prefix}{}", event.schema_version())).arg(event_bytes(event));
+        let fields = entry::fields(event);
+        script.arg(fields.len() * 2);
+        for (name, value) in &fields {
+            script.arg(*name).arg(&**value);
+        }
     }
 }
 
 /// The tenant of a stream as in the feed: empty for none.
-pub(crate) fn tenant_text(stream: &StreamId) -> String {
+fn tenant_text(stream: &StreamId) -> String {
     stream.tenant_id().map(|id| id.to_string()).unwrap_or_default()
 }
 
-fn to_recorded(
-    stream: &StreamId,
-    events: Vec<NewEvent>,
-    after: Version,
-    first: Position,
-    recorded_at: OffsetDateTime,
-) -> Vec<RecordedEvent> {
-    let to_record = |(number, event): (usize, NewEvent)| {
-        let position = Position::new(first.get() + number as u64);
-        let record = event.recorded_as(stream.clone(), after.plus(number + 1), Some(position));
-        record.with_recorded_at(Some(recorded_at))
-    };
-    events.into_iter().enumerate().map(to_record).collect()
+/// Returns the records of each append: `places` has the version before it, its first position and its recorded time.
+fn to_recorded(appends: &[Append], places: &[&str]) -> Option<Vec<Vec<RecordedEvent>>> {
+    let (places, rest) = places.as_chunks::<3>();
+    if places.len() != appends.len() || !rest.is_empty() {
+        return None;
+    }
+    let records = appends.iter().zip(places).map(|(Append { stream, events, .. }, [before, first, recorded_at])| {
+        let (before, first) = (Version::new(before.parse().ok()?), first.parse::<u64>().ok()?);
+        let recorded_at = entry::parse_micros(recorded_at)?;
+        let to_record = |(number, event): (usize, &NewEvent)| {
+            let position = Position::new(first + number as u64);
+            let record = event.clone().recorded_as(stream.clone(), before.plus(number + 1), Some(position));
+            record.with_recorded_at(Some(recorded_at))
+        };
+        Some(events.iter().enumerate().map(to_record).collect())
+    });
+    records.collect()
 }

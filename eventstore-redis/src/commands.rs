@@ -40,3 +40,25 @@ pub(crate) fn millis(time: Duration) -> u64 {
     const LEASE_MS_MAX: u64 = 1_000 * 366 * 86_400 * 1_000;
     u64::try_from(time.as_millis()).unwrap_or(LEASE_MS_MAX).min(LEASE_MS_MAX)
 }
+
+/// Returns the `SCAN` pattern that matches all keys with this literal stem.
+pub(crate) fn scan_pattern(stem: &str) -> String {
+    let mut pattern = String::with_capacity(stem.len() + 2);
+    for c in stem.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '^' | '-' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern + "*"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_literally() {
+        assert_eq!(scan_pattern("a[b]?*-\\"), r"a\[b\]\?\*\-\\*");
+    }
+}

@@ -9,7 +9,7 @@ use eventbus_redis_core::{
     server::ServerConfig,
     server_config,
     url::address,
-    validate::{prefix_problem, seconds, time_problem},
+    validate::{prefix_problem, seconds},
 };
 use serde::Deserialize;
 
@@ -53,14 +53,9 @@ pub struct RedisEventStoreConfig {
     pub tls_cert_file: Option<PathBuf>,
     /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
     pub tls_key_file: Option<PathBuf>,
-    /// Prefix of all keys; the store adds a colon after it. On a cluster it needs a hash tag, such as `{shop}`. Keys
-    /// that handlers and projections write in the store's transactions have the prefix too. Default: empty.
+    /// Prefix of all keys; the store adds a colon after it. On a cluster it needs a hash tag, such as `{shop}`. Default:
+    /// empty.
     pub key_prefix: String,
-    /// Time limit of a transaction, from its first request for a lock (of a checkpoint or a delivery) to its commit.
-    /// After that, transactions that wait for the lock go on, and this one cannot commit. If the process of a
-    /// transaction dies, they wait at most one second. Default 30 s.
-    #[serde(deserialize_with = "seconds")]
-    pub transaction_timeout: Duration,
     /// Set if connecting checks how the server persists its data, and logs a warning for each way to lose events.
     /// Default true.
     pub check_durability: bool,
@@ -80,7 +75,6 @@ impl Default for RedisEventStoreConfig {
             tls_cert_file: None,
             tls_key_file: None,
             key_prefix: String::new(),
-            transaction_timeout: Duration::from_secs(30),
             check_durability: true,
             clock: SharedClock::SYSTEM,
         }
@@ -102,10 +96,7 @@ impl RedisEventStoreConfig {
     /// ```
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         let prefix = Some(&*self.key_prefix).filter(|prefix| !prefix.is_empty());
-        let of_store = [
-            ("key_prefix", prefix.and_then(prefix_problem)),
-            ("transaction_timeout", time_problem(self.transaction_timeout)),
-        ];
+        let of_store = [("key_prefix", prefix.and_then(prefix_problem))];
         InvalidConfig::check("event store", self.server().problems().chain(of_store))
     }
 
@@ -135,7 +126,6 @@ impl RedisEventStoreConfig {
         vars.text("EVENTBUS_KEY_PREFIX", &mut config.key_prefix);
         vars.seconds("EVENTBUS_SOCKET_TIMEOUT", &mut config.socket_timeout);
         vars.seconds("EVENTBUS_SOCKET_CONNECT_TIMEOUT", &mut config.socket_connect_timeout);
-        vars.seconds("EVENTBUS_TRANSACTION_TIMEOUT", &mut config.transaction_timeout);
         vars.flag("EVENTBUS_CHECK_DURABILITY", &mut config.check_durability);
         config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(PathBuf::from);
         config.tls_cert_file = vars.value("EVENTBUS_TLS_CERT_FILE").map(PathBuf::from);
@@ -176,7 +166,6 @@ mod tests {
             ("EVENTBUS_KEY_PREFIX", "{shop}"),
             ("EVENTBUS_SOCKET_TIMEOUT", "1.5"),
             ("EVENTBUS_SOCKET_CONNECT_TIMEOUT", "2"),
-            ("EVENTBUS_TRANSACTION_TIMEOUT", "3"),
             ("EVENTBUS_CHECK_DURABILITY", "false"),
             ("EVENTBUS_TLS_CA_FILE", "certificates/ca.pem"),
             ("EVENTBUS_TLS_CERT_FILE", "certificates/client.pem"),
@@ -187,7 +176,6 @@ mod tests {
             key_prefix: "{shop}".into(),
             socket_timeout: Duration::from_millis(1_500),
             socket_connect_timeout: Duration::from_secs(2),
-            transaction_timeout: Duration::from_secs(3),
             check_durability: false,
             tls_ca_file: Some("certificates/ca.pem".into()),
             tls_cert_file: Some("certificates/client.pem".into()),

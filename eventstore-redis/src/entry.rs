@@ -4,13 +4,12 @@
 //! Invariant: `type`, `timestamp` and `data` come first; a new field goes behind the existing ones, and no field is
 //! renamed.
 
-use std::num::NonZeroU32;
+use std::{borrow::Cow, collections::BTreeSet, num::NonZeroU32};
 
 use eventbus::{
     BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    event::{Attributes, Tag},
+    event::Attributes,
     port::{FeedFilter, ReadError},
-    support::to_json,
 };
 use eventbus_redis_core::{entry_id::EntryId, reply::Entry};
 use time::OffsetDateTime;
@@ -35,8 +34,6 @@ mod field {
     pub(crate) const CAUSATION_ID: &str = "causation_id";
     pub(crate) const ACTOR_ID: &str = "actor_id";
     pub(crate) const ATTRIBUTES: &str = "attributes";
-    /// The tags that the event was stored with, a JSON array.
-    pub(crate) const TAGS: &str = "tags";
     /// Time of the append in microseconds since 1970; the script that appends the event adds this field.
     pub(crate) const RECORDED_AT: &str = "recorded_at";
     /// The script that assigns the position adds this field.
@@ -51,43 +48,34 @@ mod field {
     pub(crate) const BYTES: &str = "bytes";
 }
 
-/// Adds the fields of an event, without its recorded time and position, to the arguments of a script; returns the
-/// number of arguments.
-pub(crate) fn write_fields(event: &NewEvent, mut add: impl FnMut(&[u8])) -> usize {
-    let mut count = 0;
-    let mut put = |name: &str, value: &str| {
-        add(name.as_bytes());
-        add(value.as_bytes());
-        count += 2;
-    };
+/// Returns names and values of the fields of an event, without its recorded time and position.
+pub(crate) fn fields(event: &NewEvent) -> Vec<(&'static str, Cow<'_, str>)> {
     let micros = micros_of(event.occurred_at());
     let context = event.context();
-    put(field::TYPE, event.event_type());
-    put(field::TIMESTAMP, &micros.div_euclid(1_000).to_string());
-    put(field::DATA, event.payload());
-    put(field::EVENT_ID, &event.event_id().to_string());
-    put(field::MICROS, &micros.rem_euclid(1_000).to_string());
-    put(field::SCHEMA_VERSION, &event.schema_version().to_string());
+    let mut fields: Vec<(&'static str, Cow<'_, str>)> = vec![
+        (field::TYPE, event.event_type().as_str().into()),
+        (field::TIMESTAMP, micros.div_euclid(1_000).to_string().into()),
+        (field::DATA, event.payload().into()),
+        (field::EVENT_ID, event.event_id().to_string().into()),
+        (field::MICROS, micros.rem_euclid(1_000).to_string().into()),
+        (field::SCHEMA_VERSION, event.schema_version().to_string().into()),
+    ];
     if let Some(time) = event.original_recorded_at() {
-        put(field::ORIGINAL_RECORDED_AT, &micros_of(time).to_string());
+        fields.push((field::ORIGINAL_RECORDED_AT, micros_of(time).to_string().into()));
     }
     if event.correlation_id() != event.event_id().as_uuid() {
-        put(field::CORRELATION_ID, &event.correlation_id().to_string());
+        fields.push((field::CORRELATION_ID, event.correlation_id().to_string().into()));
     }
     if let Some(id) = context.causation_id {
-        put(field::CAUSATION_ID, &id.to_string());
+        fields.push((field::CAUSATION_ID, id.to_string().into()));
     }
     if let Some(actor) = &context.actor_id {
-        put(field::ACTOR_ID, actor);
+        fields.push((field::ACTOR_ID, (&**actor).into()));
     }
     if !context.attributes.is_empty() {
-        put(field::ATTRIBUTES, context.attributes.as_json());
+        fields.push((field::ATTRIBUTES, context.attributes.as_json().into()));
     }
-    if !event.tags().is_empty() {
-        // a list of texts has nothing that JSON cannot hold
-        put(field::TAGS, &to_json(&event.tags().iter().map(Tag::as_str).collect::<Vec<_>>()).unwrap_or_default());
-    }
-    count
+    fields
 }
 
 pub(crate) fn micros_of(time: OffsetDateTime) -> i128 {
@@ -170,10 +158,11 @@ impl FeedPointer {
         })
     }
 
-    /// Returns `true` if the filter selects the event. Ignores tags, which the pointer does not have.
+    /// Returns `true` if the filter selects the event. No event has tags: it has all tags of an empty set only.
     pub(crate) fn matches(&self, filter: &FeedFilter) -> bool {
         let types = filter.wanted_aggregate_types();
         types.is_none_or(|types| types.contains(self.stream.aggregate_type()))
+            && filter.wanted_tags().is_none_or(|sets| sets.iter().any(BTreeSet::is_empty))
             && filter.wanted_event_types().is_none_or(|types| types.contains(&self.event_type))
             && filter.wanted_tenant().is_none_or(|tenant| self.stream.tenant_or_nil() == tenant)
             && filter.wanted_slots().is_none_or(|slots| slots.contains(&self.stream.slot()))

@@ -4,7 +4,10 @@ use eventbus::{
     BoxError, StreamId,
     port::{AppendError, ReadError},
 };
-use eventbus_redis_core::{error::CommandError, reply};
+use eventbus_redis_core::{
+    error::{CommandError, boxed},
+    reply,
+};
 use redis::RedisError;
 
 use crate::fault;
@@ -39,19 +42,18 @@ pub(crate) fn corrupt_key(key: &str, source: impl Into<BoxError>) -> ReadError {
 pub(crate) fn read_error(key: &str, error: CommandError) -> ReadError {
     match error {
         CommandError::Sent(error) if error.code() == Some("WRONGTYPE") => corrupt_key(key, error),
-        error => ReadError::Unavailable(eventbus_redis_core::error::boxed(error)),
+        error => ReadError::Unavailable(boxed(error)),
     }
 }
 
-/// Maps the error of a script that appends.
-pub(crate) fn append_error(stream: &StreamId, error: CommandError) -> AppendError {
-    match error {
-        CommandError::NotSent(text) => AppendError::Unavailable(text.into()),
-        CommandError::Sent(error) if is_refused(&error) => {
+/// Maps the error of a script that appends; `stream` is the first one, if there is any.
+pub(crate) fn append_error(stream: Option<&StreamId>, error: CommandError) -> AppendError {
+    match (error, stream) {
+        (CommandError::Sent(error), Some(stream)) if is_refused(&error) => {
             AppendError::Refused { stream: stream.clone(), source: error.into() }
         }
-        CommandError::Sent(error) if reply::is_not_executed(&error) => AppendError::Unavailable(error.into()),
-        CommandError::Sent(error) => AppendError::OutcomeUnknown(error.into()),
+        (CommandError::Sent(error), _) if !reply::is_not_executed(&error) => AppendError::OutcomeUnknown(error.into()),
+        (error, _) => AppendError::Unavailable(boxed(error)),
     }
 }
 

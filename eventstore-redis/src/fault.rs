@@ -6,8 +6,6 @@ use eventbus::{port::ServerFault, support::source_chain};
 use eventbus_redis_core::{error::CommandError, reply::is_connection_lost};
 use redis::RedisError;
 
-use crate::RedisTransactionError;
-
 /// The error codes with which the server refuses every command for now: its memory or disk is full, it loads its data,
 /// is a replica, waits for replicas or a script, or its cluster is not complete or has moved the keys.
 const SERVER_FAULT_CODES: [&str; 10] =
@@ -19,18 +17,7 @@ pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault>
         if let Some(error) = error.downcast_ref::<RedisError>() {
             return fault_of_reply(error);
         }
-        if let Some(error) = error.downcast_ref::<CommandError>() {
-            return fault_of_command(error);
-        }
-        match error.downcast_ref::<RedisTransactionError>()? {
-            // a different transaction committed first: a conflict, which a retry resolves
-            RedisTransactionError::Changed { .. } => Some(ServerFault::new("changed by another transaction")),
-            RedisTransactionError::OutcomeUnknown(_) => Some(connection_fault()),
-            RedisTransactionError::Unavailable(source) if !has_reply(&**source) => {
-                Some(fault_of_text(&source.to_string()).unwrap_or_else(connection_fault))
-            }
-            _ => None,
-        }
+        error.downcast_ref::<CommandError>().and_then(fault_of_command)
     })
 }
 
@@ -52,11 +39,6 @@ pub(crate) fn fault_of_reply(error: &RedisError) -> Option<ServerFault> {
     }
 }
 
-/// Returns the server fault whose code begins a reply, as scripts pass it on.
-pub(crate) fn fault_of_text(reply: &str) -> Option<ServerFault> {
-    fault_of_code(reply.trim_start_matches('-').split_whitespace().next()?)
-}
-
 fn fault_of_code(code: &str) -> Option<ServerFault> {
     SERVER_FAULT_CODES.into_iter().find(|known| *known == code).map(ServerFault::new)
 }
@@ -65,31 +47,26 @@ fn connection_fault() -> ServerFault {
     ServerFault::new("connection broken")
 }
 
-fn has_reply(error: &(dyn Error + 'static)) -> bool {
-    source_chain(error).any(|error| {
-        error.is::<RedisError>() || matches!(error.downcast_ref::<CommandError>(), Some(CommandError::Sent(_)))
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use eventbus::BoxError;
+    use eventbus::{BoxError, port::AppendError};
+    use eventbus_redis_core::error::boxed;
 
     use super::*;
 
     #[test]
     fn faults_of_the_server_are_told_from_refusals() {
-        for reply in ["OOM command not allowed", "-READONLY You can't write", "LOADING Redis is loading"] {
-            assert!(fault_of_text(reply).is_some(), "{reply}");
+        for code in ["OOM", "READONLY", "LOADING"] {
+            assert!(fault_of_code(code).is_some(), "{code}");
         }
-        for reply in ["WRONGTYPE Operation against a key", "ERR value is not an integer", "NOPERM", ""] {
-            assert_eq!(fault_of_text(reply), None, "{reply}");
+        for code in ["WRONGTYPE", "ERR", "NOPERM", ""] {
+            assert_eq!(fault_of_code(code), None, "{code}");
         }
-        let not_sent = RedisTransactionError::Unavailable("cannot connect".into());
+        let not_sent = AppendError::Unavailable(boxed(CommandError::NotSent("cannot connect".into())));
         let io = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
-        for error in [BoxError::from(not_sent), RedisTransactionError::OutcomeUnknown("?".into()).into(), io.into()] {
+        for error in [BoxError::from(not_sent), AppendError::OutcomeUnknown(io.clone().into()).into(), io.into()] {
             assert!(server_fault(&*error).is_some(), "{error}");
         }
-        assert_eq!(server_fault(&RedisTransactionError::OtherStore), None);
+        assert_eq!(server_fault(&AppendError::NoStore), None);
     }
 }

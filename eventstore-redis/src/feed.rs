@@ -1,35 +1,22 @@
-//! Reads events in the order of their positions, which have no gaps: all events, or events with wanted tags, which the
-//! sets of these tags list.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! Reads events in the order of their positions, which have no gaps.
 
 use eventbus::{
     Position, RecordedEvent,
-    event::Tag,
     port::{FeedFilter, ReadError, RecordStream},
     support::{PAGE_BYTES, Page, paged},
 };
-use eventbus_redis_core::reply;
-use redis::Value;
 use time::OffsetDateTime;
 
 use crate::{
     commands,
     entry::{FeedPointer, number_of},
-    error::{CorruptEntry, corrupt_key, read_error},
+    error::CorruptEntry,
     inner::StoreInner,
     read::{PAGE_EVENTS_MAX, load_events, load_sound_events, parse_entries, query_all, query_entries},
-    script::READ_TAGGED,
 };
 
 /// Pointers that one command scans for events that match a filter, or for missing events.
 pub(crate) const FEED_SCAN_PAGE: usize = 2_048;
-
-/// Positions that one script reads from all sets of tags together.
-const TAGGED_SCAN_PAGE: usize = 512;
-
-/// The least positions that it reads from each set, if there are many sets.
-const TAGGED_SCAN_MIN: usize = 8;
 
 /// Returns the events of the feed after a position and up to `through`.
 pub(crate) fn read_feed<'s>(
@@ -150,62 +137,12 @@ async fn scan(
     through: Position,
     filter: &FeedFilter,
 ) -> Result<Scanned, ReadError> {
-    // each event has all tags of an empty set
-    let mut scanned = match filter.wanted_tags().filter(|sets| sets.iter().all(|tags| !tags.is_empty())) {
-        Some(sets) => scan_tagged(inner, after, through, filter, sets).await?,
-        None => {
-            let count = if filter.is_all() { PAGE_EVENTS_MAX } else { FEED_SCAN_PAGE };
-            let pointers = pointers(inner, after, through, count).await?;
-            let last = pointers.last().map_or(after, |last| Position::new(last.position));
-            Scanned { is_last: pointers.len() < count, after: last, pointers }
-        }
-    };
-    scanned.pointers.retain(|pointer| pointer.matches(filter));
-    Ok(scanned)
-}
-
-/// Finds the next pointers of events that have all tags of one of the sets.
-async fn scan_tagged(
-    inner: &StoreInner,
-    after: Position,
-    through: Position,
-    filter: &FeedFilter,
-    sets: &BTreeSet<BTreeSet<Tag>>,
-) -> Result<Scanned, ReadError> {
-    if sets.is_empty() || after >= through {
-        return Ok(Scanned { pointers: Vec::new(), after: through, is_last: true });
-    }
-    let (keys, tenant) = (inner.keys(), filter.wanted_tenant().filter(|tenant| !tenant.is_nil()));
-    let feed = keys.feed();
-    let mut script = READ_TAGGED.prepare_invoke();
-    script.key(&feed).arg(after.get()).arg(through.get());
-    script.arg((TAGGED_SCAN_PAGE / sets.len()).max(TAGGED_SCAN_MIN));
-    let mut numbers = BTreeMap::new();
-    for tags in sets {
-        script.arg(tags.len());
-        for tag in tags {
-            // the feed is the first key
-            let next = numbers.len() + 2;
-            let number = *numbers.entry(tag).or_insert_with(|| {
-                script.key(keys.tagged_events(tenant, tag));
-                next
-            });
-            script.arg(number);
-        }
-    }
-    let reply: Vec<Value> =
-        inner.connection().run_idempotent(&script).await.map_err(|error| read_error(&feed, error))?;
-    let text = |value: &Value| reply::parse_value::<String>(value.clone()).unwrap_or_default();
-    match <[Value; 3]>::try_from(reply) {
-        Ok([word, reached, entries]) if text(&word) == "found" => {
-            let entries = parse_entries(&feed, Ok(entries))?.into_iter();
-            let pointers = entries.map(|entry| FeedPointer::read(&feed, entry)).collect::<Result<_, _>>()?;
-            let reached = text(&reached).parse().ok().map(Position::new);
-            Ok(Scanned { pointers, after: reached.unwrap_or(through), is_last: reached.is_none() })
-        }
-        Ok([_, key, reason]) => Err(corrupt_key(&keys.shown(&text(&key)), text(&reason))),
-        Err(_) => Err(corrupt_key(&feed, "the server replied with neither positions nor a reason")),
-    }
+    let count = if filter.is_all() { PAGE_EVENTS_MAX } else { FEED_SCAN_PAGE };
+    let mut pointers = pointers(inner, after, through, count).await?;
+    let after = pointers.last().map_or(after, |last| Position::new(last.position));
+    let is_last = pointers.len() < count;
+    pointers.retain(|pointer| pointer.matches(filter));
+    Ok(Scanned { pointers, after, is_last })
 }
 
 /// Returns the next pointers of the feed, and an error if there is a gap.

@@ -1,10 +1,9 @@
 //! State that the clones of a store share.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use eventbus::{Position, port::AppendSignal, support::ListedEventTypes};
 use eventbus_redis_core::{connection::SharedConnection, error::RedisConnectError, url::address};
-use parking_lot::RwLock;
 use redis::ScriptInvocation;
 use uuid::Uuid;
 
@@ -25,8 +24,6 @@ pub(crate) struct StoreInner {
     id: Uuid,
     append_signal: Arc<AppendSignal>,
     known_event_types: ListedEventTypes,
-    /// Commands that write to one key, as the server has confirmed.
-    checked_commands: RwLock<HashSet<String>>,
     acknowledged: AcknowledgedPosition,
 }
 
@@ -71,17 +68,8 @@ impl StoreInner {
         };
         let no_id = || format!("key `{}` holds no id of a store", keys.meta()).into();
         let id = id.ok_or_else(|| RedisConnectError::Refused { address, source: no_id() })?;
-        let (known_event_types, checked_commands, acknowledged) = Default::default();
-        Ok(Self {
-            config,
-            keys,
-            connection: link,
-            id,
-            append_signal,
-            known_event_types,
-            checked_commands,
-            acknowledged,
-        })
+        let (known_event_types, acknowledged) = Default::default();
+        Ok(Self { config, keys, connection: link, id, append_signal, known_event_types, acknowledged })
     }
 
     pub(crate) fn config(&self) -> &RedisEventStoreConfig {
@@ -118,13 +106,5 @@ impl StoreInner {
         if self.acknowledged.check_head(acknowledged, found) {
             self.append_signal.note_possible_restore();
         }
-    }
-
-    pub(crate) fn is_command_checked(&self, name: &str) -> bool {
-        self.checked_commands.read().contains(name)
-    }
-
-    pub(crate) fn remember_command(&self, name: &str) {
-        self.checked_commands.write().insert(name.to_owned());
     }
 }

@@ -3,15 +3,12 @@
 //! Invariant: no two items share a key, for all names of aggregates, projections and roles. So the colons of each name
 //! that is followed by a second name are escaped.
 
-use eventbus::{EventId, Name, StreamId, event::Tag};
+use eventbus::{EventId, Name, StreamId};
 use eventbus_redis_core::format::KeyFormat;
 use uuid::Uuid;
 
 /// The format of keys and entries that this release writes.
 pub const FORMAT: KeyFormat = KeyFormat { format: 1, min_reader: 1 };
-
-/// Prefixes of the store's own keys, behind `key_prefix`.
-const RESERVED_PREFIXES: [&str; 5] = ["aggregate:", "tenant:", "projection:", "checkpoint:", "eventstore:"];
 
 /// Prefix of the roles of projections.
 const PROJECTION_ROLE_PREFIX: &str = "projection:";
@@ -27,20 +24,6 @@ impl StoreKeys {
     #[must_use]
     pub fn new(prefix: &str) -> Self {
         Self { prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}:") } }
-    }
-
-    /// Returns a key as errors show it. The key of a tag is shown without the tag's value, which may be personal, as
-    /// the pattern `..:course:*`.
-    pub(crate) fn shown(&self, key: &str) -> String {
-        let own = key.strip_prefix(&self.own_key("")).unwrap_or_default();
-        let of_tag = ["tags:", "tagged_events:"].iter().find_map(|name| match own.strip_prefix("tenant:") {
-            Some(of_tenant) => of_tenant.split_once(':')?.1.strip_prefix(name),
-            None => own.strip_prefix(name),
-        });
-        match of_tag.and_then(|tag| tag.split_once(':')) {
-            Some((_, value)) => format!("{}*", &key[..key.len() - value.len()]),
-            None => key.to_owned(),
-        }
     }
 
     /// The stream with the events of an aggregate.
@@ -102,22 +85,6 @@ impl StoreKeys {
 
     fn unique(&self, name: &str, tenant: Option<Uuid>, scope: &str) -> String {
         self.own_key(&format!("{name}:{}{}", of_tenant(tenant), escape(scope)))
-    }
-
-    /// Hash: how many events of each type have a tag, of a tenant or of none. `add_tag.lua` relies on the tag at its
-    /// end.
-    pub(crate) fn tags(&self, tenant: Option<Uuid>, tag: &Tag) -> String {
-        self.own_key(&format!("{}tags:{}", of_tenant(tenant), tag.as_str()))
-    }
-
-    /// Sorted set: the positions of the events with a tag, of one tenant or, without a tenant, of the whole store.
-    pub(crate) fn tagged_events(&self, tenant: Option<Uuid>, tag: &Tag) -> String {
-        self.own_key(&format!("{}tagged_events:{}", of_tenant(tenant), tag.as_str()))
-    }
-
-    /// Hash by position: the tags that stored events were given later.
-    pub(crate) fn added_tags(&self) -> String {
-        self.own_key("added_tags")
     }
 
     /// A note of a reader beside its checkpoint.
@@ -191,7 +158,7 @@ impl StoreKeys {
         self.own_key("paused_groups")
     }
 
-    /// Sorted set by time: the deliveries handled in transactions.
+    /// Sorted set by time: the deliveries that handlers have handled in saves.
     pub(crate) fn deliveries(&self) -> String {
         self.own_key("deliveries")
     }
@@ -216,36 +183,6 @@ impl StoreKeys {
         self.own_key(&format!("snapshot:{}:", escape(fold)))
     }
 
-    /// The lock that a transaction holds on a checkpoint or a delivery.
-    pub(crate) fn transaction_lock(&self, kind: &str, what: &str) -> String {
-        self.own_key(&format!("lock:{kind}:{what}"))
-    }
-
-    /// Hash: the tables and the position of a rebuild.
-    pub(crate) fn shadow(&self, shadow: &Name) -> String {
-        self.own_key(&format!("shadow:{shadow}"))
-    }
-
-    /// Set: the keys that a rebuild has copies of.
-    pub(crate) fn shadow_copies(&self, shadow: &Name) -> String {
-        self.own_key(&format!("shadow_copies:{shadow}"))
-    }
-
-    /// The copy of a key that a rebuild fills; `key` has no prefix.
-    pub(crate) fn shadow_copy(&self, shadow: &Name, key: &str) -> String {
-        self.own_key(&format!("shadow_copy:{}:{key}", escape(shadow)))
-    }
-
-    /// The backup of a key during a commit.
-    pub(crate) fn undo_backup(&self, transaction: &str, number: usize) -> String {
-        self.own_key(&format!("undo:{transaction}:{number}"))
-    }
-
-    /// A key of the user, with the prefix.
-    pub(crate) fn live_key(&self, key: &str) -> String {
-        format!("{}{key}", self.prefix)
-    }
-
     fn own_key(&self, name: &str) -> String {
         format!("{}eventstore:{name}", self.prefix)
     }
@@ -266,21 +203,6 @@ fn unprefixed_stream_key(stream: &StreamId) -> String {
 /// Returns the part of a key that names a tenant; none for no tenant.
 fn of_tenant(tenant: Option<Uuid>) -> String {
     tenant.map(|id| format!("tenant:{id}:")).unwrap_or_default()
-}
-
-/// Returns `true` if a key, without the prefix, is the store's own.
-pub(crate) fn is_reserved(key: &str) -> bool {
-    RESERVED_PREFIXES.iter().any(|own| key.starts_with(own))
-}
-
-/// Returns `true` if keys with this stem can be the store's own.
-pub(crate) fn may_be_reserved(stem: &str) -> bool {
-    RESERVED_PREFIXES.iter().any(|own| own.starts_with(stem) || stem.starts_with(own))
-}
-
-/// Returns `true` if a key, with its prefix, is the `meta` key of a store.
-pub(crate) fn is_store_meta(key: &str) -> bool {
-    key.ends_with(":eventstore:meta")
 }
 
 /// Returns a text without colons, different for each input.
@@ -305,26 +227,10 @@ mod tests {
         let order = StreamId::parse("Order", "12345").unwrap();
         assert_eq!(keys.stream(&order), "aggregate:Order:12345");
         assert_eq!(keys.checkpoint(&Name::from_static("projection:order-stats")), "projection:order-stats:checkpoint");
-        assert_eq!(keys.live_key("stats:orders"), "stats:orders");
         assert_eq!(StoreKeys::new("{shop}").stream(&order), "{shop}:aggregate:Order:12345");
         let of_tenant = order.with_tenant_id(Some(Uuid::from_u128(7)));
         let key = "{shop}:tenant:00000000-0000-0000-0000-000000000007:aggregate:Order:12345";
         assert_eq!(StoreKeys::new("{shop}").stream(&of_tenant), key);
-    }
-
-    #[test]
-    fn keys_are_shown_without_the_values_of_tags() {
-        let keys = StoreKeys::new("{shop}");
-        let tag = Tag::new("email", "ada@a:tags:b").unwrap();
-        for tenant in [None, Some(Uuid::from_u128(7))] {
-            for key in [keys.tags(tenant, &tag), keys.tagged_events(tenant, &tag)] {
-                assert_eq!(keys.shown(&key), key.replace("ada@a:tags:b", "*"));
-            }
-        }
-        let stream = keys.stream(&StreamId::parse("tags", "a:b").unwrap());
-        for key in [keys.feed(), keys.added_tags(), keys.note(&Name::from_static("tags:a:b")), stream] {
-            assert_eq!(keys.shown(&key), key);
-        }
     }
 
     #[test]
@@ -362,49 +268,28 @@ mod tests {
             "b:aggregate:b:b",
         ];
         let (mut made, mut all) = (0, BTreeSet::from([keys.feed(), keys.ids(), keys.meta(), keys.deliveries()]));
-        all.extend([keys.note_names(), keys.reader_names()]);
-        all.extend([keys.commands(), keys.command_times(), keys.added_tags()]);
+        all.extend([keys.note_names(), keys.reader_names(), keys.commands(), keys.command_times()]);
         all.extend([keys.handlers(), keys.dead_row_times(), keys.members(), keys.member_times(), keys.paused_groups()]);
         for one in texts {
             let name = Name::from_static(one);
-            for key in [keys.checkpoint(&name), keys.lease(&name), keys.shadow(&name)] {
-                assert!(is_reserved(&key), "{key}");
-                all.insert(key);
-            }
-            assert!(is_reserved(&keys.note(&name)), "a transaction of the user writes no note");
-            all.extend([keys.shadow_copies(&name), keys.note(&name)]);
+            all.extend([keys.checkpoint(&name), keys.lease(&name), keys.note(&name)]);
             all.extend([keys.handler(&name), keys.waiting_rows(&name), keys.dead_rows(&name)]);
-            made += 8;
+            made += 6;
             for two in texts {
                 let stream = StreamId::parse(one, two).unwrap();
                 let of_tenant = stream.clone().with_tenant_id(Some(Uuid::max()));
-                for key in [keys.stream(&stream), keys.stream(&of_tenant), keys.shadow_copy(&name, two)] {
-                    assert!(is_reserved(&key), "{key}");
-                    all.insert(key);
-                }
-                made += 3;
+                all.extend([keys.stream(&stream), keys.stream(&of_tenant)]);
+                made += 2;
                 for three in texts {
                     let fold = Name::from_static(three);
                     for key in [keys.snapshot(&fold, &stream), keys.snapshot(&fold, &of_tenant)] {
-                        assert!(is_reserved(&key) && key.starts_with(&keys.snapshots(&fold)), "{key}");
+                        assert!(key.starts_with(&keys.snapshots(&fold)), "{key}");
                         all.insert(key);
                     }
                     made += 2;
                 }
             }
         }
-        // the value of a tag may be any text
-        let texts = texts.map(str::to_owned).into_iter().chain([format!("{}:tags:a:b", Uuid::max())]);
-        for value in texts {
-            for name in ["a", "tags", "tagged_events", "tenant"] {
-                let tag = Tag::new(name, &value).unwrap();
-                for tenant in [None, Some(Uuid::max())] {
-                    all.extend([keys.tags(tenant, &tag), keys.tagged_events(tenant, &tag)]);
-                    made += 2;
-                }
-            }
-        }
-        assert!(all.iter().all(|key| is_reserved(key)));
-        assert_eq!(all.len(), made + 14);
+        assert_eq!(all.len(), made + 13);
     }
 }

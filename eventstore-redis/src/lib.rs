@@ -2,10 +2,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod append;
-mod boundaries;
 mod checkpoint;
 mod commands;
-mod commit;
 mod config;
 mod durability;
 mod entry;
@@ -23,6 +21,7 @@ mod lease;
 mod listings;
 mod missing_events;
 mod multi_stream_append;
+mod notes;
 mod ports;
 mod read;
 mod script;
@@ -30,9 +29,8 @@ mod snapshot;
 mod store;
 #[cfg(test)]
 mod tests;
-mod transaction;
-mod transaction_error;
-mod transactions;
+mod unique_values;
+mod value_change;
 
 pub use config::RedisEventStoreConfig;
 pub use durability::{Durability, DurabilityWarning};
@@ -41,5 +39,3 @@ pub use eventbus_redis_core::error::{ConfigMistake, InvalidConfig, RedisConnectE
 /// The driver, in the version this crate uses.
 pub use redis;
 pub use store::RedisEventStore;
-pub use transaction::RedisTransaction;
-pub use transaction_error::RedisTransactionError;

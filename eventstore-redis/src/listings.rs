@@ -19,8 +19,7 @@ use time::OffsetDateTime;
 use crate::{
     RedisEventStore,
     checkpoint::parse_position,
-    commands,
-    commit::scan_pattern,
+    commands::{self, scan_pattern},
     entry::parse_micros,
     error::{corrupt_key, read_error},
     inner::StoreInner,

@@ -42,7 +42,7 @@ impl AppendEvents for RedisEventStore {
     }
 }
 
-/// Appends events that have tags, or that take or give back unique values.
+/// Appends events that take or give back unique values; refuses tags.
 async fn append_with_indexes(store: &RedisEventStore, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
     Ok(store.append_streams(MultiStreamAppend::single(append)).await?.into_records())
 }

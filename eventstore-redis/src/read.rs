@@ -11,7 +11,6 @@ use eventbus_redis_core::{
     script::READ_PAGE,
 };
 use redis::{Cmd, RedisResult, ToRedisArgs, Value};
-use time::OffsetDateTime;
 
 use crate::{
     commands, entry,
@@ -54,30 +53,15 @@ struct StreamRead {
     direction: Direction,
 }
 
+/// Returns the version of a stream, which is the number of its entries.
 pub(crate) async fn stream_version(inner: &StoreInner, stream: &StreamId) -> Result<Version, ReadError> {
-    stream_end(inner, stream).await.map(|end| end.version)
-}
-
-/// The end of a stream.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct StreamEnd {
-    pub(crate) version: Version,
-    /// When its last event was recorded; `None` if it has no event.
-    pub(crate) recorded_at: Option<OffsetDateTime>,
-}
-
-/// Returns the version of a stream, and when its last event was recorded.
-pub(crate) async fn stream_end(inner: &StoreInner, stream: &StreamId) -> Result<StreamEnd, ReadError> {
     let key = inner.keys().stream(stream);
     let mut script = STREAM_VERSION.prepare_invoke();
     script.key(&key);
     let found: Vec<String> =
         inner.connection().run_idempotent(&script).await.map_err(|error| read_error(&key, error))?;
     match &found.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["ok", version, recorded_at] => {
-            let version = version.parse().map_err(|error| corrupt_key(&key, BoxError::from(error)))?;
-            Ok(StreamEnd { version: Version::new(version), recorded_at: entry::parse_micros(recorded_at) })
-        }
+        ["ok", version] => version.parse().map(Version::new).map_err(|error| corrupt_key(&key, BoxError::from(error))),
         found => Err(corrupt_last_entry(&key, found.last().unwrap_or(&"")).into()),
     }
 }

@@ -14,7 +14,7 @@ use redis::{Cmd, FromRedisValue, Value};
 
 use crate::{
     RedisEventStore,
-    commit::scan_pattern,
+    commands::scan_pattern,
     error::{is_refused, read_error},
     inner::StoreInner,
     read::{PAGE_EVENTS_MAX, decode_page, read_after},

@@ -1,32 +1,34 @@
 //! The event store on Redis Streams.
 //!
 //! A stream per aggregate holds its events, under ids that are their versions; one stream, the feed, holds a pointer to
-//! each event, under ids that are the positions; a hash maps the id of each event to its position. A hash per tag
-//! counts the events with the tag, and a sorted set holds their positions.
+//! each event, under ids that are the positions; a hash maps the id of each event to its position.
 //!
-//! Invariant: one script writes all of them, and no other code does, except for a tag that is added to a stored event
-//! later. Reads check entries against the ids: a gap, or an entry of another client, is an error that names key and
-//! entry.
+//! Invariant: one script writes all of them, and no other code does. Reads check entries against the ids: a gap, or an
+//! entry of another client, is an error that names key and entry.
 
-use std::sync::Arc;
+use std::{error::Error, sync::Arc};
 
 use eventbus::{
-    ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{
-        Append, AppendError, EventStore, EventTypes, HandlerProgress, MultiStreamAppends, Notes, ReadError, Snapshots,
-        Transactions, listings::Listings,
+        EventStore, EventTypes, HandlerProgress, MultiStreamAppends, Notes, ReadError, ServerFault, Snapshots,
+        listings::Listings,
     },
-    store::{Boundaries, UniqueValues},
+    store::UniqueValues,
 };
 use eventbus_redis_core::{error::RedisConnectError, reply::request, url::address};
 
 use crate::{
-    Durability, RedisEventStoreConfig, RedisTransaction, durability,
+    Durability, RedisEventStoreConfig, durability,
     error::{corrupt_key, read_error},
+    fault,
     inner::StoreInner,
 };
 
 /// An event store on Redis Streams alone, for applications that have Redis and no database. Clones share one store.
+///
+/// It has no transactions for handlers and projections, and no tags: an app on it refuses to start with a handler or
+/// projection that takes a transaction, and a save of an event with tags is refused. A handler saves by a
+/// [`Repository`](eventbus::Repository), exactly once.
 ///
 /// # Examples
 /// ```no_run
@@ -141,65 +143,11 @@ impl RedisEventStore {
             (None, _) => Err(corrupt_key(&key, "it records no format")),
         }
     }
-
-    /// Begins a transaction of the caller's own, outside of handlers and projections. If dropped, it writes nothing.
-    ///
-    /// [`append_in`](Self::append_in) appends events in it.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(store: eventstore_redis::RedisEventStore) -> eventbus::Result<()> {
-    /// let mut tx = store.begin_transaction();
-    /// let stock: Option<u64> = tx.hget("stock", "book").await?;
-    /// if stock.is_some_and(|stock| stock > 0) {
-    ///     tx.hincrby("stock", "book", -1)?;
-    ///     tx.sadd("sold", "book")?;
-    /// }
-    /// tx.commit().await?; // fails if the stock has changed since
-    /// # Ok(()) }
-    /// ```
-    #[must_use]
-    pub fn begin_transaction(&self) -> RedisTransaction {
-        RedisTransaction::new(&self.inner, None)
-    }
-
-    /// Appends in an open transaction of this store: the transaction of a handler, or one from
-    /// [`begin_transaction`](Self::begin_transaction). Its commit stores the events.
-    ///
-    /// The returned events have no positions: the commit assigns them. If a concurrent writer appends to the stream
-    /// before the commit, the commit fails with
-    /// [`RedisTransactionError::Changed`](crate::RedisTransactionError::Changed), and a handler runs again. Appending
-    /// event ids that are stored returns their records and adds no event.
-    ///
-    /// # Errors
-    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction
-    /// belongs to a different store or to a rebuild. An error leaves the transaction unchanged.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # use eventbus::{ExpectedVersion, NewEvent, StreamId};
-    /// # async fn run(store: eventstore_redis::RedisEventStore, closed: NewEvent) -> eventbus::Result<()> {
-    /// let mut tx = store.begin_transaction();
-    /// tx.sadd("closed", "ada")?;
-    /// let ada = StreamId::parse("Account", "ada")?;
-    /// store.append_in(&mut tx, &ada, ExpectedVersion::StreamExists, vec![closed]).await?;
-    /// tx.commit().await?; // the member and the event, or neither
-    /// # Ok(()) }
-    /// ```
-    pub async fn append_in(
-        &self,
-        transaction: &mut RedisTransaction,
-        stream: &StreamId,
-        expected: ExpectedVersion,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<RecordedEvent>, AppendError> {
-        transaction.append(self.inner.id(), Append { stream: stream.clone(), expected, events }).await
-    }
 }
 
 impl EventStore for RedisEventStore {
-    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
-        Some(Arc::new(self.clone()))
+    fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault> {
+        fault::server_fault(error)
     }
 
     fn describe(&self) -> String {
@@ -232,10 +180,6 @@ impl EventStore for RedisEventStore {
     }
 
     fn unique_values(&self) -> Option<&dyn UniqueValues> {
-        Some(self)
-    }
-
-    fn boundaries(&self) -> Option<&dyn Boundaries> {
         Some(self)
     }
 }

@@ -11,10 +11,11 @@ type Call = Option<(&'static str, &'static str)>;
 /// A backend, the calls of its suites in the order of the columns, and the guarantees that it does not claim.
 type Backend = (&'static str, &'static [Call], &'static str);
 
-const STORE_SUITES: [(&str, &str); 4] = [
+const STORE_SUITES: [(&str, &str); 5] = [
     ("event_store_conformance", "events"),
     ("handler_progress_conformance", "handlers"),
     ("event_store_reopen_conformance", "reopening"),
+    ("event_store_tags_conformance", "tags"),
     ("event_store_transactions_conformance", "transactions"),
 ];
 
@@ -25,6 +26,7 @@ const STORES: &[Backend] = &[
             Some(("eventbus/tests/conformance.rs", "memory_store")),
             Some(("eventbus/tests/conformance.rs", "handlers_of_memory_store")),
             Some(("eventbus/tests/conformance.rs", "memory_store_handles")),
+            Some(("eventbus/tests/conformance.rs", "tags_of_memory_store")),
             None,
         ],
         "to outlive the process; transactions",
@@ -35,6 +37,7 @@ const STORES: &[Backend] = &[
             Some(("eventstore-sqlite/tests/store/conformance.rs", "file")),
             Some(("eventstore-sqlite/tests/store/conformance.rs", "handlers_in_a_file")),
             Some(("eventstore-sqlite/tests/store/conformance.rs", "reopened")),
+            Some(("eventstore-sqlite/tests/store/conformance.rs", "tags_in_a_file")),
             Some(("eventstore-sqlite/tests/store/conformance.rs", "transactions")),
         ],
         "several machines",
@@ -45,6 +48,7 @@ const STORES: &[Backend] = &[
             Some(("eventstore-sqlite/tests/store/conformance.rs", "memory")),
             Some(("eventstore-sqlite/tests/store/conformance.rs", "handlers_in_memory")),
             None,
+            Some(("eventstore-sqlite/tests/store/conformance.rs", "tags_in_memory")),
             None,
         ],
         "to outlive the process; to hide an open transaction from the reads of its own task",
@@ -55,6 +59,7 @@ const STORES: &[Backend] = &[
             Some(("eventstore-postgres/tests/store/conformance.rs", "postgres")),
             Some(("eventstore-postgres/tests/store/conformance.rs", "handlers")),
             Some(("eventstore-postgres/tests/store/conformance.rs", "reopened")),
+            Some(("eventstore-postgres/tests/store/conformance.rs", "tags")),
             Some(("eventstore-postgres/tests/store/conformance.rs", "transactions")),
         ],
         "–",
@@ -65,6 +70,7 @@ const STORES: &[Backend] = &[
             Some(("eventstore-postgres/tests/store/conformance.rs", "on_pool")),
             Some(("eventstore-postgres/tests/store/conformance.rs", "handlers_on_pool")),
             None,
+            Some(("eventstore-postgres/tests/store/conformance.rs", "tags_on_pool")),
             Some(("eventstore-postgres/tests/store/conformance.rs", "transactions_on_pool")),
         ],
         "transactions on a pool of one connection",
@@ -75,9 +81,10 @@ const STORES: &[Backend] = &[
             Some(("eventstore-redis/tests/store/conformance.rs", "redis")),
             Some(("eventstore-redis/tests/store/conformance.rs", "handlers")),
             Some(("eventstore-redis/tests/store/conformance.rs", "reopened")),
-            Some(("eventstore-redis/tests/store/conformance.rs", "transactions")),
+            None,
+            None,
         ],
-        "what the server loses: `durability()` says what that may be",
+        "tags; transactions; what the server loses: `durability()` says what that may be",
     ),
 ];
 

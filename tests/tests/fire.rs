@@ -138,12 +138,17 @@ macro_rules! on_each_store {
     };
 }
 
-on_each_store!(
-    transfers_are_whole_and_reacted_to_once,
-    an_address_has_one_holder,
-    a_command_takes_effect_once,
-    decisions_keep_their_rules,
-);
+on_each_store!(transfers_are_whole_and_reacted_to_once, an_address_has_one_holder, a_command_takes_effect_once);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_decisions_keep_their_rules() {
+    decisions_keep_their_rules(StoreKind::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_sqlite_decisions_keep_their_rules() {
+    decisions_keep_their_rules(StoreKind::Sqlite).await;
+}
 
 mod model_test {
     //! Seven hundred programs in all: most on the stores where they cost least.

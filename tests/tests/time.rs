@@ -37,7 +37,6 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventbus-redis/src/consumer/trim.rs", 2, "other consumers, and the ages of entries by the clock of Redis"),
     ("eventbus-redis/src/consumer/outage_log.rs", 3, "connecting to Redis again"),
     ("eventbus-redis/src/history/follow.rs", 2, "connecting to Redis again"),
-    ("eventstore-redis/src/commit/locks.rs", 6, "claims, by the clock of Redis"),
     ("eventbus-redis/src/streams/projection/event_projection.rs", 1, "connecting to Redis again"),
     ("eventbus-redis/src/blocking_read.rs", 3, "the replies of Redis"),
     ("eventbus-cli/src/doctor/run.rs", 2, "the replies of the servers that it checks"),

@@ -278,17 +278,10 @@ const REDIS_ONLY: &[(&str, &str, &str)] = &[
     ("eventstore-redis", "note_names", "orders the notes; the SQL stores have a primary key"),
     ("eventstore-redis", "reader_names", "orders checkpoints and leases; the SQL stores have primary keys"),
     ("eventstore-redis", "command_times", "orders the commands by age; the SQL stores have an index"),
-    (
-        "eventstore-redis",
-        "added_tags",
-        "tags of stored events, whose entries do not change; the SQL stores write a column",
-    ),
     ("eventstore-redis", "unique_holders", "finds a holder by its value; the SQL stores have an index"),
     ("eventstore-redis", "waiting_rows dead_rows dead_row_times", "`handler_rows` by what they wait for"),
     ("eventstore-redis", "handler_member_times", "orders the members by their last renewal"),
     ("eventstore-redis", "shards", "the number of shards, which the SQL stores count"),
-    ("eventstore-redis", "lock undo", "a transaction of several steps"),
-    ("eventstore-redis", "shadow_copies shadow_copy tables", "rebuilds fill copies of keys"),
     ("eventbus-redis", "type timestamp traceparent tracestate", "the wire, and traces in the W3C's format"),
     ("eventbus-redis", "original_message_id retry_count dlq_timestamp", "the fields of dead letters in Python"),
     (

@@ -115,9 +115,8 @@ pub(crate) async fn check_missing_rights(on: &Subjects<'_>) -> Result<Outcome, C
 
 /// The rights of a store, in the order of the line in its README.
 const STORE_RIGHTS: &str = "+evalsha +script|load +xadd +xdel +xinfo|stream +xlen +xrange +xrevrange +xsetid +hdel \
-    +hexists +hget +hgetall +hincrby +hincrbyfloat +hlen +hmget +hset +hsetnx +get +incrby +set +sadd +sismember +srem \
-    +sscan +zadd +zcard +zincrby +zmscore +zrangebylex +zrangebyscore +zrem +zscan +zscore +copy +del +exists +pexpire \
-    +rename +scan +type +unlink +time +command|info +config|get +info";
+    +hexists +hget +hgetall +hincrby +hlen +hmget +hset +get +set +zadd +zcard +zrangebylex +zrangebyscore +zrem +zscan \
+    +zscore +del +exists +scan +type +unlink +time +config|get +info";
 
 /// The rights of these that only the check of durability needs; a store works without them.
 const DURABILITY_RIGHTS: [&str; 2] = ["config|get", "info"];

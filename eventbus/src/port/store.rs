@@ -6,7 +6,7 @@
 //! guaranteed: that positions are contiguous, that events of two streams are ordered as their appends returned, or that
 //! recorded times increase along the feed, where they follow the clocks of the server or the appending processes.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use auto_impl::auto_impl;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{
     Append, AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, HandlerProgress, Leases, MissingEvent,
-    MultiStreamAppends, Notes, ReadError, RecordStream, Snapshots, Transactions,
+    MultiStreamAppends, Notes, ReadError, RecordStream, ServerFault, Snapshots, Transactions,
     append_batches::AppendBatches,
     feed_end::FeedEnd,
     feed_page::{FeedPage, PageLimits},
@@ -308,6 +308,12 @@ pub trait EventStore: AppendEvents + ReadStream + ReadFeed + Checkpoints + Lease
     /// Returns the store's own transactions, if handlers and projections can take part in them.
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         None
+    }
+
+    /// Returns the fault of the server that `error`, or one of its [sources](crate::support::source_chain), reports, as
+    /// [`Transactions::server_fault`] does, whose answer the provided body returns: for stores without transactions.
+    fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault> {
+        self.transactions()?.server_fault(error)
     }
 
     /// Describes the store for the log, without credentials: its type, and the address of its server.

@@ -148,8 +148,8 @@ impl HandlerInbox {
             Commit::Transaction(transactions) => self.run_in_transaction(&delivery, call, saves, &**transactions).await,
             Commit::Append(store) => {
                 let outcome = self.run_and_save(&delivery, call, saves, &**store).await;
-                outcome.map_err(|error| match store.transactions() {
-                    Some(transactions) => classify_error(error, &*transactions),
+                outcome.map_err(|error| match store.server_fault(error.get_ref()) {
+                    Some(fault) => error.with_server_fault(fault),
                     None => error,
                 })
             }

@@ -12,7 +12,7 @@ use crate::{
         validity::InvalidEvent,
     },
     port::{
-        Append, AppendError, PublishError,
+        Append, AppendError, EventStore, PublishError,
         multi_stream_append::{MULTI_STREAM_APPENDS_MAX, MultiStreamAppend},
         relay::{PublishRange, PublishedPosition},
     },
@@ -25,6 +25,33 @@ enum InvalidMultiStreamAppend {
     StreamTwice,
     #[error("the multi-stream append has more than {MULTI_STREAM_APPENDS_MAX} appends")]
     TooLarge,
+}
+
+/// The store keeps no index of what an event takes or is about.
+#[derive(Debug, thiserror::Error)]
+#[error("{store} has no {missing}")]
+pub struct MissingIndex {
+    /// The description of the store.
+    pub store: String,
+    /// What it does not keep: `unique values` or `tags`.
+    pub missing: &'static str,
+}
+
+/// Checks that a store has unique values and tags, if the events have any: it would append them as if nothing depended on
+/// them.
+///
+/// # Errors
+/// [`AppendError::Refused`] with a [`MissingIndex`].
+pub fn check_indexes(store: &dyn EventStore, stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendError> {
+    let missing = if events.iter().any(|event| !event.unique().is_empty()) && store.unique_values().is_none() {
+        "unique values"
+    } else if events.iter().any(|event| !event.tags().is_empty()) && store.boundaries().is_none() {
+        "tags"
+    } else {
+        return Ok(());
+    };
+    let source = MissingIndex { store: store.describe(), missing }.into();
+    Err(AppendError::Refused { stream: stream.clone(), source })
 }
 
 /// Checks that every store can take a multi-stream append; stores call it before sending.

@@ -32,8 +32,8 @@ mod unique;
 
 pub use address::{is_this_machine, redacted};
 pub use check::{
-    MultiStreamDecision, StreamAttempt, check_events, check_ids, check_multi_stream, check_range, check_records,
-    decide_multi_stream, first_multi_stream_result, first_result,
+    MissingIndex, MultiStreamDecision, StreamAttempt, check_events, check_ids, check_indexes, check_multi_stream,
+    check_range, check_records, decide_multi_stream, first_multi_stream_result, first_result,
 };
 pub use counted_versions::CountedVersions;
 pub use event_type_names::EventTypeNames;

@@ -365,6 +365,10 @@ macro_rules! __delegate {
                     $inner.transactions()
                 }
 
+                fn server_fault(&$self, error: &(dyn std::error::Error + 'static)) -> Option<ServerFault> {
+                    $inner.server_fault(error)
+                }
+
                 fn describe(&$self) -> String {
                     $inner.describe()
                 }

@@ -608,7 +608,7 @@ async fn a_store_without_tags_refuses_decisions_and_tagged_events() {
     let enrolments = app.repository::<Enrolment>();
     let refused = enrolments.upsert(&"1".parse().unwrap(), |_| Ok::<_, Never>(enrolled("rust", "ada"))).await;
     let refused = format!("{:?}", refused.unwrap_err());
-    assert!(refused.contains("NoIndex") && refused.contains("tags"), "{refused}");
+    assert!(refused.contains("MissingIndex") && refused.contains("tags"), "{refused}");
     let name = Name::from_static("Plain");
     let stream = StreamId::parse("DecisionsPlain", "1").unwrap();
     app.store().append(&stream, ExpectedVersion::Any, vec![NewEvent::new(name, 1, "{}")]).await.unwrap();

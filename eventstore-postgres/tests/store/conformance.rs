@@ -8,6 +8,10 @@ eventbus::event_store_conformance!(postgres, TestSchema::new().store());
 
 eventbus::event_store_conformance!(on_pool, TestSchema::new().store_on_pool(3));
 
+eventbus::event_store_tags_conformance!(tags, TestSchema::new().store());
+
+eventbus::event_store_tags_conformance!(tags_on_pool, TestSchema::new().store_on_pool(3));
+
 eventbus::handler_progress_conformance!(handlers, TestSchema::new().store());
 
 eventbus::handler_progress_conformance!(handlers_on_pool, TestSchema::new().store_on_pool(3));

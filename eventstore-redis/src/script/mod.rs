@@ -4,12 +4,10 @@
 //! write: the server does not roll back a script that fails half way. If half of its writes would do harm, it also
 //! checks first that it may make the later ones.
 
-use eventbus_redis_core::script::{
-    ENTRY_BYTES, ENTRY_IDS, FORMAT, LEASE_IS_LIVE, Lua, PAGES, PROGRAM_ARGS, PROGRAM_RUN, PROGRAM_STEPS, lua,
-};
+use eventbus_redis_core::script::{ENTRY_BYTES, ENTRY_IDS, FORMAT, LEASE_IS_LIVE, Lua, PAGES, PROGRAM_ARGS, lua};
 
 const EVENTS: &str = include_str!("events.lua");
-const FINGERPRINT: &str = include_str!("fingerprint.lua");
+const GROUPS: &str = include_str!("groups.lua");
 const NOW: &str = include_str!("now.lua");
 const RIGHTS: &str = include_str!("rights.lua");
 const SHARD_LEASES: &str = include_str!("shard_leases.lua");
@@ -22,28 +20,14 @@ pub(crate) static HEARTBEAT: Lua = lua(&[NOW, LEASE_IS_LIVE, SHARD_LEASES, inclu
 pub(crate) static RETIRE_HANDLER: Lua = lua(&[NOW, LEASE_IS_LIVE, SHARD_LEASES, include_str!("retire_handler.lua")]);
 pub(crate) static SAVE_MEMBER: Lua = lua(&[NOW, include_str!("save_member.lua")]);
 pub(crate) static SAVE_SHARDS: Lua = lua(&[PROGRAM_ARGS, RIGHTS, include_str!("save_shards.lua")]);
-pub(crate) static ADD_TAG: Lua = lua(&[PROGRAM_ARGS, RIGHTS, include_str!("add_tag.lua")]);
-pub(crate) static LOCK_CHECKPOINT: Lua = lua(&[include_str!("lock_checkpoint.lua")]);
-pub(crate) static APPEND: Lua = lua(&[PROGRAM_ARGS, RIGHTS, EVENTS, include_str!("append.lua")]);
-pub(crate) static COMMIT: Lua = lua(&[
-    PROGRAM_ARGS,
-    RIGHTS,
-    EVENTS,
-    NOW,
-    FINGERPRINT,
-    PROGRAM_STEPS,
-    include_str!("commit_steps.lua"),
-    PROGRAM_RUN,
-]);
+pub(crate) static APPEND: Lua = lua(&[PROGRAM_ARGS, RIGHTS, EVENTS, GROUPS, include_str!("append.lua")]);
+pub(crate) static APPEND_TOGETHER: Lua =
+    lua(&[PROGRAM_ARGS, NOW, RIGHTS, EVENTS, GROUPS, include_str!("append_together.lua")]);
 pub(crate) static FORGET_DELIVERIES: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("forget_deliveries.lua")]);
 pub(crate) static FORGET_COMMANDS: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("forget_commands.lua")]);
 pub(crate) static DELETE_CHECKPOINT: Lua = lua(&[include_str!("delete_checkpoint.lua")]);
 pub(crate) static DELETE_NOTE: Lua = lua(&[include_str!("delete_note.lua")]);
-pub(crate) static LOCK_DELIVERY: Lua = lua(&[include_str!("lock_delivery.lua")]);
-pub(crate) static RENEW_LOCKS: Lua = lua(&[include_str!("renew_locks.lua")]);
 pub(crate) static LOAD_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("load_lease.lua")]);
-pub(crate) static RELEASE_LOCKS: Lua = lua(&[include_str!("release_locks.lua")]);
-pub(crate) static READ_KEY: Lua = lua(&["#!lua flags=no-writes\n", FINGERPRINT, include_str!("read_key.lua")]);
 pub(crate) static READ_SNAPSHOT: Lua = lua(&[
     "#!lua flags=no-writes\n",
     ENTRY_IDS,
@@ -53,9 +37,6 @@ pub(crate) static READ_SNAPSHOT: Lua = lua(&[
     SNAPSHOT_VERSION,
     include_str!("read_snapshot.lua"),
 ]);
-pub(crate) static READ_TAGGED: Lua = lua(&["#!lua flags=no-writes\n", PROGRAM_ARGS, include_str!("read_tagged.lua")]);
-pub(crate) static MAKE_SHADOW: Lua = lua(&[include_str!("make_shadow.lua")]);
-pub(crate) static DROP_COPIES: Lua = lua(&[include_str!("drop_copies.lua")]);
 pub(crate) static FIND_STORE: Lua = lua(&["#!lua flags=no-writes\n", FORMAT, include_str!("find_store.lua")]);
 pub(crate) static OPEN_STORE: Lua = lua(&[FORMAT, include_str!("open_store.lua")]);
 pub(crate) static RENEW_LEASE: Lua = lua(&[NOW, LEASE_IS_LIVE, include_str!("renew_lease.lua")]);

@@ -1,7 +1,7 @@
 -- Replies with the number of entries in a stream, which is the number in the last one's id.
 -- KEYS  the stream
--- Reply: `ok`, the number and the time at which the last event was recorded or '', or `damaged`, key and entry
+-- Reply: `ok` and the number, or `damaged`, key and entry
 local length, refusal = checked_length_of(KEYS[1])
-if length then return { 'ok', tostring(length), last_recorded_time(KEYS[1]) or '' } end
+if length then return { 'ok', tostring(length) } end
 if refusal[1] == 'failed' then return redis.error_reply(refusal[2]) end
 return refusal

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use eventbus::{
     ExpectedVersion, Name, StreamId,
-    event::Tag,
+    event::UniqueChange,
     port::{AppendError, AppendEvents as _, Checkpoints as _, ReadFeed as _},
-    store::{Boundaries as _, Boundary},
 };
 use eventstore_redis::{RedisConnectError, RedisEventStore, RedisEventStoreConfig};
 
 use crate::{
+    append::{append, together},
     client,
     common::{
         said,
@@ -27,7 +27,6 @@ async fn all_mistakes_are_named_at_once_and_no_password_is_shown() {
         key_prefix: "a\u{1}".into(),
         socket_timeout: Duration::ZERO,
         socket_connect_timeout: Duration::ZERO,
-        transaction_timeout: Duration::MAX,
         tls_ca_file: Some("ca.pem".into()),
         ..Default::default()
     };
@@ -35,9 +34,7 @@ async fn all_mistakes_are_named_at_once_and_no_password_is_shown() {
         panic!("it connected");
     };
     let fields: Vec<_> = mistakes.mistakes.iter().map(|mistake| mistake.field.as_str()).collect();
-    let all =
-        ["redis_url", "socket_timeout", "socket_connect_timeout", "tls_ca_file", "key_prefix", "transaction_timeout"];
-    assert_eq!(fields, all);
+    assert_eq!(fields, ["redis_url", "socket_timeout", "socket_connect_timeout", "tls_ca_file", "key_prefix"]);
     assert!(mistakes.to_string().starts_with("invalid configuration of the Redis event store: "), "{mistakes}");
     assert!(!format!("{mistakes} {config:?}").contains("secret"), "{config:?}");
 }
@@ -53,12 +50,9 @@ async fn a_store_on_a_server_without_memory_is_opened_and_read() {
 
 #[test]
 fn a_configuration_is_read_from_json() {
-    let json = r#"{"key_prefix":"shop","socket_timeout":1.5,"transaction_timeout":10}"#;
+    let json = r#"{"key_prefix":"shop","socket_timeout":1.5}"#;
     let config: RedisEventStoreConfig = serde_json::from_str(json).unwrap();
-    assert_eq!(
-        (config.socket_timeout, config.transaction_timeout),
-        (Duration::from_millis(1_500), Duration::from_secs(10))
-    );
+    assert_eq!(config.socket_timeout, Duration::from_millis(1_500));
     assert_eq!(config.stream_key(&StreamId::parse("Order", "12345").unwrap()), "shop:aggregate:Order:12345");
     assert!(serde_json::from_str::<RedisEventStoreConfig>(r#"{"prefix":"shop"}"#).is_err());
 }
@@ -100,11 +94,11 @@ async fn on_a_cluster_a_prefix_without_a_hash_tag_is_refused_and_all_keys_share_
     until("the cluster is up", async || RedisEventStore::connect(with("{shop}")).await.is_ok()).await;
     let store = open(with("{shop}")).await;
     store.append(&order("{a}"), ExpectedVersion::NoStream, vec![event(1)]).await.unwrap();
-    let mut tx = store.begin_transaction();
-    tx.hincrby("stats:{orders}", "total_count", 1).unwrap();
-    tx.command("RPUSH", "log", ["a"]).unwrap();
-    tx.commit().await.unwrap();
-    assert_eq!(store.head().await.unwrap(), 1_u64);
+    let taking = UniqueChange::new(Name::from_static("email"), Some("{b}@x".into())).unwrap();
+    let appends = [vec![event(1).with_unique(vec![taking])], vec![event(2)]];
+    let appends = ["{a}", "{b}"].into_iter().zip(appends).map(|(id, events)| append(id, ExpectedVersion::Any, events));
+    together(&store, appends.collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(store.head().await.unwrap(), 3_u64);
 }
 
 /// After a failover of a cluster the node is a replica, and the name of the master leads to a different node.
@@ -221,18 +215,12 @@ async fn a_tool_attaches_to_a_store_and_creates_none() {
 async fn reads_of_several_keys_at_once_go_on_over_a_new_connection() {
     let server = eventbus_test::private_redis();
     let store = open(config_on(server.url())).await;
-    let tag = Tag::from_stored("course:1").unwrap();
-    let tagged = event(1).with_tags([tag.clone()]);
-    store.append(&order("1"), ExpectedVersion::NoStream, vec![tagged]).await.unwrap();
-    let event_types = [Name::from_static("Paid")].into();
-    let boundary = Boundary { tenant_id: None, event_types, items: [[tag].into()].into() };
+    store.append(&order("1"), ExpectedVersion::NoStream, vec![event(1)]).await.unwrap();
     let mut admin = client(server.url()).await;
     let mut cut = async || {
         let cut: u64 = tell(&mut admin, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
         assert!(cut > 0, "the kept connection was open");
     };
-    cut().await;
-    assert_eq!(store.count_tagged(&boundary).await.unwrap().counts, [1]);
     cut().await;
     assert!(store.find_missing_event(Some(&order("1"))).await.unwrap().is_none());
     cut().await;

@@ -13,7 +13,11 @@ use eventstore_redis::RedisEventStore;
 use futures_util::TryStreamExt as _;
 use redis::aio::MultiplexedConnection;
 
-use crate::{common::said, event, events, fresh, key, order, tell};
+use crate::{
+    append::{append, together},
+    common::said,
+    event, events, fresh, key, order, tell,
+};
 
 /// A store with three events of an order and one of a second order, and the names of its streams.
 async fn filled() -> (RedisEventStore, MultiplexedConnection, String, String) {
@@ -83,9 +87,6 @@ async fn a_foreign_entry_in_the_way_of_the_next_version_is_refused_before_anythi
     assert!(said(&error).contains(&format!("key `{feed_key}`, entry 5-0")), "{}", said(&error));
     assert_eq!(store.stream_version(&order("3")).await.unwrap(), Version::NONE);
     let stream = order("2");
-    let mut tx = store.begin_transaction();
-    store.append_in(&mut tx, &stream, ExpectedVersion::Any, events(2)).await.unwrap();
-    assert!(tx.commit().await.is_err());
     assert!(store.append(&stream, ExpectedVersion::Any, events(2)).await.is_err());
     // after the repair, the store appends again
     tell::<String>(&mut connection, &["XSETID", &feed_key, "4-0"]).await;
@@ -210,10 +211,8 @@ async fn a_server_without_memory_stores_all_of_an_append_or_nothing() {
     };
     assert!(matches!(error, AppendError::Unavailable(_)), "{error:?}");
     tell::<String>(&mut connection, &["CONFIG", "SET", "maxmemory", "1"]).await;
-    let mut tx = store.begin_transaction();
-    tx.hincrby("hash", "n", 1).unwrap();
-    let error = tx.commit().await.unwrap_err();
-    assert!(matches!(error, eventstore_redis::RedisTransactionError::Unavailable(_)), "{error:?}");
+    let error = together(&store, ["2", "3"].map(|id| append(id, ExpectedVersion::Any, events(1)))).await.unwrap_err();
+    assert!(matches!(error, AppendError::Unavailable(_)), "{error:?}");
     assert_eq!(feed(&store).await.unwrap().len(), stored);
     assert_eq!(read(&store, Direction::Forward).await.unwrap().len(), stored);
     tell::<String>(&mut connection, &["CONFIG", "SET", "maxmemory", "0"]).await;
@@ -226,7 +225,6 @@ async fn a_server_that_is_a_replica_now_is_unavailable_and_left() {
     let server = eventbus_test::private_redis();
     let store = crate::common::store::open(crate::common::store::config_on(server.url())).await;
     let mut connection = crate::client(server.url()).await;
-    tell::<u64>(&mut connection, &["HSET", &key(&store, "hash"), "n", "1"]).await;
     store.append(&order("1"), ExpectedVersion::Any, events(1)).await.unwrap();
     let others = async |connection: &mut MultiplexedConnection| -> Vec<String> {
         let own: u64 = tell(connection, &["CLIENT", "ID"]).await;
@@ -236,9 +234,9 @@ async fn a_server_that_is_a_replica_now_is_unavailable_and_left() {
     };
     let port = eventbus_test::internal::closed_port().to_string();
     tell::<String>(&mut connection, &["REPLICAOF", "127.0.0.1", &port]).await;
-    for is_append in [true, false] {
+    for is_each in [true, false] {
         let before = others(&mut connection).await;
-        if is_append {
+        if is_each {
             let results = ["1", "2"].map(|id| eventbus::port::Append {
                 stream: order(id),
                 expected: ExpectedVersion::Any,
@@ -252,10 +250,9 @@ async fn a_server_that_is_a_replica_now_is_unavailable_and_left() {
                 );
             }
         } else {
-            let mut tx = store.begin_transaction();
-            tx.hincrby("hash", "n", 1).unwrap();
-            let error = tx.commit().await.unwrap_err();
-            assert!(matches!(error, eventstore_redis::RedisTransactionError::Unavailable(_)), "{error:?}");
+            let appends = ["1", "2"].map(|id| append(id, ExpectedVersion::Any, events(1)));
+            let error = together(&store, appends).await.unwrap_err();
+            assert!(matches!(error, AppendError::Unavailable(_)), "{error:?}");
         }
         store.head().await.unwrap();
         // the server closes the one that was left when it notices

@@ -18,7 +18,7 @@ use eventbus::{
 use eventstore_redis::RedisEventStore;
 use time::OffsetDateTime;
 
-use crate::{HOUR, append_in::limited, common::said, fresh, key, tell};
+use crate::{HOUR, append::limited, common::said, fresh, key, tell};
 
 const MAIL: Name = Name::from_static("mail");
 const ONE: Name = Name::from_static("one");

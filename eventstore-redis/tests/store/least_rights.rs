@@ -3,27 +3,18 @@
 use std::collections::HashMap;
 
 use eventbus::{
-    EventId,
     ExpectedVersion::{Any, Exact, NoStream},
-    Name, Position,
-    event::Tag,
-    port::{AppendError, AppendEvents as _, Transactions as _},
+    port::{AppendError, AppendEvents as _},
     testkit::event_store,
 };
-use eventstore_redis::{
-    DurabilityWarning, RedisConnectError, RedisEventStore, RedisEventStoreConfig, RedisTransactionError as Error,
-};
+use eventstore_redis::{DurabilityWarning, RedisConnectError, RedisEventStore, RedisEventStoreConfig};
 use redis::aio::MultiplexedConnection;
 
 use crate::{
+    append::{append, together},
     client,
-    common::{
-        store::{config_on, open},
-        until,
-    },
-    event, events, key, order, seize,
-    shadow::{LIVE, ROLE, fill, old, shadow},
-    tell, try_tell,
+    common::store::{config_on, open},
+    events, key, order, tell, try_tell,
 };
 
 /// Runs rules of the suites, each on a store of its own.
@@ -33,76 +24,15 @@ macro_rules! run_rules {
     };
 }
 
-/// Makes an effect of each kind in one transaction; the next one makes them again and undoes them, as its last effect is
-/// refused.
-async fn make_and_undo_effects(store: &RedisEventStore) {
-    for is_refused in [false, true] {
-        let mut tx = store.begin_transaction();
-        tx.set("gone", "1").unwrap();
-        tx.commit().await.unwrap();
-        let mut tx = store.begin_transaction();
-        tx.get::<String>("word").await.unwrap();
-        tx.hget::<u64>("hash", "n").await.unwrap();
-        tx.hset("hash", "a", "1").unwrap();
-        tx.hincrby("hash", "n", 1).unwrap();
-        tx.hincrbyfloat("hash", "f", 0.5).unwrap();
-        tx.hdel("hash", "a").unwrap();
-        tx.set("word", "a").unwrap();
-        tx.incrby("number", 1).unwrap();
-        tx.sadd("set", "a").unwrap();
-        tx.srem("set", "b").unwrap();
-        tx.zadd("scores", "a", 1.0).unwrap();
-        tx.zincrby("scores", "a", 1.0).unwrap();
-        tx.zrem("scores", "b").unwrap();
-        tx.del("gone").unwrap();
-        tx.command("HSETNX", "once", ["a", "1"]).unwrap();
-        if is_refused {
-            tx.hincrby("word", "n", 1).unwrap();
-            let error = tx.commit().await.unwrap_err();
-            assert!(matches!(&error, Error::EffectRefused { command, .. } if command == "HINCRBY"), "{error:?}");
-        } else {
-            tx.commit().await.unwrap();
-        }
-    }
-}
-
-/// Has the server refuse an append after the events are in their stream; the next append shows that they were removed.
+/// Has the server refuse an append after the events are in a stream; the next append shows that they were removed.
 async fn undo_an_append(store: &RedisEventStore, admin: &mut MultiplexedConnection) {
     store.append(&order("1"), NoStream, events(1)).await.unwrap();
-    let counts = key(store, "eventstore:tags:course:1");
-    tell::<String>(admin, &["SET", &counts, "foreign"]).await;
-    let tagged = event(1).with_tags([Tag::from_stored("course:1").unwrap()]);
-    let error = store.append(&order("1"), Any, vec![tagged]).await.unwrap_err();
+    let taken = key(store, "aggregate:Order:2");
+    tell::<String>(admin, &["XADD", &taken, "1-0", "a", "b"]).await;
+    tell::<u64>(admin, &["XDEL", &taken, "1-0"]).await;
+    let error = together(store, ["1", "2"].map(|id| append(id, Any, events(1)))).await.unwrap_err();
     assert!(matches!(error, AppendError::Refused { .. }), "{error:?}");
-    tell::<u64>(admin, &["DEL", &counts]).await;
     store.append(&order("1"), Exact(1.into()), events(1)).await.unwrap();
-}
-
-/// Puts the copies of one rebuild in the place of the live keys, and drops those of a second one.
-async fn rebuild(store: &RedisEventStore) {
-    old(store).await;
-    let lease = seize(store, ROLE, "one").await;
-    store.make_shadow(&shadow()).await.unwrap();
-    assert!(fill(store, &lease, 0, 4).await);
-    let owner = seize(store, LIVE, "one").await;
-    let mut switch = store.begin().await.unwrap();
-    switch.replace_rows(&shadow()).await.unwrap();
-    assert!(switch.advance(&owner, Position::START, 4.into()).await.unwrap());
-    switch.commit().await.unwrap();
-    store.make_shadow(&shadow()).await.unwrap();
-    assert!(fill(store, &lease, 0, 4).await);
-    store.drop_shadow(&shadow()).await.unwrap();
-}
-
-/// Holds a lock until the store has renewed it.
-async fn renew_a_lock(store: &RedisEventStore, admin: &mut MultiplexedConnection) {
-    let mut tx = store.begin().await.unwrap();
-    assert!(tx.is_first(&Name::from_static("mail"), &order("1"), EventId::new()).await.unwrap());
-    until("the lock is renewed", async || {
-        tell::<String>(admin, &["INFO", "commandstats"]).await.contains("cmdstat_pexpire:calls=")
-    })
-    .await;
-    tx.commit().await.unwrap();
 }
 
 /// The commands that the server has refused a user. The client does not need `CLIENT SETINFO`, which Redis 7.0 has not.
@@ -152,25 +82,21 @@ async fn the_user_of_the_readme_can_run_a_store_and_touch_no_other_keys() {
         snapshots_of_a_fold_are_removed_together,
         unique_value_is_given_back,
         unique_value_is_assigned_to_a_stored_stream,
-        events_are_found_by_their_tags,
-        boundary_is_read_with_its_condition,
-        tag_is_added_to_a_stored_event,
         multi_stream_append_takes_effect_whole_or_not_at_all,
         delivery_takes_effect_once,
         command_takes_effect_once,
         commands_are_forgotten,
-        committed_transaction_is_kept_whole,
-        checkpoint_advances_only_from_where_it_is,
+        a_deleted_checkpoint_is_none,
+        unique_value_is_held_by_one_stream,
+        streams_may_share_an_event_id,
+        repeat_of_a_group_returns_the_first_result,
         old_deliveries_are_forgotten,
     }
     let store = fresh_store().await;
-    make_and_undo_effects(&store).await;
     undo_an_append(&store, &mut admin).await;
-    rebuild(&store).await;
-    renew_a_lock(&store, &mut admin).await;
     let warnings = store.durability().await.unwrap().warnings;
     assert!(!warnings.iter().any(|warning| matches!(warning, DurabilityWarning::NotChecked { .. })), "{warnings:?}");
-    // also commands whose refusal the store bears, such as the renewal of a lock
+    // also commands whose refusal the store bears
     let refused = refused_commands(&mut admin).await;
     assert!(refused.is_empty(), "{refused:?}");
 

@@ -5,8 +5,7 @@
 mod common;
 
 mod app;
-mod append_in;
-mod boundaries;
+mod append;
 mod conformance;
 mod connect;
 mod cost;
@@ -21,19 +20,15 @@ mod least_rights;
 mod missing_events;
 mod pages;
 mod race;
+mod refusals;
 mod rights;
-mod shadow;
 mod snapshots;
 mod times;
-mod transactions;
 mod unanswered;
 
 use std::time::Duration;
 
-use eventbus::{
-    Name, NewEvent, StreamId,
-    port::{EventStore, Lease},
-};
+use eventbus::{Name, NewEvent, StreamId};
 use eventstore_redis::RedisEventStore;
 use redis::{FromRedisValue, aio::MultiplexedConnection};
 
@@ -78,7 +73,3 @@ fn events(count: u64) -> Vec<NewEvent> {
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);
-
-async fn seize(store: &impl EventStore, role: &'static str, owner: &'static str) -> Lease {
-    store.seize_lease(&Name::from_static(role), &Name::from_static(owner), HOUR).await.unwrap()
-}

@@ -1,6 +1,6 @@
 //! Events that foreign clients removed: they are found, and the feed stops there.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use eventbus::{
     ExpectedVersion, NewEvent, Position, RecordedEvent,
@@ -12,7 +12,7 @@ use eventbus::{
         missing_event_fails_at_its_position, missing_events_are_found,
     },
 };
-use eventstore_redis::{RedisEventStore, RedisTransaction, RedisTransactionError};
+use eventstore_redis::RedisEventStore;
 use redis::aio::MultiplexedConnection;
 
 use crate::{fresh, key, order, tell};
@@ -73,33 +73,13 @@ impl InMemory {
     }
 }
 
-struct Rows;
-
-#[projection(name = "rows", manual, tables("paid:*"), key = "key")]
-impl Rows {
-    async fn paid(
-        &self,
-        event: &Paid,
-        meta: &Metadata,
-        tx: &mut RedisTransaction,
-    ) -> Result<(), RedisTransactionError> {
-        tx.hincrby(&format!("paid:{}", meta.aggregate_id()), "cents", event.cents)
-    }
-}
-
 fn check_refusal(refused: Result<Rebuilt, RebuildError>, wanted: &MissingEvent) {
     let refused = refused.unwrap_err();
     assert!(matches!(&refused, RebuildError::MissingEvent { missing, .. } if missing == wanted), "{refused:?}");
 }
 
-async fn check_unchanged(app: &App, store: &RedisEventStore, connection: &mut MultiplexedConnection) {
-    let last = Position::new(5);
-    assert_eq!(app.projected::<InMemory>(last).await.unwrap().0, [1, 2, 3, 4, 5]);
-    drop(app.projected::<Rows>(last).await.unwrap());
-    for (id, cents) in [("1", 7), ("2", 8)] {
-        let row: BTreeMap<String, i64> = tell(connection, &["HGETALL", &key(store, &format!("paid:{id}"))]).await;
-        assert_eq!(row, BTreeMap::from([("cents".to_owned(), cents)]), "{id}");
-    }
+async fn check_unchanged(app: &App) {
+    assert_eq!(app.projected::<InMemory>(Position::new(5)).await.unwrap().0, [1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]
@@ -109,29 +89,23 @@ async fn a_rebuild_refuses_a_store_with_a_missing_event_and_leaves_everything_as
         let event = NewEvent::from_event(&Paid { cents }).unwrap();
         store.append(&order(id), ExpectedVersion::Any, vec![event]).await.unwrap();
     }
-    let app = App::builder().store(store.clone()).projection_with(InMemory::default).projection(Rows);
+    let app = App::builder().store(store.clone()).projection_with(InMemory::default);
     let app = app.without_relay().start().await.unwrap();
-    check_unchanged(&app, &store, &mut connection).await;
+    check_unchanged(&app).await;
     let stream = key(&store, "aggregate:Order:1");
     let entries: Vec<(String, Vec<String>)> = tell(&mut connection, &["XRANGE", &stream, "-", "+"]).await;
     tell::<u64>(&mut connection, &["XDEL", &stream, "2-0"]).await;
     let missing = MissingEvent { stream: order("1"), version: 2.into() };
     check_refusal(app.rebuild::<InMemory>().await, &missing);
-    check_refusal(app.rebuild::<Rows>().await, &missing);
-    check_refusal(app.rebuild_aggregate::<Rows>(&order("1")).await, &missing);
-    check_unchanged(&app, &store, &mut connection).await;
-    let of_another = app.rebuild_aggregate::<Rows>(&order("2")).await.unwrap();
-    assert_eq!(of_another.events, 2, "no event of this aggregate is missing");
+    check_unchanged(&app).await;
 
-    // an entry can only be added behind all others
+    // an entry can only be added at the end
     tell::<u64>(&mut connection, &["DEL", &stream]).await;
     for (id, fields) in &entries {
         let words = ["XADD", &stream, id].into_iter().chain(fields.iter().map(String::as_str));
         tell::<String>(&mut connection, &words.collect::<Vec<_>>()).await;
     }
     assert_eq!(app.rebuild::<InMemory>().await.unwrap().events, 5);
-    assert_eq!(app.rebuild::<Rows>().await.unwrap().events, 5);
-    assert_eq!(app.rebuild_aggregate::<Rows>(&order("1")).await.unwrap().events, 3);
-    check_unchanged(&app, &store, &mut connection).await;
+    check_unchanged(&app).await;
     app.shutdown(Duration::from_secs(30)).await.unwrap();
 }

@@ -13,6 +13,7 @@ use futures_util::TryStreamExt as _;
 use time::{Duration, macros::datetime};
 
 use crate::{
+    append::{append, together},
     common::store::{config, open},
     fresh, key, order, tell,
 };
@@ -39,25 +40,19 @@ async fn the_suite_holds_when_the_clock_is_set_back() {
     recorded_times_never_decrease(store, async |time| clock.set(clock.now() - time)).await;
 }
 
-/// Fails if the transaction takes its own clock, or the commit that of the process.
+/// Fails if the script takes one time for all streams.
 #[tokio::test]
-async fn an_append_in_a_transaction_is_recorded_no_earlier_than_the_event_before_it() {
+async fn an_append_of_a_group_is_recorded_no_earlier_than_the_event_before_it() {
     let (store, clock) = store_with_clock().await;
-    let stream = order("1");
-    let first = store.append(&stream, ExpectedVersion::NoStream, vec![placed(1)]).await.unwrap();
-    clock.set(clock.now() - Duration::HOUR);
-    let mut tx = store.begin_transaction();
-    let mut wanted = first.clone();
-    for number in [2, 3] {
-        wanted.extend(store.append_in(&mut tx, &stream, ExpectedVersion::Any, vec![placed(number)]).await.unwrap());
-        clock.set(clock.now() - Duration::HOUR);
-    }
-    tx.commit().await.unwrap();
-    let times =
-        |events: &[RecordedEvent]| -> Vec<_> { events.iter().map(|event| event.metadata().recorded_at()).collect() };
-    let read: Vec<_> = store.read_stream(&stream, Version::FIRST, Direction::Forward).try_collect().await.unwrap();
-    assert_eq!(times(&wanted), [times(&first)[0]; 3], "as the transaction returned them");
-    assert_eq!(times(&read), times(&wanted), "as they are stored");
+    let first = store.append(&order("1"), ExpectedVersion::NoStream, vec![placed(1)]).await.unwrap();
+    let earlier = first[0].metadata().recorded_at().unwrap() - Duration::HOUR;
+    clock.set(earlier);
+    let appends = ["1", "2"].map(|id| append(id, ExpectedVersion::Any, vec![placed(2)]));
+    let appended = together(&store, appends).await.unwrap().into_records();
+    let times: Vec<_> = appended.iter().map(|event| event.metadata().recorded_at()).collect();
+    assert_eq!(times, [first[0].metadata().recorded_at(), Some(earlier)]);
+    let stored: Vec<_> = store.read_all(Position::new(1)).try_collect().await.unwrap();
+    assert_eq!(stored, appended);
 }
 
 /// Numbers of Lua do not hold these microseconds: as numbers both times are equal.

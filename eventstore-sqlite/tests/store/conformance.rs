@@ -11,6 +11,8 @@ eventbus::event_store_conformance!(fast_file_with_one_reader, async {
     let config = SqliteEventStoreConfig { synchronous: Synchronous::Normal, readers: 1, ..Default::default() };
     SqliteEventStore::open_with(fresh_path(), config).await.unwrap()
 });
+eventbus::event_store_tags_conformance!(tags_in_a_file, open(fresh_path()));
+eventbus::event_store_tags_conformance!(tags_in_memory, async { SqliteEventStore::in_memory().await.unwrap() });
 eventbus::event_store_transactions_conformance!(transactions, open(fresh_path()));
 eventbus::handler_progress_conformance!(handlers_in_a_file, open(fresh_path()));
 eventbus::handler_progress_conformance!(handlers_in_memory, async { SqliteEventStore::in_memory().await.unwrap() });

@@ -46,10 +46,9 @@ async fn main() -> Result<(), BoxError> {
     let of_sqlite = make_sqlite(&folder).await?;
     let of_postgres = make_postgres(&folder).await?;
     let of_redis = make_redis(&folder).await?;
-    for other in [&of_postgres, &of_redis] {
-        if other.events != of_sqlite.events {
-            return Err("two stores hold different events".into());
-        }
+    let without_tags = of_sqlite.events.iter().filter(|event| !courses::is_tagged(event));
+    if of_postgres.events != of_sqlite.events || !of_redis.events.iter().eq(without_tags) {
+        return Err("two stores hold different events".into());
     }
     let events: Vec<_> = of_sqlite.events.iter().map(ToString::to_string).collect();
     fs::write(folder.join("events.jsonl"), events.join("\n") + "\n")?;

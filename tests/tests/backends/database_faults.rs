@@ -11,16 +11,15 @@ use std::{
 };
 
 use eventbus::{
-    App, BoxError, ExpectedVersion, NewEvent, StreamId,
+    App, BoxError, ExpectedVersion, Never, NewEvent, StreamId,
     health::{Health, HealthThresholds},
     port::DeadLetterFilter,
     prelude::*,
     projection::ProjectionStatus,
-    support::source_chain,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
-use eventstore_redis::{RedisEventStore, RedisEventStoreConfig, RedisTransaction, RedisTransactionError};
+use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig, SqliteTransaction};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tokio::sync::watch;
@@ -538,35 +537,41 @@ mod sqlite {
 mod redis_store {
     use super::*;
 
-    /// Fails exactly once in such a fault, and is not called again while its store is away.
+    #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    #[event(aggregate = Note)]
+    struct Noted {
+        cents: i64,
+    }
+
+    /// The notes of all payments.
+    #[derive(Debug, Default, Aggregate)]
+    #[aggregate(events(Noted))]
+    struct Note {
+        cents: i64,
+    }
+
+    impl Apply for Note {
+        fn apply(&mut self, NoteEvent::Noted(noted): &NoteEvent) {
+            self.cents += noted.cents;
+        }
+    }
+
+    /// Would be a dead letter after one failure that counts.
     #[handler(manual, group = "notes", retries = 0)]
     async fn note(
         event: &Paid,
-        tx: &mut RedisTransaction,
+        notes: Repository<Note>,
         State(calls): State<Calls>,
         State(gate): State<Gate>,
-    ) -> Result<(), BoxError> {
+    ) -> Result<(), HandlerError> {
         calls.count();
         gate.pass().await;
-        add("notes", event, tx).await
+        let noted = Noted { cents: event.cents };
+        notes.upsert(&"all".parse()?, |_| Ok::<_, Never>(noted.clone())).await?;
+        Ok(())
     }
 
-    /// Adds the cents of an event to those of a table.
-    async fn add(table: &str, event: &Paid, tx: &mut RedisTransaction) -> Result<(), BoxError> {
-        // counts errors that are answers of the server in the middle of an event; a broken connection is no answer
-        let is_answer = |error: &RedisTransactionError| {
-            source_chain(error).any(|error| error.to_string().contains("is loading the dataset"))
-        };
-        let mut read = tx.hget::<i64>(table, "cents").await;
-        while read.as_ref().is_err_and(|error| !is_answer(error)) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            read = tx.hget(table, "cents").await;
-        }
-        let cents = read?.unwrap_or_default() + event.cents;
-        Ok(tx.hset(table, "cents", cents)?)
-    }
-
-    /// Handler and projection wait here in the middle of an event.
+    /// The handler waits here in the middle of an event.
     #[derive(Clone)]
     struct Gate(Arc<watch::Sender<bool>>);
 
@@ -585,31 +590,23 @@ mod redis_store {
         }
     }
 
-    #[derive(Default)]
-    struct Rows;
+    #[derive(Debug, Default)]
+    struct Rows {
+        cents: i64,
+    }
 
     #[projection(name = "rows", manual)]
     impl Rows {
-        async fn paid(
-            &self,
-            event: &Paid,
-            tx: &mut RedisTransaction,
-            State(calls): State<RowCalls>,
-            State(gate): State<Gate>,
-        ) -> Result<(), BoxError> {
-            calls.0.count();
-            gate.pass().await;
-            add("rows", event, tx).await
+        fn paid(&mut self, event: &Paid) {
+            self.cents += event.cents;
         }
     }
 
     struct Place {
         server: eventbus_test::PrivateRedis,
-        store: RedisEventStore,
         app: App,
         gate: Gate,
         calls: Calls,
-        row_calls: RowCalls,
     }
 
     impl Place {
@@ -617,38 +614,42 @@ mod redis_store {
         async fn new(server: eventbus_test::PrivateRedis, bus: Option<RedisEventBusConfig>) -> Self {
             let config = RedisEventStoreConfig { redis_url: server.url().into(), ..Default::default() };
             let store = RedisEventStore::connect(config).await.unwrap();
-            let (calls, row_calls, gate) = (Calls::default(), RowCalls::default(), Gate::open());
-            let builder = App::builder().store(store.clone()).state(calls.clone()).state(row_calls.clone());
-            let mut builder = builder.state(gate.clone()).handler::<note>().projection(Rows);
+            let (calls, gate) = (Calls::default(), Gate::open());
+            let builder = App::builder().store(store.clone()).state(calls.clone()).state(gate.clone());
+            let mut builder = builder.handler::<note>().projection_with(Rows::default);
             if let Some(config) = bus {
                 builder = builder.bus(RedisEventBus::connect(config).await.unwrap());
             }
             let app = builder.wait_timeout(Duration::from_secs(120)).start().await.unwrap();
             pay(&app, 0, 5).await;
             app.settled().await.unwrap();
-            Self { server, store, app, gate, calls, row_calls }
+            Self { server, app, gate, calls }
         }
 
-        /// Makes both wait in the middle of the first of five more events.
+        /// Makes the handler wait in the middle of the first of five more events.
         async fn begin(&self) {
-            let (notes, rows) = (self.calls.now(), self.row_calls.0.now());
+            let notes = self.calls.now();
             self.gate.set(false);
             pay(&self.app, 1, 5).await;
-            wait_until("both are in an event", async || self.calls.now() > notes && self.row_calls.0.now() > rows)
-                .await;
+            wait_until("the handler is in an event", async || self.calls.now() > notes).await;
         }
 
-        async fn both_wait_for(&self, fault: &str) {
-            wait_until("health says so", async || both_wait(&self.app.health().await, fault)).await;
+        async fn the_handler_waits_for(&self, fault: &str) {
+            wait_until("health says so", async || {
+                let alerts = self.app.health().await.alerts(&HealthThresholds::default());
+                alerts
+                    .iter()
+                    .any(|alert| alert.starts_with("`note`") && alert.contains("since") && alert.contains(fault))
+            })
+            .await;
         }
 
         async fn everything_is_written_once(self) {
             self.app.settled().await.unwrap();
             nothing_was_given_up(&self.app).await;
-            let mut transaction = self.store.begin_transaction();
-            for table in ["notes", "rows"] {
-                assert_eq!(transaction.hget::<i64>(table, "cents").await.unwrap(), Some(1_200), "{table}");
-            }
+            let notes = self.app.repository::<Note>().load(&"all".parse().unwrap()).await.unwrap();
+            let rows = self.app.projection::<Rows>().unwrap().read().await.cents;
+            assert_eq!((notes.cents, notes.version().get(), rows), (1_200, 10, 1_200));
             self.app.shutdown(Duration::from_secs(30)).await.unwrap();
         }
     }
@@ -665,16 +666,15 @@ mod redis_store {
         place.begin().await;
         set(&mut admin, "1").await;
         place.gate.set(true);
-        // the rows of a batch of five events are written at its commit; the handler is not called again, because before
-        // each call the app waits to record its delivery
-        let rows = place.row_calls.0.now();
-        wait_until("the rows have failed four times", async || place.row_calls.0.now() >= rows + 4 * 5).await;
-        place.both_wait_for("OOM").await;
+        // the handler is called again and again, as each call ends without a commit
+        let calls = place.calls.now();
+        wait_until("the handler has failed four times", async || place.calls.now() >= calls + 4).await;
+        place.the_handler_waits_for("OOM").await;
         set(&mut admin, "0").await;
         place.everything_is_written_once().await;
     }
 
-    /// Restarts the server, which then loads its data, while both are in an event.
+    /// Restarts the server, which then loads its data, while the handler is in an event.
     async fn a_server_that_loads_its_data_is_waited_for(bus: impl FnOnce(&str) -> Option<RedisEventBusConfig>) {
         let server = eventbus_test::private_redis();
         let bus = bus(server.url());
@@ -682,7 +682,7 @@ mod redis_store {
         place.begin().await;
         place.server.restart_loading();
         place.gate.set(true);
-        place.both_wait_for("LOADING").await;
+        place.the_handler_waits_for("LOADING").await;
         place.server.finish_loading();
         place.everything_is_written_once().await;
     }

@@ -1,4 +1,4 @@
-//! The examples of <https://dcb.events>, each on every store, with callers that compete.
+//! The examples of <https://dcb.events>, each on every store that has tags, with callers that compete.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use workspace_tests::stores;
 /// Makes a module of the same tests for each store.
 macro_rules! on_every_store {
     ($($test:ident),* $(,)?) => {
-        on_every_store! { @each memory, postgres, redis, sqlite; [$($test),*] }
+        on_every_store! { @each memory, postgres, sqlite; [$($test),*] }
     };
     (@each $($store:ident),*; $tests:tt) => {
         $(on_every_store! { @store $store; $tests })*
@@ -49,10 +49,6 @@ impl Opened {
 
     async fn postgres() -> Self {
         Self(Arc::new(stores::postgres(&eventbus_test::unique_name("decisions")).await))
-    }
-
-    async fn redis() -> Self {
-        Self(Arc::new(stores::redis(&eventbus_test::unique_name("decisions")).await))
     }
 
     async fn sqlite() -> Self {

@@ -22,7 +22,6 @@ use eventbus::{
 use eventbus_file::{FileQueue, FileQueueConfig, RedisCoordination};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::{PgConnection, PgEventStore};
-use eventstore_redis::{RedisTransaction, RedisTransactionError};
 use eventstore_sqlite::{SqliteTransaction, rusqlite};
 use futures_util::TryStreamExt as _;
 use sqlx::{Connection as _, Executor as _};
@@ -213,21 +212,6 @@ impl PgRows {
     }
 }
 
-#[derive(Default)]
-struct RedisRows;
-
-#[projection(name = "deposit-rows", tables("deposits:*"), key = "key", manual)]
-impl RedisRows {
-    async fn deposited(
-        &self,
-        event: &Deposited,
-        meta: &Metadata,
-        tx: &mut RedisTransaction,
-    ) -> Result<(), RedisTransactionError> {
-        tx.hset(&format!("deposits:{}", meta.aggregate_id()), &meta.version().to_string(), row(event, meta))
-    }
-}
-
 /// Rows of the golden events are those of today's, when they are written first, and when they are made anew after
 /// `damage`, all or those of the account alone.
 async fn rows_are_rebuilt_as_todays<P: Projection + Default>(
@@ -280,25 +264,6 @@ async fn rows_on_postgres_are_rebuilt_as_todays() {
     };
     rows_are_rebuilt_as_todays::<PgRows>(store.clone(), damage, rows).await;
     store.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_on_redis_are_rebuilt_as_todays() {
-    let prefix = eventbus_test::unique_name("versions");
-    let store = stores::redis(&prefix).await;
-    let connection = eventbus_test::internal::redis_connection(eventbus_test::redis_url()).await;
-    let key = format!("{prefix}:deposits:ada");
-    let damage = async || {
-        let mut command = redis::cmd("HSET");
-        let damaged = command.arg(&key).arg("1").arg("damaged");
-        damaged.query_async::<()>(&mut connection.clone()).await.unwrap();
-    };
-    let rows = async || -> Vec<String> {
-        let rows: BTreeMap<u64, String> =
-            redis::cmd("HGETALL").arg(&key).query_async(&mut connection.clone()).await.unwrap();
-        rows.into_values().collect()
-    };
-    rows_are_rebuilt_as_todays::<RedisRows>(store, damage, rows).await;
 }
 
 async fn redis_bus(stream_prefix: &str) -> RedisEventBus {

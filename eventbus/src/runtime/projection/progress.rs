@@ -388,7 +388,7 @@ impl ProgressCell {
 
     /// Reports an error of the store; logs a warning if an outage begins with it.
     pub(super) fn report_problem(&self, error: &BoxError, store: &dyn EventStore) {
-        let fault = store.transactions().and_then(|transactions| transactions.server_fault(&**error));
+        let fault = store.server_fault(&**error);
         let (projection, error) = (self.projection, ErrorLine(&**error).to_string());
         if self.set_problem(Some((error.clone(), fault))) {
             tracing::warn!(projection, error, "projection cannot use its store, trying again");

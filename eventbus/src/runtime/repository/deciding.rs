@@ -15,7 +15,6 @@ use super::{
     error::{BoundaryError, LoadError, SaveError, UpdateError},
     handler_repository::RepositorySource,
     outcome,
-    repository_store::check_indexes,
     saved::{Publication, SavedTogether},
 };
 use crate::{
@@ -36,7 +35,7 @@ use crate::{
         multi_stream_append::{Handled, MultiStreamAppend, MultiStreamOutcome},
     },
     runtime::{metrics::AppendOutcome, repository::CONFLICT_RETRY},
-    support::spans,
+    support::{check_indexes, spans},
 };
 
 /// A decision that is yet to be made, and what it is about. [`App::decision`](crate::App::decision) begins one.

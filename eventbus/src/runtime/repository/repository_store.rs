@@ -15,7 +15,7 @@ use crate::{
         multi_stream_append::{Handled, HandledCommand, MultiStreamAppend, MultiStreamOutcome},
         visited_event::{VisitEvent, visit_records},
     },
-    support::{check_events, check_ids},
+    support::{check_events, check_ids, check_indexes},
 };
 
 #[derive(Clone)]
@@ -157,25 +157,4 @@ impl RepositoryStore {
             None => task(),
         }
     }
-}
-
-/// The store cannot keep what an event takes, or is about.
-#[derive(Debug, thiserror::Error)]
-#[error("{store} has no {missing}")]
-struct NoIndex {
-    store: String,
-    missing: &'static str,
-}
-
-/// Refuses events with unique values or tags if the store has none: it would append them as if nothing depended on them.
-pub(super) fn check_indexes(store: &dyn EventStore, stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendError> {
-    let missing = if events.iter().any(|event| !event.unique().is_empty()) && store.unique_values().is_none() {
-        "unique values"
-    } else if events.iter().any(|event| !event.tags().is_empty()) && store.boundaries().is_none() {
-        "tags"
-    } else {
-        return Ok(());
-    };
-    let source = NoIndex { store: store.describe(), missing }.into();
-    Err(AppendError::Refused { stream: stream.clone(), source })
 }

@@ -9,7 +9,6 @@ use super::{
     handler_repository::RepositorySource,
     outcome,
     pending_events::encode_pending,
-    repository_store::check_indexes,
     saved::{Publication, SavedTogether},
 };
 use crate::{
@@ -26,7 +25,7 @@ use crate::{
         multi_stream_append::{MultiStreamAppend, MultiStreamOutcome},
     },
     runtime::metrics::{AppendOutcome, Meters},
-    support::spans,
+    support::{check_indexes, spans},
 };
 
 /// Several aggregates that are saved at once, all or none: made by [`App::together`](crate::App::together).

@@ -2,7 +2,8 @@
 //!
 //! A backend calls [`event_store_conformance!`](crate::event_store_conformance) with an expression that makes a fresh,
 //! empty store; if its data outlives the process, also
-//! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance); if it has transactions, also
+//! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance); if it has tags, also
+//! [`event_store_tags_conformance!`](crate::event_store_tags_conformance); if it has transactions, also
 //! [`event_store_transactions_conformance!`](crate::event_store_transactions_conformance); if it keeps the progress of
 //! handlers, also [`handler_progress_conformance!`](crate::handler_progress_conformance). Its tests need `tokio` with
 //! `macros` and `rt-multi-thread`. A failure names the rule that is broken.
@@ -191,19 +192,6 @@ macro_rules! event_store_conformance {
                 unique_value_is_assigned_to_a_stored_stream,
                 unique_values_are_compared_byte_by_byte,
                 assigning_beside_saves_leaves_one_value,
-                events_are_found_by_their_tags,
-                long_feeds_of_tagged_events_are_read_whole,
-                boundary_is_read_with_its_condition,
-                condition_holds_until_its_boundary_moves,
-                item_moves_if_all_its_tags_do,
-                every_append_counts_its_tags,
-                repeat_is_known_after_its_boundary_moved,
-                moved_boundary_notes_no_command,
-                moved_boundary_comes_before_a_taken_value,
-                concurrent_decisions_about_a_tag_are_serial,
-                condition_on_an_unknown_tag_is_kept,
-                tags_are_compared_byte_by_byte,
-                tag_is_added_to_a_stored_event,
                 multi_stream_append_stores_the_events_of_all_streams,
                 multi_stream_append_takes_effect_whole_or_not_at_all,
                 conflict_of_a_group_names_its_first_stream,
@@ -214,6 +202,7 @@ macro_rules! event_store_conformance {
                 large_groups_are_stored_whole,
                 delivery_takes_effect_once,
                 deliveries_of_two_streams_are_two,
+                old_deliveries_are_forgotten,
                 concurrent_groups_are_serial,
                 checked_stream_is_as_it_was_seen,
                 command_takes_effect_once,
@@ -305,9 +294,44 @@ macro_rules! event_store_transactions_conformance {
                 deliveries_are_first_once_per_stream,
                 same_delivery_waits_for_the_other_one,
                 one_of_racing_advances_is_made,
-                old_deliveries_are_forgotten,
                 taken_value_leaves_the_transaction_as_it_was,
                 committed_transaction_counts_its_tags,
+            }
+        }
+    };
+}
+
+/// Makes a module of tests, one per rule, that a store must pass if it has [tags](crate::port::boundaries).
+///
+/// Takes the arguments of [`event_store_conformance!`](crate::event_store_conformance).
+///
+/// # Examples
+/// ```
+/// use eventbus::InMemoryEventStore;
+/// eventbus::event_store_tags_conformance!(tags, async { InMemoryEventStore::new() });
+/// ```
+#[macro_export]
+macro_rules! event_store_tags_conformance {
+    ($name:ident, $fresh_store:expr $(,)?) => {
+        mod $name {
+            #[allow(unused_imports, reason = "the expression may use items of the calling module")]
+            use super::*;
+
+            $crate::event_store_conformance! {
+                @each $fresh_store;
+                events_are_found_by_their_tags,
+                long_feeds_of_tagged_events_are_read_whole,
+                boundary_is_read_with_its_condition,
+                condition_holds_until_its_boundary_moves,
+                item_moves_if_all_its_tags_do,
+                every_append_counts_its_tags,
+                repeat_is_known_after_its_boundary_moved,
+                moved_boundary_notes_no_command,
+                moved_boundary_comes_before_a_taken_value,
+                concurrent_decisions_about_a_tag_are_serial,
+                condition_on_an_unknown_tag_is_kept,
+                tags_are_compared_byte_by_byte,
+                tag_is_added_to_a_stored_event,
             }
         }
     };

@@ -1,5 +1,7 @@
 //! Rules of appends to several streams at once.
 
+use std::time::Duration;
+
 use super::store_under_test::{StoreUnderTest, event, events, stream};
 use crate::{
     ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version,
@@ -320,6 +322,36 @@ pub async fn deliveries_of_two_streams_are_two<S: EventStore>(store: S) {
         .await;
     }
     store.same(store.read(&effect).await.len(), 3, "effects");
+}
+
+/// Recorded deliveries are forgotten once they are old enough, and not before.
+pub async fn old_deliveries_are_forgotten<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("old_deliveries_are_forgotten", store);
+    let causes = store.add(&stream(), ANY, &events(3)).await;
+    let handle = async |cause: &RecordedEvent| {
+        let handled = Some(Handled::Delivery(handled("mail", cause)));
+        let outcome = multi_stream(&store).append_streams(MultiStreamAppend { handled, ..all_of([]) }).await;
+        store.ok(outcome, "handling a delivery") != MultiStreamOutcome::AlreadyHandled
+    };
+    let forget = async |age| store.ok(multi_stream(&store).forget_deliveries(age).await, "forgetting");
+    for cause in &causes {
+        store.check(handle(cause).await, "the first delivery is not first");
+    }
+    for age in [Duration::from_secs(3_600), Duration::MAX] {
+        store.same(forget(age).await, 0, format_args!("deliveries older than {age:?}"));
+    }
+    store.check(!handle(&causes[0]).await, "a delivery is forgotten too early");
+    let forget_all = async {
+        let mut forgotten = 0;
+        while forgotten < 3 {
+            forgotten += forget(Duration::ZERO).await;
+        }
+        forgotten
+    };
+    store.same(store.within("forgetting", forget_all).await, 3, "deliveries of any age");
+    for cause in &causes {
+        store.check(handle(cause).await, "a delivery is not forgotten");
+    }
 }
 
 /// Concurrent multi-stream appends to the same streams, in any order, take effect one by one: each follows the versions

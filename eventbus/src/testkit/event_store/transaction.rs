@@ -282,28 +282,3 @@ pub async fn one_of_racing_advances_is_made<S: EventStore>(store: S) {
         store.same(checkpoint(&store).await, Some(at + 1), "the checkpoint");
     }
 }
-
-/// Recorded deliveries are forgotten once they are old enough, and not before.
-pub async fn old_deliveries_are_forgotten<S: EventStore>(store: S) {
-    let store = StoreUnderTest::new("old_deliveries_are_forgotten", store);
-    let events = [EventId::new(), EventId::new(), EventId::new()];
-    for event in events {
-        store.check(record_delivery(&store, event).await, "the first delivery is not first");
-    }
-    for age in [HOUR, Duration::MAX] {
-        let forgotten = store.ok(multi_stream(&store).forget_deliveries(age).await, "forgetting");
-        store.same(forgotten, 0, format_args!("deliveries older than {age:?}"));
-    }
-    store.check(!record_delivery(&store, events[0]).await, "a delivery is forgotten too early");
-    let forget = async {
-        let mut forgotten = 0;
-        while forgotten < 3 {
-            forgotten += store.ok(multi_stream(&store).forget_deliveries(Duration::ZERO).await, "forgetting");
-        }
-        forgotten
-    };
-    store.same(store.within("forgetting", forget).await, 3, "deliveries of any age");
-    for event in events {
-        store.check(record_delivery(&store, event).await, "a delivery is not forgotten");
-    }
-}

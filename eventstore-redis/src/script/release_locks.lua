@@ -1,6 +1,0 @@
--- Releases the locks that a transaction still holds.
--- KEYS  the locks
--- ARGV  token of the transaction
-for _, lock in ipairs(KEYS) do
-  if redis.call('GET', lock) == ARGV[1] then redis.call('DEL', lock) end
-end
