@@ -8,15 +8,11 @@ pub(crate) mod streams;
 use std::{collections::HashMap, time::Duration};
 
 use eventbus::port::MessageId;
-use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation, Value, cmd, from_redis_value,
-};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation, Value, cmd, from_redis_value};
 
 use crate::{
     error::CommandError,
-    packed_replies::PackedEntries,
     reply::{Entry, parse_value, request},
-    script,
     wire::EntryFields,
 };
 
@@ -33,14 +29,6 @@ pub(crate) struct GroupRead<'a> {
 }
 
 impl GroupRead<'_> {
-    /// Reads entries that are new to the group, without blocking: at most `count`, up to the entry that reaches the
-    /// byte limit in the last argument, which the caller adds. The reply is a list.
-    pub(crate) fn new_page(&self) -> ScriptInvocation<'static> {
-        let mut script = script::consumer::READ_NEW.key(self.stream);
-        script.arg(self.group).arg(self.consumer).arg(self.count);
-        script
-    }
-
     /// Reads entries that are new to the group; waits for them if `block` is given.
     pub(crate) fn new_entries(&self, block: Option<Duration>) -> Cmd {
         let Self { stream, group, consumer, count } = *self;
@@ -54,10 +42,9 @@ fn block_ms(block: Duration) -> u64 {
     u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
-/// Waits until one of some streams has an entry after an id; replies with the first one.
-pub(crate) fn wait_for_any<'p>(positions: impl Iterator<Item = (&'p str, &'p str)>, block: Duration) -> Cmd {
-    let (streams, after): (Vec<_>, Vec<_>) = positions.unzip();
-    request("XREAD", ("COUNT", 1, "BLOCK", block_ms(block), "STREAMS", streams, after))
+/// Waits until a stream has an entry after an id, or after the beginning; replies with the first one.
+pub(crate) fn wait_for_entry(stream: &str, after: Option<&str>, block: Duration) -> Cmd {
+    request("XREAD", ("COUNT", 1, "BLOCK", block_ms(block), "STREAMS", stream, after.unwrap_or("0-0")))
 }
 
 pub(crate) fn ping() -> Cmd {
@@ -253,33 +240,4 @@ pub(crate) fn parse_group_entries(reply: Value) -> RedisResult<Vec<Entry>> {
         other => Some(other),
     };
     stream.map_or_else(|| Ok(Vec::new()), parse_value)
-}
-
-/// New entries of one stream.
-pub(crate) enum NewEntries {
-    Packed(PackedEntries),
-    Parsed(Vec<Entry>),
-}
-
-impl NewEntries {
-    /// Parses the reply of `XREADGROUP` on one stream.
-    pub(crate) fn parse(reply: Value) -> RedisResult<Self> {
-        match reply {
-            Value::BulkString(bytes) => PackedEntries::parse(bytes)
-                .map(Self::Packed)
-                .ok_or_else(|| (ErrorKind::UnexpectedReturnType, "the reply holds no entries of one stream").into()),
-            reply => parse_group_entries(reply).map(Self::Parsed),
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::Packed(entries) => entries.len(),
-            Self::Parsed(entries) => entries.len(),
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }

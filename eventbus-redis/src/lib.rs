@@ -7,6 +7,7 @@ mod command;
 mod config;
 mod consumer;
 mod dead_letters;
+mod entry_cursor;
 mod group;
 mod history;
 mod info;
@@ -36,7 +37,7 @@ mod wire;
 
 // as modules of this crate: its files name them `crate::connection`
 use eventbus_redis_core::{
-    connection, entry_id, env_vars, error, hash_tag, packed_replies, program, reply, server, url, validate,
+    connection, entry_id, env_vars, error, hash_tag, program, reply, server, url, validate,
 };
 
 pub use bus::RedisEventBus;
@@ -45,7 +46,7 @@ pub use consumer::{Recovery, RecoveryStats};
 #[doc(inline)]
 pub use eventbus_redis_core::error::{ConfigMistake, InvalidConfig, RedisCommandError, RedisConnectError};
 pub use group::{GroupError, GroupStart, RetiredGroup};
-pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
+pub use history::{Follow, History, HistoryEntry, NotAnEvent};
 /// The driver, in the version this crate uses.
 pub use redis;
 pub use trim::{Trim, TrimBlockReason, TrimBlocker, Trimmed};

@@ -85,7 +85,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "eventbus-redis-core",
         &[
-            &["entry_id", "hash_tag", "packed_replies", "program", "reply", "script", "url", "validate"],
+            &["entry_id", "hash_tag", "program", "reply", "script", "url", "validate"],
             &["error"],
             &["env_vars", "format", "no_tls", "server", "tls"],
             &["connection"],

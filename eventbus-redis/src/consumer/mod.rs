@@ -10,7 +10,6 @@ mod outage_log;
 mod parts;
 mod pending_entries;
 mod reader;
-mod reader_connection;
 mod receiver;
 mod recover;
 mod tasks;

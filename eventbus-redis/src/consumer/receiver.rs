@@ -19,7 +19,7 @@ use eventbus::{
 
 use super::{inner::ConsumerInner, pending_entries::Kept};
 use crate::{
-    command::{self, NewEntries},
+    command,
     error::CommandError,
     keys::field,
     reply::Entry,
@@ -94,20 +94,10 @@ impl Receiver {
     }
 
     /// Receives entries that no consumer of the group had before.
-    pub(super) fn receive_new(&self, entries: &NewEntries) {
-        if entries.is_empty() {
-            return;
+    pub(super) fn receive_new(&self, entries: &[Entry]) {
+        if !entries.is_empty() {
+            self.inner.in_flight().add(entries.iter().filter_map(|entry| self.prepare_entry(entry, None)));
         }
-        let received: Vec<_> = match entries {
-            NewEntries::Packed(entries) => entries
-                .iter()
-                .filter_map(|(id, fields)| {
-                    self.prepare(MessageId::new(String::from_utf8_lossy(id)), fields.as_deref(), None)
-                })
-                .collect(),
-            NewEntries::Parsed(entries) => entries.iter().filter_map(|entry| self.prepare_entry(entry, None)).collect(),
-        };
-        self.inner.in_flight().add(received);
     }
 
     /// Receives entries that a consumer of the group had before, perhaps this one. Returns how many of them were not in
@@ -133,20 +123,12 @@ impl Receiver {
     /// Prepares an entry for the workers. Returns `None` if it is in flight or kept pending already, or if
     /// [`decode_or_dispose`](Self::decode_or_dispose) returns `None`.
     pub(super) fn prepare_entry(&self, entry: &Entry, attempts: Option<DeliveryAttempts>) -> Option<InFlightEntry> {
-        self.prepare(MessageId::new(entry.id.as_str()), entry.field_refs().as_deref(), attempts)
-    }
-
-    fn prepare(
-        &self,
-        id: MessageId,
-        fields: Option<&[(&[u8], &[u8])]>,
-        attempts: Option<DeliveryAttempts>,
-    ) -> Option<InFlightEntry> {
+        let id = MessageId::new(entry.id.as_str());
         // the reader of a recreated group receives entries again that are in flight or kept pending
         if self.inner.entries().contains(&id) {
             return None;
         }
-        self.decode_or_dispose(id, fields, attempts)
+        self.decode_or_dispose(id, entry.field_refs().as_deref(), attempts)
     }
 
     /// Resumes entries that were read again for a retry.

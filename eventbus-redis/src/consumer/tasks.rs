@@ -6,9 +6,9 @@
 //!
 //! Real time, not the given clock: claims, by the clock of Redis, and its replies.
 
-use std::{collections::HashSet, future::ready, time::Duration};
+use std::{future::ready, time::Duration};
 
-use eventbus::{Name, port::MessageId, support::PAGE_BYTES};
+use eventbus::{Name, port::MessageId};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -56,8 +56,8 @@ pub(super) struct ConsumerTasks<'a> {
     claim_cursor: String,
     /// Cursor of the search for unused attempt records.
     garbage_cursor: String,
-    /// Entries that the last heartbeat found pending on this consumer and not in flight.
-    missing: HashSet<String>,
+    /// Set if the last heartbeat found more entries pending on this consumer than are in flight.
+    has_missing: bool,
     log: MemberLog,
     write: Interval,
     renewal: Interval,
@@ -77,7 +77,7 @@ impl<'a> ConsumerTasks<'a> {
             claims_to_renew: Vec::new(),
             claim_cursor: RANGE_START.into(),
             garbage_cursor: "0".into(),
-            missing: HashSet::new(),
+            has_missing: false,
             log: MemberLog::default(),
             write: delayed_interval(ACK_RETRY_INTERVAL),
             renewal: delayed_interval(idle / 3),
@@ -239,41 +239,10 @@ impl<'a> ConsumerTasks<'a> {
             return Ok(());
         };
         self.log.log_duplicate_name(inner, is_duplicate, inner.pending_idle());
-        if pending <= inner.entries().len() || !self.caught_up.is_done() {
-            self.missing.clear();
-            return Ok(());
-        }
-        self.reclaim_missing().await
-    }
-
-    /// Reads missing entries again. An entry may be on its way from the server, so only those missing twice in a row
-    /// count.
-    async fn reclaim_missing(&mut self) -> Result<(), CommandError> {
-        let ConsumerParts { inner, receiver, .. } = self.parts;
-        let before = std::mem::take(&mut self.missing);
-        let (mut from, mut missing_twice) = (RANGE_START.to_owned(), Vec::new());
-        let mut room = inner.in_flight().free();
-        loop {
-            let ids = receiver.list_own_pending(&from, command::SCRIPT_BATCH_MAX).await?;
-            let Some(last) = ids.last() else {
-                break;
-            };
-            from = format!("({last}");
-            for id in inner.entries().filter_missing(ids) {
-                if before.contains(&id) && room > 0 {
-                    room -= 1;
-                    missing_twice.push(id);
-                } else {
-                    self.missing.insert(id);
-                }
-            }
-        }
-        let count = inner.bus().config().batch_size.min(command::SCRIPT_BATCH_MAX);
-        let mut ids = &missing_twice[..];
-        while !ids.is_empty() {
-            let (reached, reclaimed) = receiver.reclaim_own(&ids[..count.min(ids.len())], PAGE_BYTES).await?;
-            receiver.receive_reclaimed(reclaimed);
-            ids = &ids[reached..];
+        // an entry may be on its way to the reader, so only two heartbeats in a row count
+        let has_missing = self.caught_up.is_done() && pending > inner.entries().len();
+        if std::mem::replace(&mut self.has_missing, has_missing) && has_missing {
+            self.caught_up.doubt();
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ if redis.call('EXISTS', stream) == 0 then return { at, note, {}, {}, 0, 0, 0, no
 local info = by_name(redis.call('XINFO', 'STREAM', stream))
 local from = ARGV[2] == '' and at or ARGV[2]
 local own = redis.call('XRANGE', stream, from, from, 'COUNT', 1)
-local entries, more = read_page('XRANGE', { stream }, '(' .. from, '+', tonumber(ARGV[3]), tonumber(ARGV[4]))
+local entries, more = read_page('XRANGE', stream, '(' .. from, '+', tonumber(ARGV[3]), tonumber(ARGV[4]))
 local first = info['first-entry'] and info['first-entry'][1] or none
 local added, deleted = info['entries-added'] or -1, info['max-deleted-entry-id'] or none
 return { at, note, own, entries, more, added, info.length, first, info['last-generated-id'], deleted }
