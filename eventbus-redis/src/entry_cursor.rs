@@ -79,11 +79,7 @@ impl EntryCursor {
 
     /// Waits for entries, at most [`READ_BLOCK_MAX`], and reads a page of them. Resumes the pending read of a call that
     /// was dropped, and discards its page if it had a different request.
-    pub(crate) async fn wait(
-        &mut self,
-        count: usize,
-        block: Option<Duration>,
-    ) -> Result<EntryPage, RedisCommandError> {
+    pub(crate) async fn wait(&mut self, count: usize, block: Option<Duration>) -> Result<EntryPage, RedisCommandError> {
         let after = self.check_id(self.after.as_ref())?.map(str::to_owned);
         let (request, timeout) = ((after.clone(), count), self.reply_timeout.saturating_add(READ_BLOCK_MAX));
         let page = loop {

@@ -36,9 +36,7 @@ mod unfinished;
 mod wire;
 
 // as modules of this crate: its files name them `crate::connection`
-use eventbus_redis_core::{
-    connection, entry_id, env_vars, error, hash_tag, program, reply, server, url, validate,
-};
+use eventbus_redis_core::{connection, entry_id, env_vars, error, hash_tag, program, reply, server, url, validate};
 
 pub use bus::RedisEventBus;
 pub use config::RedisEventBusConfig;

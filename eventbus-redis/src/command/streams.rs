@@ -42,9 +42,9 @@ pub(crate) fn members(key: &str) -> Cmd {
     request("SMEMBERS", key)
 }
 
-/// Removes fields of a hash.
-pub(crate) fn delete_fields(key: &str, fields: &[&str]) -> Cmd {
-    request("HDEL", (key, fields))
+/// Removes a field of a hash.
+pub(crate) fn delete_field(key: &str, field: &str) -> Cmd {
+    request("HDEL", (key, field))
 }
 
 /// Removes a group; replies 1 if there was one.
