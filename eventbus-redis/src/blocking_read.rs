@@ -54,9 +54,9 @@ pub(crate) struct BlockingReader<T> {
 
 /// A connection, and the client id by which another one ends its blocking read.
 #[derive(Clone)]
-struct ReaderConnection {
-    connection: MultiplexedConnection,
-    client_id: Option<i64>,
+pub(crate) struct ReaderConnection {
+    pub(crate) connection: MultiplexedConnection,
+    pub(crate) client_id: Option<i64>,
 }
 
 impl<T> Default for BlockingReader<T> {
@@ -71,17 +71,20 @@ impl<T: Send + 'static> BlockingReader<T> {
         self.connection.is_some()
     }
 
-    /// Opens the connection, unless it is open. Returns the id by which `CLIENT UNBLOCK` ends a read, if the server
-    /// tells it. `timeout` limits the replies, blocking included.
-    pub(crate) async fn connect(&mut self, link: &SharedConnection, timeout: Duration) -> RedisResult<Option<i64>> {
-        if self.connection.is_none() {
-            let mut connection = link.open(timeout).await?;
-            // without its id, the read of a stopping consumer takes up to `READ_BLOCK_MAX`
-            let client_id = command::client_id().query_async(&mut connection).await.ok();
-            *self.pending_read.get_mut() = None;
-            self.connection = Some(ReaderConnection { connection, client_id });
+    /// Opens the connection, unless it is open. `timeout` limits the replies, blocking included.
+    pub(crate) async fn connect(
+        &mut self,
+        link: &SharedConnection,
+        timeout: Duration,
+    ) -> RedisResult<ReaderConnection> {
+        if let Some(open) = &self.connection {
+            return Ok(open.clone());
         }
-        Ok(self.connection.as_ref().and_then(|open| open.client_id))
+        let mut connection = link.open(timeout).await?;
+        // without its id, the read of a stopping consumer takes up to `READ_BLOCK_MAX`
+        let client_id = command::client_id().query_async(&mut connection).await.ok();
+        *self.pending_read.get_mut() = None;
+        Ok(self.connection.insert(ReaderConnection { connection, client_id }).clone())
     }
 
     /// Starts a read, or resumes the pending one of a caller that stopped waiting. Drops the connection if it turns out
@@ -95,10 +98,7 @@ impl<T: Send + 'static> BlockingReader<T> {
     where
         R: Future<Output = RedisResult<T>> + Send + 'static,
     {
-        self.connect(link, timeout).await?;
-        let Some(ReaderConnection { connection, .. }) = self.connection.clone() else {
-            return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
-        };
+        let ReaderConnection { connection, .. } = self.connect(link, timeout).await?;
         let reading = self.pending_read.get_mut();
         let reply = reading.get_or_insert_with(|| Box::pin(begin(connection))).await;
         *reading = None;

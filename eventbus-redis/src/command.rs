@@ -86,17 +86,23 @@ fn is_key_missing(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("no such key"))
 }
 
-pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[MessageId]) -> Cmd {
-    let ids: Vec<_> = ids.iter().map(MessageId::as_str).collect();
+pub(crate) fn acknowledge<'i>(stream: &str, group: &str, ids: impl IntoIterator<Item = &'i MessageId>) -> Cmd {
+    let ids: Vec<_> = ids.into_iter().map(MessageId::as_str).collect();
     request("XACK", (stream, group, ids))
 }
 
-/// Acknowledges entries with attempts on record, and deletes these; if only the first takes effect, unused records are
-/// swept later.
-pub(crate) fn acknowledge_with_attempts(stream: &str, group: &str, retry: &str, ids: &[MessageId]) -> Pipeline {
+/// Acknowledges entries, and deletes the attempts that some of them have on record; if only the first takes effect, unused
+/// records are swept later.
+pub(crate) fn acknowledge_with_attempts<'i>(
+    stream: &str,
+    group: &str,
+    ids: impl IntoIterator<Item = &'i MessageId>,
+    retry: &str,
+    with_attempts: Vec<&str>,
+) -> Pipeline {
     let mut pipeline = redis::pipe();
     pipeline.add_command(acknowledge(stream, group, ids));
-    pipeline.add_command(request("HDEL", (retry, ids.iter().map(MessageId::as_str).collect::<Vec<_>>())));
+    pipeline.add_command(request("HDEL", (retry, with_attempts)));
     pipeline
 }
 

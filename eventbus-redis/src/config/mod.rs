@@ -11,6 +11,7 @@ use redis::Client;
 use serde::Deserialize;
 
 use crate::{
+    Trim,
     env_vars::{process_variable, warn_unknown_variables},
     error::InvalidConfig,
     keys,
@@ -254,6 +255,12 @@ impl RedisEventBusConfig {
     pub fn client(&self) -> Result<Client, InvalidConfig> {
         InvalidConfig::check("bus", self.server().problems())?;
         client(&self.server().server).map_err(|mistake| InvalidConfig::new("bus", mistake))
+    }
+
+    /// Returns the limits of the stream, to which a consumer trims it.
+    pub(crate) fn limits(&self) -> Trim {
+        let max_age = self.trim_max_age_seconds.map(Duration::from_secs);
+        Trim { max_length: self.trim_max_length, max_age }
     }
 
     /// Returns the maximum number of in-flight entries of a consumer.

@@ -22,7 +22,7 @@ use std::{
 };
 
 use eventbus::port::MessageId;
-use redis::ScriptInvocation;
+use redis::{RedisResult, ScriptInvocation, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
 use super::inner::{ConsumerInner, MAINTENANCE_INTERVAL_MIN, add_ids};
@@ -50,16 +50,16 @@ impl Membership {
     /// knows counts as crashed.
     ///
     /// Invariant: the reader asks before the first heartbeat, which overwrites the record.
-    pub(super) async fn has_predecessor_left(&self) -> Result<bool, CommandError> {
+    pub(super) async fn has_predecessor_left(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
         let load = request("HGET", (&self.inner.keys().members, self.inner.name()));
-        let former: Option<String> = self.inner.bus().connection().query_idempotent(&load).await?;
+        let former: Option<String> = load.query_async(connection).await?;
         let former = former.and_then(|former| serde_json::from_str::<serde_json::Value>(&former).ok());
         Ok(former.is_some_and(|former| former["left"] == true || former["instance"] == *self.inner.bus().instance()))
     }
 
     /// Announces the consumer to the group by the first heartbeat of a session.
-    pub(super) async fn announce(&self) -> Result<(), CommandError> {
-        let _: HeartbeatReply = self.inner.run_idempotent(&self.heartbeat_script()).await?;
+    pub(super) async fn announce(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        let _: HeartbeatReply = self.heartbeat_script().invoke_async(connection).await?;
         self.is_announced.store(true, Ordering::Release);
         Ok(())
     }

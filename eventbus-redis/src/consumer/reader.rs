@@ -23,6 +23,7 @@ use crate::{
     blocking_read::{GroupReader, READ_BLOCK_MAX},
     command::{self, GroupRead},
     error::CommandError,
+    group,
     inner::BusInner,
     reply::Entry,
 };
@@ -145,16 +146,24 @@ impl<'a> StreamReader<'a> {
     async fn join(&mut self) -> Result<(), CommandError> {
         let ConsumerParts { inner, membership, .. } = self.parts;
         let bus = inner.bus();
-        if !bus.config().single_connection_client && !self.reader.is_connected() {
-            self.reader.connect(bus.connection(), reply_timeout(bus)).await?;
-            let is_again = std::mem::replace(&mut self.has_connected, true);
-            bus.counters().reconnections(u64::from(is_again));
+        let mut connection = match bus.config().single_connection_client {
+            true => bus.connection().get_with_short_timeout().await?.0,
+            false => {
+                let is_connected = self.reader.is_connected();
+                let connected = self.reader.connect(bus.connection(), reply_timeout(bus)).await?;
+                let is_again = std::mem::replace(&mut self.has_connected, true) && !is_connected;
+                bus.counters().reconnections(u64::from(is_again));
+                connected.connection
+            }
+        };
+        if group::create_joined_group_script(bus, inner.group()).invoke_async(&mut connection).await? {
+            inner.log_created();
         }
-        inner.create_group().await?;
         if self.predecessor_crashed.is_none() {
-            self.predecessor_crashed = Some(!membership.has_predecessor_left().await?);
+            self.predecessor_crashed = Some(!membership.has_predecessor_left(&mut connection).await?);
         }
-        membership.announce().await
+        membership.announce(&mut connection).await?;
+        Ok(())
     }
 
     /// Receives all entries that are pending on this consumer and not in flight.
@@ -166,9 +175,9 @@ impl<'a> StreamReader<'a> {
             let Some(room) = self.stop.run_until_stopped(inner.in_flight().room()).await else { return Ok(()) };
             let room = room.min(inner.bus().config().batch_size).min(command::SCRIPT_BATCH_MAX);
             // entries that the server assigned meanwhile stay pending on this consumer
-            let page = self.stop.run_until_stopped(receiver.reclaim_own_page(&from, room, PAGE_BYTES)).await;
+            let page = self.stop.run_until_stopped(receiver.reclaim_own_page(&from, room, has_ended)).await;
             let Some((next, reclaimed)) = page.transpose()? else { return Ok(()) };
-            receiver.receive_reclaimed(reclaimed.with_owner_ended(std::iter::repeat(has_ended)));
+            receiver.receive_reclaimed(reclaimed);
             match next {
                 Some(next) => from = next,
                 None => return Ok(()),
@@ -192,13 +201,18 @@ impl<'a> StreamReader<'a> {
         let block = Duration::from_millis(config.block_ms).min(READ_BLOCK_MAX);
         if config.single_connection_client {
             // never sent twice: the server assigns the entries of the first reply too
-            let entries = command::parse_group_entries(link.query(&request.new_entries(None)).await?)?;
+            let (mut connection, number) = link.get_with_short_timeout().await?;
+            let reply = request.new_entries(None).query_async(&mut connection).await;
+            if let Err(error) = &reply {
+                link.drop_if_lost(number, error);
+            }
+            let entries = command::parse_group_entries(reply?)?;
             if entries.is_empty() {
                 stop.run_until_stopped(sleep(SINGLE_CONNECTION_POLL_INTERVAL.min(block))).await;
             }
             return Ok(entries);
         }
-        let client_id = reader.connect(link, reply_timeout(bus)).await?;
+        let client_id = reader.connect(link, reply_timeout(bus)).await?.client_id;
         let mut reading = pin!(reader.read_new(link, reply_timeout(bus), request, Some(block)));
         // biased: a reply that has arrived holds entries assigned to this consumer
         tokio::select! {
