@@ -74,7 +74,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["config"],
             &["command", "trace_context"],
             &["blocking_read"],
-            &["inner"],
+            &["entry_cursor", "inner"],
             &["group", "no_otel", "join", "oldest", "otel", "trace", "trim", "unfinished"],
             &["dead_letters", "info", "publish", "relay"],
             &["consumer", "history", "streams"],

@@ -11,7 +11,6 @@ use redis::Client;
 use serde::Deserialize;
 
 use crate::{
-    Trim,
     env_vars::{process_variable, warn_unknown_variables},
     error::InvalidConfig,
     keys,
@@ -124,8 +123,9 @@ pub struct RedisEventBusConfig {
     pub concurrency: usize,
     /// The maximum number of in-flight entries of a consumer; at this number, or at 16 MiB of events, it reads no more.
     /// Lower it if the server must know sooner which entries no consumer has begun. Entries that wait for a retry, or
-    /// behind one that does, do not count here: of these a consumer keeps the ids of 100,000, then it reads no more until
-    /// a tenth of them is gone, and health has an alert. The consumer reads ahead only what its workers finish in about a tenth of a second, as it measures, so that the other
+    /// behind one that does, do not count here: of these a consumer keeps 100,000, or 256 MiB, then it reads no more until
+    /// a tenth of them is gone, and health has an alert. The consumer reads ahead only what its workers finish in about a
+    /// tenth of a second, as it measures, so that the other
     /// consumers of the group get their share. Entries that it claims from a dead consumer may exceed the limit by one
     /// batch. Default: ten times [`batch_size`](Self::batch_size).
     pub max_in_flight: Option<usize>,
@@ -255,12 +255,6 @@ impl RedisEventBusConfig {
     pub fn client(&self) -> Result<Client, InvalidConfig> {
         InvalidConfig::check("bus", self.server().problems())?;
         client(&self.server().server).map_err(|mistake| InvalidConfig::new("bus", mistake))
-    }
-
-    /// Returns the limits of the stream, to which a consumer trims it.
-    pub(crate) fn limits(&self) -> Trim {
-        let max_age = self.trim_max_age_seconds.map(Duration::from_secs);
-        Trim { max_length: self.trim_max_length, max_age }
     }
 
     /// Returns the maximum number of in-flight entries of a consumer.

@@ -81,7 +81,8 @@ pub(super) struct ConsumerTasks<'a> {
 
 impl<'a> ConsumerTasks<'a> {
     pub(super) fn new(parts: &'a ConsumerParts, caught_up: &'a CaughtUp) -> Self {
-        let idle = parts.inner.pending_idle();
+        let (idle, config) = (parts.inner.pending_idle(), parts.inner.bus().config());
+        let max_age = config.trim_max_age_seconds.map(Duration::from_secs);
         Self {
             parts,
             caught_up,
@@ -98,7 +99,7 @@ impl<'a> ConsumerTasks<'a> {
             claim: delayed_interval((idle / 6).clamp(MAINTENANCE_INTERVAL_MIN, CLAIM_INTERVAL_MAX)),
             garbage_collection: delayed_interval(idle.max(CLAIM_INTERVAL_MAX)),
             trim: delayed_interval(TRIM_INTERVAL),
-            limits: parts.inner.bus().config().limits(),
+            limits: Trim { max_length: config.trim_max_length, max_age },
             trim_blocker: None,
         }
     }

@@ -164,11 +164,11 @@ impl EventConsumer {
         &self,
         ids: impl IntoIterator<Item = &'e MessageId>,
     ) -> Result<u64, RedisCommandError> {
-        let mut ids = ids.into_iter().peekable();
-        if ids.peek().is_none() {
+        let ids: Vec<_> = ids.into_iter().cloned().collect();
+        if ids.is_empty() {
             return Ok(0);
         }
-        self.streams.query_idempotent(&self.key, &command::acknowledge(&self.key, &self.group, ids)).await
+        self.streams.query_idempotent(&self.key, &command::acknowledge(&self.key, &self.group, &ids)).await
     }
 
     /// Claims entries of all consumers, including this one, that have been pending for long. Scans the pending entries
