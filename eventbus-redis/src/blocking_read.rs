@@ -66,11 +66,6 @@ impl<T> Default for BlockingReader<T> {
 }
 
 impl<T: Send + 'static> BlockingReader<T> {
-    /// Returns `true` if the connection is open, as far as the reader knows.
-    pub(crate) const fn is_connected(&self) -> bool {
-        self.connection.is_some()
-    }
-
     /// Opens the connection, unless it is open. `timeout` limits the replies, blocking included.
     pub(crate) async fn connect(
         &mut self,

@@ -25,7 +25,7 @@ use crate::{
     error::CommandError,
     group,
     inner::BusInner,
-    reply::Entry,
+    reply::{Entry, is_connection_lost},
 };
 
 /// Time that a reply may take beyond the time for which its read blocks.
@@ -77,8 +77,10 @@ pub(super) struct StreamReader<'a> {
     stop: &'a StopSignal,
     reader: GroupReader,
     outage_log: OutageLog,
-    /// Set once the reader had a connection of its own.
-    has_connected: bool,
+    /// Set if the reader lost a connection of its own.
+    has_lost_connection: bool,
+    /// Number of the shared connection, if the reader uses that one.
+    connection_number: Option<u64>,
     /// Set if the previous consumer of this name ended without leaving: then one of its pending entries may have ended
     /// it. `None` until the reader has asked the server.
     predecessor_crashed: Option<bool>,
@@ -87,21 +89,34 @@ pub(super) struct StreamReader<'a> {
 impl<'a> StreamReader<'a> {
     pub(super) fn new(parts: &'a ConsumerParts, caught_up: &'a CaughtUp, stop: &'a StopSignal) -> Self {
         let outage_log = OutageLog::new("reading", parts.inner.group().clone());
-        let reader = GroupReader::default();
-        Self { parts, caught_up, stop, reader, outage_log, has_connected: false, predecessor_crashed: None }
+        let (reader, has_lost_connection, connection_number, predecessor_crashed) = Default::default();
+        Self { parts, caught_up, stop, reader, outage_log, has_lost_connection, connection_number, predecessor_crashed }
     }
 
     /// Fetches entries while there is room for them, until `stop`.
     pub(super) async fn run(&mut self) {
         while !self.stop.is_stopped() {
             if let Err(error) = self.run_session().await {
+                self.drop_connection(&error);
                 let delay = self.outage_log.record_failure(&error);
                 self.stop.run_until_stopped(sleep(delay)).await;
             }
         }
     }
 
-    /// Reads until `stop` or an error.
+    /// Makes the next session connect again: a connection may be lost, or the server a replica now.
+    fn drop_connection(&mut self, error: &CommandError) {
+        self.reader = GroupReader::default();
+        let CommandError::Sent(error) = error else { return };
+        match self.connection_number.take() {
+            Some(number) => {
+                self.parts.inner.bus().connection().drop_if_lost(number, error);
+            }
+            None => self.has_lost_connection |= is_connection_lost(error),
+        }
+    }
+
+    /// Reads over one connection until `stop` or an error.
     async fn run_session(&mut self) -> Result<(), CommandError> {
         let (caught_up, stop) = (self.caught_up, self.stop);
         let ConsumerParts { inner, receiver, .. } = self.parts;
@@ -147,11 +162,14 @@ impl<'a> StreamReader<'a> {
         let ConsumerParts { inner, membership, .. } = self.parts;
         let bus = inner.bus();
         let mut connection = match bus.config().single_connection_client {
-            true => bus.connection().get_with_short_timeout().await?.0,
+            true => {
+                let (connection, number) = bus.connection().get_with_short_timeout().await?;
+                self.connection_number = Some(number);
+                connection
+            }
             false => {
-                let is_connected = self.reader.is_connected();
                 let connected = self.reader.connect(bus.connection(), reply_timeout(bus)).await?;
-                let is_again = std::mem::replace(&mut self.has_connected, true) && !is_connected;
+                let is_again = std::mem::take(&mut self.has_lost_connection);
                 bus.counters().reconnections(u64::from(is_again));
                 connected.connection
             }
@@ -194,7 +212,7 @@ impl<'a> StreamReader<'a> {
 
     /// Reads new entries; when the consumer must stop, asks the server to end the read, which loses no entry.
     async fn read_new(&mut self, count: usize) -> Result<Vec<Entry>, CommandError> {
-        let Self { parts, stop, reader, .. } = self;
+        let Self { parts, stop, reader, connection_number, .. } = self;
         let (inner, bus) = (&parts.inner, parts.inner.bus());
         let (config, link) = (bus.config(), bus.connection());
         let request = GroupRead { stream: bus.stream(), group: inner.group(), consumer: inner.name(), count };
@@ -202,11 +220,8 @@ impl<'a> StreamReader<'a> {
         if config.single_connection_client {
             // never sent twice: the server assigns the entries of the first reply too
             let (mut connection, number) = link.get_with_short_timeout().await?;
-            let reply = request.new_entries(None).query_async(&mut connection).await;
-            if let Err(error) = &reply {
-                link.drop_if_lost(number, error);
-            }
-            let entries = command::parse_group_entries(reply?)?;
+            *connection_number = Some(number);
+            let entries = command::parse_group_entries(request.new_entries(None).query_async(&mut connection).await?)?;
             if entries.is_empty() {
                 stop.run_until_stopped(sleep(SINGLE_CONNECTION_POLL_INTERVAL.min(block))).await;
             }
