@@ -13,12 +13,11 @@ use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, Pipeline, RedisError,
     ScriptInvocation, aio::MultiplexedConnection,
 };
-use tokio::{net::TcpStream, sync::Mutex, task::JoinSet};
+use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{
     error::{CommandError, InvalidConfig, PasswordMissing, RedisConnectError},
     hash_tag::has_hash_tag,
-    packed_replies::PackedReplies,
     reply,
     server::{Server, ServerConfig},
     tls,
@@ -125,47 +124,21 @@ impl SharedConnection {
     /// Opens a new connection within the connect timeout. An attempt may be stuck although the server is back: each
     /// second a further attempt starts, and the first one to end decides, also with an error.
     pub async fn open(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
-        self.open_within_timeout(response_timeout, false).await
-    }
-
-    /// Like [`open`](Self::open), for a connection that reads entries: a reply with entries of one stream is
-    /// [one value](crate::packed_replies), unless the connection uses TLS, a Unix socket or the protocol RESP3.
-    pub async fn open_for_entries(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
-        self.open_within_timeout(response_timeout, true).await
-    }
-
-    async fn open_within_timeout(
-        &self,
-        response_timeout: Duration,
-        is_for_entries: bool,
-    ) -> Result<MultiplexedConnection, RedisError> {
-        let opening = self.open_without_timeout(response_timeout, is_for_entries);
-        match tokio::time::timeout(self.connect_timeout, opening).await {
+        match tokio::time::timeout(self.connect_timeout, self.open_without_timeout(response_timeout)).await {
             Ok(connected) => connected,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         }
     }
 
     /// As [`open`](Self::open), for a caller that limits the connect time.
-    async fn open_without_timeout(
-        &self,
-        response_timeout: Duration,
-        is_for_entries: bool,
-    ) -> Result<MultiplexedConnection, RedisError> {
+    async fn open_without_timeout(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(response_timeout));
         let mut attempts = JoinSet::new();
         loop {
             if attempts.len() < PARALLEL_CONNECTS_MAX {
                 let (client, config) = (self.client.clone(), config.clone());
-                attempts.spawn(async move {
-                    match client.get_connection_info().addr() {
-                        ConnectionAddr::Tcp(host, port) if is_for_entries => {
-                            connect_for_entries(&client, host, *port, config).await
-                        }
-                        _ => client.get_multiplexed_async_connection_with_config(&config).await,
-                    }
-                });
+                attempts.spawn(async move { client.get_multiplexed_async_connection_with_config(&config).await });
             }
             if let Ok(Some(ended)) = tokio::time::timeout(PARALLEL_CONNECT_DELAY, attempts.join_next()).await {
                 return ended.map_err(std::io::Error::other)?;
@@ -178,7 +151,7 @@ impl SharedConnection {
         let timeout = self.connect_timeout;
         let connecting = async {
             let failed = |error| self.connect_error(error);
-            let mut connection = self.open_without_timeout(self.response_timeout, false).await.map_err(failed)?;
+            let mut connection = self.open_without_timeout(self.response_timeout).await.map_err(failed)?;
             // before the script, which may write keys
             self.check_hash_tag(&mut connection).await?;
             let reply = first.invoke_async(&mut connection).await.map_err(failed)?;
@@ -415,34 +388,6 @@ impl ConnectionState {
         self.number += 1;
         self.number
     }
-}
-
-/// Opens a connection whose replies with entries are [packed](crate::packed_replies).
-async fn connect_for_entries(
-    client: &Client,
-    host: &str,
-    port: u16,
-    config: AsyncConnectionConfig,
-) -> Result<MultiplexedConnection, RedisError> {
-    let stream = PackedReplies::new(connect_tcp(host, port).await?);
-    let settings = client.get_connection_info().redis_settings();
-    let (connection, driver) = MultiplexedConnection::new_with_config(settings, stream, config).await?;
-    // ends when the last clone of the connection is dropped, also during a read
-    tokio::spawn(driver);
-    Ok(connection)
-}
-
-/// Connects to all addresses of a host at once, as the client does, and takes the first that answers.
-async fn connect_tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
-    let mut attempts: JoinSet<_> = tokio::net::lookup_host((host, port)).await?.map(TcpStream::connect).collect();
-    let mut failure = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
-    while let Some(ended) = attempts.join_next().await {
-        match ended.map_err(std::io::Error::other)? {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
 }
 
 /// Prepares a client; sends no command. Warns of a connection that machines in between can read.

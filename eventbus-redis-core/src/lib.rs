@@ -14,8 +14,6 @@ pub mod format;
 #[doc(hidden)]
 pub mod hash_tag;
 #[doc(hidden)]
-pub mod packed_replies;
-#[doc(hidden)]
 pub mod program;
 #[doc(hidden)]
 pub mod reply;

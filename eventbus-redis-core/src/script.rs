@@ -18,7 +18,7 @@ pub const PROGRAM_RUN: &str = include_str!("lua/program_run.lua");
 pub static CHECK_SCRIPTING: Lua = lua(&[include_str!("lua/check_scripting.lua")]);
 /// Runs a program that has no steps of a driver's own.
 pub static PROGRAM: Lua = lua(&[PROGRAM_ARGS, PROGRAM_STEPS, PROGRAM_RUN]);
-pub static READ_PAGE: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("lua/read_page.lua")]);
+pub static READ_PAGE: Lua = lua(&[ENTRY_BYTES, PAGES, include_str!("lua/read_page.lua")]);
 
 /// A script whose text is a sequence of parts.
 #[derive(Debug)]

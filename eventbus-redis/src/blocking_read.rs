@@ -7,16 +7,13 @@
 
 use std::{pin::Pin, time::Duration};
 
-use eventbus::support::{Backoff, PAGE_BYTES};
+use eventbus::support::Backoff;
 use parking_lot::Mutex;
-use redis::{RedisResult, Value, aio::MultiplexedConnection};
+use redis::{RedisResult, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
 use crate::{
-    command::{
-        self, GroupRead,
-        pages::{self, EntryPage},
-    },
+    command::{self, GroupRead},
     connection::SharedConnection,
     reply::{Entry, is_connection_lost},
 };
@@ -50,9 +47,16 @@ type PendingRead<T> = Pin<Box<dyn Future<Output = RedisResult<T>> + Send>>;
 
 /// A connection for blocking reads, opened by the first one, and the read that is pending on it.
 pub(crate) struct BlockingReader<T> {
-    connection: Option<MultiplexedConnection>,
+    connection: Option<ReaderConnection>,
     /// Never locked: it only makes the reader `Sync`.
     pending_read: Mutex<Option<PendingRead<T>>>,
+}
+
+/// A connection, and the client id by which another one ends its blocking read.
+#[derive(Clone)]
+pub(crate) struct ReaderConnection {
+    pub(crate) connection: MultiplexedConnection,
+    pub(crate) client_id: Option<i64>,
 }
 
 impl<T> Default for BlockingReader<T> {
@@ -62,9 +66,25 @@ impl<T> Default for BlockingReader<T> {
 }
 
 impl<T: Send + 'static> BlockingReader<T> {
+    /// Opens the connection, unless it is open. `timeout` limits the replies, blocking included.
+    pub(crate) async fn connect(
+        &mut self,
+        link: &SharedConnection,
+        timeout: Duration,
+    ) -> RedisResult<ReaderConnection> {
+        if let Some(open) = &self.connection {
+            return Ok(open.clone());
+        }
+        let mut connection = link.open(timeout).await?;
+        // without its id, the read of a stopping consumer takes up to `READ_BLOCK_MAX`
+        let client_id = command::client_id().query_async(&mut connection).await.ok();
+        *self.pending_read.get_mut() = None;
+        Ok(self.connection.insert(ReaderConnection { connection, client_id }).clone())
+    }
+
     /// Starts a read, or resumes the pending one of a caller that stopped waiting. Drops the connection if it turns out
-    /// to be lost. `timeout` limits the reply, blocking included.
-    async fn start_or_resume<R>(
+    /// to be lost.
+    pub(crate) async fn start_or_resume<R>(
         &mut self,
         link: &SharedConnection,
         timeout: Duration,
@@ -73,7 +93,7 @@ impl<T: Send + 'static> BlockingReader<T> {
     where
         R: Future<Output = RedisResult<T>> + Send + 'static,
     {
-        let connection = self.connection(link, timeout).await?;
+        let ReaderConnection { connection, .. } = self.connect(link, timeout).await?;
         let reading = self.pending_read.get_mut();
         let reply = reading.get_or_insert_with(|| Box::pin(begin(connection))).await;
         *reading = None;
@@ -82,90 +102,24 @@ impl<T: Send + 'static> BlockingReader<T> {
         }
         reply
     }
-
-    async fn connection(&mut self, link: &SharedConnection, timeout: Duration) -> RedisResult<MultiplexedConnection> {
-        if let Some(connection) = &self.connection {
-            return Ok(connection.clone());
-        }
-        let made = link.open(timeout).await?;
-        Ok(self.connection.insert(made).clone())
-    }
 }
 
 /// Blocking reads of entries that are new to a group.
-pub(crate) type BlockingEntryReader = BlockingReader<Vec<Entry>>;
+pub(crate) type GroupReader = BlockingReader<Vec<Entry>>;
 
-impl BlockingEntryReader {
-    /// Reads a page of new entries, or resumes the pending read; waits for the first entry if `block` is given.
-    pub(crate) async fn read_new_entries(
+impl GroupReader {
+    /// Reads new entries, or resumes the pending read; waits for the first one if `block` is given.
+    pub(crate) async fn read_new(
         &mut self,
         link: &SharedConnection,
         timeout: Duration,
         reader: GroupRead<'_>,
         block: Option<Duration>,
     ) -> RedisResult<Vec<Entry>> {
-        let mut page = reader.new_page();
-        page.arg(PAGE_BYTES);
-        let wait = block.map(|block| GroupRead { count: 1, ..reader }.new_entries(Some(block)));
-        let mut rest = (reader.count > 1).then(|| GroupRead { count: reader.count - 1, ..reader }.new_page());
+        let read = reader.new_entries(block);
         self.start_or_resume(link, timeout, |mut connection| async move {
-            let mut entries: Vec<Entry> = page.invoke_async(&mut connection).await?;
-            if let Some(wait) = wait.filter(|_| entries.is_empty()) {
-                entries = command::parse_group_entries(wait.query_async(&mut connection).await?)?;
-                let remaining_bytes = entries.first().map_or(0, |first| PAGE_BYTES.saturating_sub(first.bytes()));
-                if let Some(rest) = rest.as_mut().filter(|_| remaining_bytes > 0) {
-                    // if the second read fails, the entries of the first are already pending on this consumer
-                    let more: RedisResult<Vec<Entry>> = rest.arg(remaining_bytes).invoke_async(&mut connection).await;
-                    entries.extend(more.unwrap_or_default());
-                }
-            }
-            Ok(entries)
+            command::parse_group_entries(read.query_async(&mut connection).await?)
         })
         .await
-    }
-}
-
-/// Blocking reads of pages of streams.
-pub(crate) type BlockingPageReader = BlockingReader<RequestedPage>;
-
-/// A page with its request: the entry after which it begins, and the number of entries.
-pub(crate) struct RequestedPage {
-    request: (Option<String>, usize),
-    page: EntryPage,
-}
-
-impl BlockingPageReader {
-    /// Reads a page of the entries after an id; waits for the first one if `block` is given. Discards a page of a
-    /// pending read with a different request.
-    pub(crate) async fn read_page<S: AsRef<str>>(
-        &mut self,
-        link: &SharedConnection,
-        timeout: Duration,
-        streams: &[S],
-        after: Option<&str>,
-        count: usize,
-        block: Option<Duration>,
-    ) -> RedisResult<EntryPage> {
-        let request = (after.map(str::to_owned), count);
-        loop {
-            let positions = streams.iter().map(|stream| (stream.as_ref(), after.unwrap_or("0-0")));
-            let wait = block.map(|block| command::wait_for_any(positions, block));
-            let (page, answered) = (pages::page(streams, after, None, count), request.clone());
-            let read = self.start_or_resume(link, timeout, |mut connection| async move {
-                let found = match wait {
-                    Some(wait) => wait.query_async(&mut connection).await?,
-                    None => Value::Okay,
-                };
-                let page = match found {
-                    Value::Nil => EntryPage::default(),
-                    _ => page.invoke_async(&mut connection).await?,
-                };
-                Ok(RequestedPage { request: answered, page })
-            });
-            let read = read.await?;
-            if read.request == request {
-                return Ok(read.page);
-            }
-        }
     }
 }

@@ -8,15 +8,11 @@ pub(crate) mod streams;
 use std::{collections::HashMap, time::Duration};
 
 use eventbus::port::MessageId;
-use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation, Value, cmd, from_redis_value,
-};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation, Value, cmd, from_redis_value};
 
 use crate::{
     error::CommandError,
-    packed_replies::PackedEntries,
     reply::{Entry, parse_value, request},
-    script,
     wire::EntryFields,
 };
 
@@ -33,14 +29,6 @@ pub(crate) struct GroupRead<'a> {
 }
 
 impl GroupRead<'_> {
-    /// Reads entries that are new to the group, without blocking: at most `count`, up to the entry that reaches the
-    /// byte limit in the last argument, which the caller adds. The reply is a list.
-    pub(crate) fn new_page(&self) -> ScriptInvocation<'static> {
-        let mut script = script::consumer::READ_NEW.key(self.stream);
-        script.arg(self.group).arg(self.consumer).arg(self.count);
-        script
-    }
-
     /// Reads entries that are new to the group; waits for them if `block` is given.
     pub(crate) fn new_entries(&self, block: Option<Duration>) -> Cmd {
         let Self { stream, group, consumer, count } = *self;
@@ -54,10 +42,9 @@ fn block_ms(block: Duration) -> u64 {
     u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
-/// Waits until one of some streams has an entry after an id; replies with the first one.
-pub(crate) fn wait_for_any<'p>(positions: impl Iterator<Item = (&'p str, &'p str)>, block: Duration) -> Cmd {
-    let (streams, after): (Vec<_>, Vec<_>) = positions.unzip();
-    request("XREAD", ("COUNT", 1, "BLOCK", block_ms(block), "STREAMS", streams, after))
+/// Waits until a stream has an entry after an id, or after the beginning; replies with the first one.
+pub(crate) fn wait_for_entry(stream: &str, after: Option<&str>, block: Duration) -> Cmd {
+    request("XREAD", ("COUNT", 1, "BLOCK", block_ms(block), "STREAMS", stream, after.unwrap_or("0-0")))
 }
 
 pub(crate) fn ping() -> Cmd {
@@ -99,17 +86,23 @@ fn is_key_missing(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("no such key"))
 }
 
-pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[MessageId]) -> Cmd {
-    let ids: Vec<_> = ids.iter().map(MessageId::as_str).collect();
+pub(crate) fn acknowledge<'i>(stream: &str, group: &str, ids: impl IntoIterator<Item = &'i MessageId>) -> Cmd {
+    let ids: Vec<_> = ids.into_iter().map(MessageId::as_str).collect();
     request("XACK", (stream, group, ids))
 }
 
-/// Acknowledges entries with attempts on record, and deletes these; if only the first takes effect, unused records are
-/// swept later.
-pub(crate) fn acknowledge_with_attempts(stream: &str, group: &str, retry: &str, ids: &[MessageId]) -> Pipeline {
+/// Acknowledges entries, and deletes the attempts that some of them have on record; if only the first takes effect, unused
+/// records are swept later.
+pub(crate) fn acknowledge_with_attempts<'i>(
+    stream: &str,
+    group: &str,
+    ids: impl IntoIterator<Item = &'i MessageId>,
+    retry: &str,
+    with_attempts: Vec<&str>,
+) -> Pipeline {
     let mut pipeline = redis::pipe();
     pipeline.add_command(acknowledge(stream, group, ids));
-    pipeline.add_command(request("HDEL", (retry, ids.iter().map(MessageId::as_str).collect::<Vec<_>>())));
+    pipeline.add_command(request("HDEL", (retry, with_attempts)));
     pipeline
 }
 
@@ -253,33 +246,4 @@ pub(crate) fn parse_group_entries(reply: Value) -> RedisResult<Vec<Entry>> {
         other => Some(other),
     };
     stream.map_or_else(|| Ok(Vec::new()), parse_value)
-}
-
-/// New entries of one stream.
-pub(crate) enum NewEntries {
-    Packed(PackedEntries),
-    Parsed(Vec<Entry>),
-}
-
-impl NewEntries {
-    /// Parses the reply of `XREADGROUP` on one stream.
-    pub(crate) fn parse(reply: Value) -> RedisResult<Self> {
-        match reply {
-            Value::BulkString(bytes) => PackedEntries::parse(bytes)
-                .map(Self::Packed)
-                .ok_or_else(|| (ErrorKind::UnexpectedReturnType, "the reply holds no entries of one stream").into()),
-            reply => parse_group_entries(reply).map(Self::Parsed),
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::Packed(entries) => entries.len(),
-            Self::Parsed(entries) => entries.len(),
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }

@@ -169,7 +169,7 @@ async fn load_dead_letter_page(
     count: usize,
 ) -> Result<(Vec<DeadLetter>, bool), DeadLetterError> {
     let (after, to) = (after.to_string(), to.map(|to| to.to_string()));
-    let page = pages::page(&[bus.config().dlq_stream_name()], Some(&after), to.as_deref(), count);
+    let page = pages::page(&bus.config().dlq_stream_name(), Some(&after), to.as_deref(), count);
     let page: EntryPage = bus.run_idempotent(&page).await.map_err(|error| dead_letter_error(bus, error))?;
     Ok((page.entries.into_iter().map(parse_dead_letter).collect(), page.has_more))
 }

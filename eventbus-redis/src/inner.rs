@@ -109,7 +109,7 @@ impl BusInner {
         &self.joined
     }
 
-    pub(crate) fn connection(&self) -> &SharedConnection {
+    pub(crate) fn connection(&self) -> &Arc<SharedConnection> {
         &self.connection
     }
 

@@ -7,6 +7,7 @@ mod command;
 mod config;
 mod consumer;
 mod dead_letters;
+mod entry_cursor;
 mod group;
 mod history;
 mod info;
@@ -35,9 +36,7 @@ mod unfinished;
 mod wire;
 
 // as modules of this crate: its files name them `crate::connection`
-use eventbus_redis_core::{
-    connection, entry_id, env_vars, error, hash_tag, packed_replies, program, reply, server, url, validate,
-};
+use eventbus_redis_core::{connection, entry_id, env_vars, error, hash_tag, program, reply, server, url, validate};
 
 pub use bus::RedisEventBus;
 pub use config::RedisEventBusConfig;
@@ -45,7 +44,7 @@ pub use consumer::{Recovery, RecoveryStats};
 #[doc(inline)]
 pub use eventbus_redis_core::error::{ConfigMistake, InvalidConfig, RedisCommandError, RedisConnectError};
 pub use group::{GroupError, GroupStart, RetiredGroup};
-pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
+pub use history::{Follow, History, HistoryEntry, NotAnEvent};
 /// The driver, in the version this crate uses.
 pub use redis;
 pub use trim::{Trim, TrimBlockReason, TrimBlocker, Trimmed};

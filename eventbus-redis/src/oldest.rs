@@ -17,8 +17,7 @@ pub(crate) async fn oldest_position(bus: &BusInner) -> Result<Option<Position>, 
     bus.ensure_open()?;
     let mut after: Option<String> = None;
     loop {
-        let page: EntryPage =
-            bus.run_idempotent(&pages::page(&[bus.stream()], after.as_deref(), None, PAGE_LEN)).await?;
+        let page: EntryPage = bus.run_idempotent(&pages::page(bus.stream(), after.as_deref(), None, PAGE_LEN)).await?;
         let Some(last) = page.entries.last() else { return Ok(None) };
         after = Some(last.id.clone());
         let position = page.entries.iter().find_map(|entry| {

@@ -11,6 +11,7 @@ use tracing::{Instrument, Span};
 
 use crate::{
     command,
+    connection::SharedConnection,
     error::{CommandError, boxed},
     inner::BusInner,
     otel, reply,
@@ -79,37 +80,35 @@ pub(crate) fn encode<'a>(
     Ok(fields)
 }
 
-/// Adds entries to the stream.
+/// Adds entries in as few steps as possible, and returns their ids.
 async fn add_entries(bus: &BusInner, entries: &[wire::EntryFields<'_>]) -> Result<Vec<MessageId>, CommandError> {
     let mut ids = Vec::with_capacity(entries.len());
     for together in entries.chunks(PUBLISH_BATCH_MAX) {
-        let refused = match add_batch(bus, together).await {
-            Ok(replies) => collect_ids(bus, replies, &mut ids).err().map(CommandError::Sent),
-            Err(error) => Some(error),
-        };
-        match refused {
-            None => {}
-            Some(error) if ids.is_empty() => return Err(error),
-            Some(error) => return Err(CommandError::Sent(partial_publish_error(ids.len(), &error))),
+        let before = ids.len();
+        let added = add_batch(bus.connection(), bus.stream(), together, &mut ids).await;
+        bus.counters().events_published((ids.len() - before) as u64);
+        match added {
+            Err(error) if !ids.is_empty() => return Err(CommandError::Sent(partial_publish_error(ids.len(), &error))),
+            added => added?,
         }
     }
     Ok(ids)
 }
 
-async fn add_batch(
-    bus: &BusInner,
+/// Adds entries in one step, all or none, and their ids to `ids`. If the server refuses some of them, because the ids of
+/// the stream have run out, it has added those before.
+pub(crate) async fn add_batch(
+    link: &SharedConnection,
+    stream: &str,
     entries: &[wire::EntryFields<'_>],
-) -> Result<Vec<RedisResult<String>>, CommandError> {
+    ids: &mut Vec<MessageId>,
+) -> Result<(), CommandError> {
     if let [entry] = entries {
-        let id = bus.connection().query(&command::add(bus.stream(), entry, None)).await?;
-        return Ok(vec![Ok(id)]);
+        // never sent twice: that would publish twice
+        ids.push(MessageId::new(link.query::<String>(&command::add(stream, entry, None)).await?));
+        return Ok(());
     }
-    bus.connection().query_all(&command::add_all(bus.stream(), entries)).await
-}
-
-/// Appends the ids of the added entries to `ids`; fails with the error of the first entry that was refused.
-fn collect_ids(bus: &BusInner, replies: Vec<RedisResult<String>>, ids: &mut Vec<MessageId>) -> RedisResult<()> {
-    let before = ids.len();
+    let replies: Vec<RedisResult<String>> = link.query_all(&command::add_all(stream, entries)).await?;
     let mut refusal = None;
     for reply in replies {
         match reply {
@@ -117,8 +116,7 @@ fn collect_ids(bus: &BusInner, replies: Vec<RedisResult<String>>, ids: &mut Vec<
             Err(error) => refusal = refusal.or(Some(error)),
         }
     }
-    bus.counters().events_published((ids.len() - before) as u64);
-    refusal.map_or(Ok(()), Err)
+    refusal.map_or(Ok(()), |error| Err(CommandError::Sent(error)))
 }
 
 /// As [`publish_error`], for a command with events: if an argument is longer than the server accepts, the event with
@@ -167,6 +165,6 @@ pub(crate) const fn error_type(error: &PublishError) -> &'static str {
 }
 
 /// Builds the error for a publish whose first events were added and whose later ones were not.
-fn partial_publish_error(published: usize, error: &CommandError) -> RedisError {
+pub(crate) fn partial_publish_error(published: usize, error: &CommandError) -> RedisError {
     std::io::Error::other(format!("{published} events were published, then: {error}")).into()
 }

@@ -86,8 +86,8 @@ pub(crate) fn in_seconds<S: Serializer>(time: &Duration, serializer: S) -> Resul
 
 /// Removes the oldest entries that are beyond the limits and that every group has finished.
 pub(crate) async fn trim(bus: &BusInner, limits: Trim) -> Result<Trimmed, RedisCommandError> {
-    let mut steps = TrimProgress::default();
-    while steps.add_step(trim_step(bus, limits).await?) {}
+    let (trim, mut steps) = (trim_script(bus.stream(), limits, false), TrimProgress::default());
+    while steps.add_step(bus.run::<TrimReply>(&trim).await?.into()) {}
     Ok(steps.total)
 }
 
@@ -170,9 +170,4 @@ pub(crate) async fn find_blocker(bus: &BusInner) -> Result<Option<TrimBlocker>, 
     let mut find = script::group::TRIM_BLOCKER.prepare_invoke();
     find.key(bus.stream()).key(keys::projections(bus.stream()));
     Ok(TrimStep::from(bus.run_idempotent::<TrimReply>(&find).await?).held_by)
-}
-
-/// Removes some of the oldest entries that are beyond the limits and that every group has finished.
-pub(crate) async fn trim_step(bus: &BusInner, limits: Trim) -> Result<TrimStep, RedisCommandError> {
-    bus.run::<TrimReply>(&trim_script(bus.stream(), limits, false)).await.map(TrimStep::from)
 }

@@ -74,7 +74,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["config"],
             &["command", "trace_context"],
             &["blocking_read"],
-            &["inner"],
+            &["entry_cursor", "inner"],
             &["group", "no_otel", "join", "oldest", "otel", "trace", "trim", "unfinished"],
             &["dead_letters", "info", "publish", "relay"],
             &["consumer", "history", "streams"],
@@ -85,7 +85,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "eventbus-redis-core",
         &[
-            &["entry_id", "hash_tag", "packed_replies", "program", "reply", "script", "url", "validate"],
+            &["entry_id", "hash_tag", "program", "reply", "script", "url", "validate"],
             &["error"],
             &["env_vars", "format", "no_tls", "server", "tls"],
             &["connection"],

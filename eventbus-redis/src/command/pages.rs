@@ -6,7 +6,7 @@ use redis::{FromRedisValue, ParsingError, ScriptInvocation, Value, from_redis_va
 
 use crate::reply::Entry;
 
-/// A page of entries of streams, in order.
+/// A page of entries of a stream, in order.
 #[derive(Debug, Default)]
 pub(crate) struct EntryPage {
     pub(crate) entries: Vec<Entry>,
@@ -23,33 +23,23 @@ impl FromRedisValue for EntryPage {
 }
 
 /// Reads entries after `after`, or from the oldest one on, up to `through` or the newest one: at most `count`, and none
-/// after the one that reaches [`PAGE_BYTES`]. From several streams it reads the oldest entries of all, at the same
-/// instant: otherwise an entry that is added between two reads could have a lower id than one already read.
-pub(crate) fn page<S: AsRef<str>>(
-    streams: &[S],
+/// after the one that reaches [`PAGE_BYTES`].
+pub(crate) fn page(
+    stream: &str,
     after: Option<&str>,
     through: Option<&str>,
     count: usize,
 ) -> ScriptInvocation<'static> {
-    range_script(streams, "XRANGE", &exclusive_start(after), through.unwrap_or("+"), count)
+    range_script(stream, "XRANGE", &exclusive_start(after), through.unwrap_or("+"), count)
 }
 
 /// Reads the newest entries after an id, newest first, with the limits of [`page`].
-pub(crate) fn newest<S: AsRef<str>>(streams: &[S], after: Option<&str>, count: usize) -> ScriptInvocation<'static> {
-    range_script(streams, "XREVRANGE", "+", &exclusive_start(after), count)
+pub(crate) fn newest(stream: &str, after: Option<&str>, count: usize) -> ScriptInvocation<'static> {
+    range_script(stream, "XREVRANGE", "+", &exclusive_start(after), count)
 }
 
-fn range_script<S: AsRef<str>>(
-    streams: &[S],
-    command: &str,
-    from: &str,
-    to: &str,
-    count: usize,
-) -> ScriptInvocation<'static> {
-    let mut script = READ_PAGE.prepare_invoke();
-    for stream in streams {
-        script.key(stream.as_ref());
-    }
+fn range_script(stream: &str, command: &str, from: &str, to: &str, count: usize) -> ScriptInvocation<'static> {
+    let mut script = READ_PAGE.key(stream);
     script.arg(command).arg(from).arg(to).arg(count).arg(PAGE_BYTES);
     script
 }

@@ -2,27 +2,24 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, ScriptInvocation, Value};
+use redis::{Cmd, Pipeline};
 
-use super::{GroupRead, SCRIPT_BATCH_MAX};
-use crate::{
-    reply::{Entry, request},
-    script,
-};
+use super::GroupRead;
+use crate::reply::{Entry, request};
 
-/// Claims entries that have been pending for `idle`, from `from` on: at most as many as the reader's `count`, and none
-/// after the one that reaches `bytes`.
-pub(crate) fn claim_page(reader: GroupRead<'_>, idle: Duration, from: &str, bytes: usize) -> ScriptInvocation<'static> {
+/// Claims entries that have been pending for `idle`, from an id on.
+pub(crate) fn claim(reader: GroupRead<'_>, idle: Duration, from: &str) -> Cmd {
     let GroupRead { stream, group, consumer, count } = reader;
-    let mut script = script::consumer::CLAIM_IDLE.key(stream);
-    let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
-    script.arg(group).arg(consumer).arg(idle).arg(from).arg(SCRIPT_BATCH_MAX).arg(count).arg(bytes).arg(0);
-    script
+    let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX).min(LONGEST_IDLE_MS);
+    request("XAUTOCLAIM", (stream, group, consumer, idle, from, "COUNT", count))
 }
 
-/// The reply of [`claim_page`]: the id at which the next page begins, `-` at the end; the entries, and the number of
-/// deliveries of each; entries that were deleted while they were pending; a list that only a bus needs.
-pub(crate) type ClaimPageReply = (String, Vec<Entry>, Vec<u64>, Vec<String>, Value);
+/// The reply of [`claim`]: the id at which to continue, `0-0` at the end; the entries; entries that were deleted while they
+/// were pending.
+pub(crate) type ClaimReply = (String, Vec<Entry>, Vec<String>);
+
+/// The longest idle time that the server takes.
+const LONGEST_IDLE_MS: u64 = i64::MAX as u64;
 
 /// Reads the length, first and last entry, groups and projections of a stream, in one instant.
 pub(crate) fn health(stream: &str, projections: &str) -> Pipeline {
@@ -45,9 +42,9 @@ pub(crate) fn members(key: &str) -> Cmd {
     request("SMEMBERS", key)
 }
 
-/// Removes fields of a hash.
-pub(crate) fn delete_fields(key: &str, fields: &[&str]) -> Cmd {
-    request("HDEL", (key, fields))
+/// Removes a field of a hash.
+pub(crate) fn delete_field(key: &str, field: &str) -> Cmd {
+    request("HDEL", (key, field))
 }
 
 /// Removes a group; replies 1 if there was one.

@@ -123,8 +123,9 @@ pub struct RedisEventBusConfig {
     pub concurrency: usize,
     /// The maximum number of in-flight entries of a consumer; at this number, or at 16 MiB of events, it reads no more.
     /// Lower it if the server must know sooner which entries no consumer has begun. Entries that wait for a retry, or
-    /// behind one that does, do not count here: of these a consumer keeps the ids of 100,000, then it reads no more until
-    /// a tenth of them is gone, and health has an alert. The consumer reads ahead only what its workers finish in about a tenth of a second, as it measures, so that the other
+    /// behind one that does, do not count here: of these a consumer keeps 100,000, or 256 MiB, then it reads no more until
+    /// a tenth of them is gone, and health has an alert. The consumer reads ahead only what its workers finish in about a
+    /// tenth of a second, as it measures, so that the other
     /// consumers of the group get their share. Entries that it claims from a dead consumer may exceed the limit by one
     /// batch. Default: ten times [`batch_size`](Self::batch_size).
     pub max_in_flight: Option<usize>,

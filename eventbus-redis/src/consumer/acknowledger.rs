@@ -8,13 +8,10 @@
 //! Invariant: a consumer acknowledges an event of a type that no handler here takes, and keeps no record of it: the
 //! members of a group take the same types. An event whose version no handler here can read stays pending, without an
 //! attempt, and other consumers claim it.
-//!
-//! Real time, not the given clock: the time for which failures gather, so that one script writes many.
 
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
-    time::Duration,
 };
 
 use eventbus::{
@@ -24,7 +21,6 @@ use eventbus::{
 };
 use parking_lot::Mutex;
 use time::OffsetDateTime;
-use tokio::time::Instant;
 
 use super::{inner::ConsumerInner, pending_entries::Kept};
 use crate::{
@@ -38,53 +34,58 @@ use crate::{
 /// Entries that one command acknowledges at most; the server refuses a command with more than a million arguments.
 const ACK_BATCH_MAX: usize = 10_000;
 
-/// Minimum time between two writes of failures, so that many failures share one script; a single failure is written at
-/// once. If the process ends before the write, this attempt is lost, and the entry is redelivered as a suspect, as if
-/// its handlers had still been running.
-const GATHER: Duration = Duration::from_millis(20);
-
 /// Dispositions that are not on the server yet, by how they are written.
 ///
 /// | disposition | event | next state of the entry |
 /// |---|---|---|
+/// | begin | the script saves the count of the run | runs |
+/// | retry | the script saves the attempts | waits for its retry |
+/// | retry, of a newer release | the script saves since when no handler here can read it | kept pending as unreadable, released |
+/// | dead letter, of a version that no handler here reads | as for a retry of a newer release | kept pending as unreadable, released |
 /// | acknowledge | the server executed `XACK`, and deleted the attempts | released |
 /// | skip | the server executed `XACK`, and deleted the attempts | acknowledged, counted as skipped, released |
-/// | retry, of a newer release | the script saves since when no handler here can read it | kept pending as unreadable, released |
-/// | retry | the script saves the attempts, at the latest before the consumer rereads the entry | waits for its retry |
-/// | dead letter, of a version that no handler here reads | as for a retry of a newer release | kept pending as unreadable, released |
+/// | none: discarded when it was read | the server executed `XACK` | acknowledged |
 /// | dead letter | dead letters are enabled | a dead letter, acknowledged, released |
 /// | dead letter | dead letters are disabled | kept pending as exhausted, released |
 /// | dead letter | the entry was deleted from the stream | as above, with the event from memory |
-/// | none: discarded when it was read | the server executed `XACK` | acknowledged |
 /// | any but acknowledge | a different consumer has reclaimed or acknowledged the entry | released |
 /// | any | the write fails | unchanged: the next write repeats it |
 ///
 /// Released: no longer in flight here.
 #[derive(Default)]
 pub(super) struct AckBatch {
-    acknowledged: Vec<MessageId>,
-    /// Acknowledged entries with attempts on record.
-    acknowledged_with_attempts: Vec<MessageId>,
-    skipped: Vec<SkippedEntry>,
-    /// Entries that no worker needs: deleted ones, and replays for a different group.
-    discarded: Vec<MessageId>,
-    attempt_updates: Vec<AttemptUpdate>,
-    /// Earliest time of the next write of `attempt_updates`; `None` if at once.
-    gathers_until: Option<Instant>,
-    /// Events whose version no handler here can read.
-    unreadable: Vec<AttemptUpdate>,
+    updates: Vec<AttemptUpdate>,
+    acknowledged: Vec<Acknowledged>,
     dead_letter_writes: VecDeque<DeadLetterWrite>,
-}
-
-/// An entry of a type that no handler of this consumer takes.
-struct SkippedEntry {
-    id: MessageId,
-    event_type: Name,
 }
 
 struct AttemptUpdate {
     id: MessageId,
     attempts: DeliveryAttempts,
+    then: AfterUpdate,
+}
+
+/// What follows once the attempts are saved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AfterUpdate {
+    Wait,
+    Begin,
+    /// No handler here can read its version.
+    LeaveToOthers,
+}
+
+struct Acknowledged {
+    id: MessageId,
+    has_attempts: bool,
+    reason: AckReason,
+}
+
+enum AckReason {
+    Handled,
+    /// No handler of this consumer takes this type.
+    Skipped(Name),
+    /// No worker needs it: it was deleted, or is a replay for a different group.
+    Discarded,
 }
 
 struct DeadLetterWrite {
@@ -105,54 +106,23 @@ pub(super) struct AckBatchOutcome {
 
 impl AckBatch {
     pub(super) fn is_empty(&self) -> bool {
-        self.acknowledged.is_empty()
-            && self.acknowledged_with_attempts.is_empty()
-            && self.skipped.is_empty()
-            && self.discarded.is_empty()
-            && self.attempt_updates.is_empty()
-            && self.unreadable.is_empty()
-            && self.dead_letter_writes.is_empty()
+        self.updates.is_empty() && self.acknowledged.is_empty() && self.dead_letter_writes.is_empty()
     }
 
-    /// Returns when the gathering updates are due; `None` if none gather.
-    pub(super) fn gathers_until(&self) -> Option<Instant> {
-        if self.attempt_updates.is_empty() { None } else { self.gathers_until }
+    fn acknowledge(&mut self, id: MessageId, has_attempts: bool, reason: AckReason) {
+        self.acknowledged.push(Acknowledged { id, has_attempts, reason });
     }
 
-    /// Ends the gathering: the next write includes all `attempt_updates`.
-    pub(super) const fn gather_no_more(&mut self) {
-        self.gathers_until = None;
-    }
-
-    fn gathers(&self) -> bool {
-        self.gathers_until.is_some_and(|at| at > Instant::now())
-            && self.attempt_updates.len() < command::SCRIPT_BATCH_MAX
-    }
-
-    pub(super) fn add(&mut self, disposed: impl IntoIterator<Item = DisposedEntry>) {
-        for DisposedEntry { id, record, disposition, .. } in disposed {
-            match disposition {
-                Disposition::Acknowledge { has_attempts: false } => self.acknowledged.push(id),
-                Disposition::Acknowledge { has_attempts: true } => self.acknowledged_with_attempts.push(id),
-                Disposition::Skip => {
-                    let event_type = record.map(|record| record.event_type().clone());
-                    self.skipped.extend(event_type.map(|event_type| SkippedEntry { id, event_type }));
-                }
-                Disposition::Retry { attempts, of_newer_release: true, .. } => self.add_unreadable(id, attempts),
-                Disposition::Retry { attempts, .. } => self.attempt_updates.push(AttemptUpdate { id, attempts }),
-                Disposition::DeadLetter(attempts) => {
-                    self.dead_letter_writes.push_back(DeadLetterWrite { id, record, attempts })
-                }
-            }
-        }
+    fn update(&mut self, id: MessageId, attempts: DeliveryAttempts, then: AfterUpdate) {
+        self.updates.push(AttemptUpdate { id, attempts, then });
     }
 
     /// Keeps of the attempts which handlers have succeeded, and since when the others cannot read the event: they do not
     /// count as attempts.
-    fn add_unreadable(&mut self, id: MessageId, attempts: DeliveryAttempts) {
+    fn leave_to_others(&mut self, id: MessageId, attempts: DeliveryAttempts) {
         let mut kept = DeliveryAttempts::replayed(attempts.done);
         kept.first_failed_at = attempts.first_failed_at;
-        self.unreadable.push(AttemptUpdate { id, attempts: kept });
+        self.update(id, kept, AfterUpdate::LeaveToOthers);
     }
 }
 
@@ -168,59 +138,55 @@ impl Acknowledger {
         Self { inner, skipped_types: Mutex::default() }
     }
 
-    /// Writes the whole batch; what fails stays in it.
-    pub(super) async fn write_batch(
-        &self,
-        batch: &mut AckBatch,
-        written: &mut AckBatchOutcome,
-    ) -> Result<(), CommandError> {
-        batch.gather_no_more();
-        self.write_ready(batch, written).await
+    /// Adds dispositions to a batch.
+    pub(super) fn add(&self, batch: &mut AckBatch, disposed: impl IntoIterator<Item = DisposedEntry>) {
+        for DisposedEntry { id, record, disposition, .. } in disposed {
+            match disposition {
+                Disposition::Acknowledge { has_attempts } => batch.acknowledge(id, has_attempts, AckReason::Handled),
+                Disposition::Skip => {
+                    if let Some(record) = record {
+                        batch.acknowledge(id, true, AckReason::Skipped(record.event_type().clone()));
+                    }
+                }
+                Disposition::Begin(attempts) => batch.update(id, attempts, AfterUpdate::Begin),
+                Disposition::Retry { attempts, of_newer_release: true, .. } => batch.leave_to_others(id, attempts),
+                Disposition::Retry { attempts, .. } => batch.update(id, attempts, AfterUpdate::Wait),
+                Disposition::DeadLetter(attempts)
+                    if record.as_ref().is_some_and(|record| self.is_unreadable(record)) =>
+                {
+                    batch.leave_to_others(id, attempts);
+                }
+                Disposition::DeadLetter(attempts) => {
+                    batch.dead_letter_writes.push_back(DeadLetterWrite { id, record, attempts })
+                }
+            }
+        }
     }
 
-    /// Writes the batch, except for updates that still gather, and adds what was written, also before an error.
+    /// Returns `true` if handlers here take the type of an event, and all were made for an earlier version.
+    fn is_unreadable(&self, record: &RecordedEvent) -> bool {
+        let versions = self.inner.bus().subscribers().versions(self.inner.group(), record.event_type());
+        !versions.is_empty() && versions.iter().all(|version| *version < record.metadata().schema_version())
+    }
+
+    /// Writes the batch, and adds what was written, also before an error.
     ///
     /// Invariant: it writes the sections in this order, and clears each, and releases its entries, only after the
-    /// reply: an error leaves the rest in the batch.
-    pub(super) async fn write_ready(
-        &self,
-        batch: &mut AckBatch,
-        written: &mut AckBatchOutcome,
-    ) -> Result<(), CommandError> {
-        batch.discarded.append(&mut self.inner.entries().take_discarded());
-        if !batch.discarded.is_empty() {
-            self.acknowledge(&batch.discarded).await?;
-            batch.discarded.clear();
+    /// reply: an error leaves the rest in the batch. Attempts come first, because the same entry may have been handled
+    /// since.
+    pub(super) async fn write(&self, batch: &mut AckBatch, written: &mut AckBatchOutcome) -> Result<(), CommandError> {
+        for id in self.inner.entries().take_discarded() {
+            batch.acknowledge(id, false, AckReason::Discarded);
+        }
+        if !batch.updates.is_empty() {
+            let lost = self.save_attempts(&batch.updates).await?;
+            let updates = std::mem::take(&mut batch.updates);
+            self.continue_updated(updates.into_iter().filter(|update| !lost.contains(&update.id)), written);
+            written.lost.extend(lost);
         }
         if !batch.acknowledged.is_empty() {
             self.acknowledge(&batch.acknowledged).await?;
-            written.acknowledged += self.release_and_count(&mut batch.acknowledged);
-        }
-        // an entry gets its next disposition only after the consumer read it again, and before that read the consumer
-        // writes the attempts: so no entry below has an update that still gathers
-        if !batch.attempt_updates.is_empty() && !batch.gathers() {
-            written.lost.extend(self.save_attempts(&batch.attempt_updates).await?);
-            let is_saved = |update: &&AttemptUpdate| !written.lost.contains(&update.id);
-            written.failed += batch.attempt_updates.iter().filter(is_saved).count() as u64;
-            batch.attempt_updates.clear();
-            batch.gathers_until = Some(Instant::now() + GATHER);
-        }
-        if !batch.acknowledged_with_attempts.is_empty() {
-            self.acknowledge_with_attempts(&batch.acknowledged_with_attempts).await?;
-            written.acknowledged += self.release_and_count(&mut batch.acknowledged_with_attempts);
-        }
-        if !batch.skipped.is_empty() {
-            self.skip(&batch.skipped).await?;
-            batch.skipped.clear();
-        }
-        let (unreadable, dead) = std::mem::take(&mut batch.dead_letter_writes)
-            .into_iter()
-            .partition::<VecDeque<_>, _>(|write| self.is_unreadable(write));
-        batch.dead_letter_writes = dead;
-        unreadable.into_iter().for_each(|write| batch.add_unreadable(write.id, write.attempts));
-        if !batch.unreadable.is_empty() {
-            self.keep_unreadable(&batch.unreadable).await?;
-            batch.unreadable.clear();
+            self.release_acknowledged(std::mem::take(&mut batch.acknowledged), written);
         }
         while let Some(write) = batch.dead_letter_writes.front() {
             match self.inner.bus().config().enable_dlq {
@@ -229,30 +195,6 @@ impl Acknowledger {
             }
             let write = batch.dead_letter_writes.pop_front();
             self.inner.in_flight().release(write.iter().map(|write| &write.id));
-        }
-        Ok(())
-    }
-
-    fn release_and_count(&self, ids: &mut Vec<MessageId>) -> u64 {
-        self.inner.in_flight().release(&*ids);
-        let count = ids.len() as u64;
-        ids.clear();
-        count
-    }
-
-    async fn acknowledge(&self, ids: &[MessageId]) -> Result<(), CommandError> {
-        for ids in ids.chunks(ACK_BATCH_MAX) {
-            let acknowledge = command::acknowledge(self.inner.bus().stream(), self.inner.group(), ids);
-            self.inner.bus().connection().query_idempotent::<u64>(&acknowledge).await?;
-        }
-        Ok(())
-    }
-
-    async fn acknowledge_with_attempts(&self, ids: &[MessageId]) -> Result<(), CommandError> {
-        let (bus, group, retry) = (self.inner.bus(), self.inner.group(), &self.inner.keys().retry);
-        for ids in ids.chunks(ACK_BATCH_MAX) {
-            let acknowledge = command::acknowledge_with_attempts(bus.stream(), group, retry, ids);
-            bus.connection().query_all_idempotent::<(u64, u64)>(&acknowledge).await?;
         }
         Ok(())
     }
@@ -272,6 +214,68 @@ impl Acknowledger {
         }
         self.inner.release_lost(&all_lost);
         Ok(all_lost)
+    }
+
+    fn continue_updated(&self, updates: impl Iterator<Item = AttemptUpdate>, written: &mut AckBatchOutcome) {
+        let mut begun = Vec::new();
+        for AttemptUpdate { id, then, .. } in updates {
+            match then {
+                AfterUpdate::Wait => written.failed += 1,
+                AfterUpdate::Begin => begun.push(id),
+                AfterUpdate::LeaveToOthers => {
+                    written.failed += 1;
+                    if self.inner.entries().keep(id.clone(), Kept::Unreadable) {
+                        tracing::warn!(
+                            group = %self.inner.group(), %id,
+                            "no handler here can read the version of an event: it stays pending for consumers of other \
+                             releases"
+                        );
+                    }
+                    self.inner.in_flight().release([&id]);
+                }
+            }
+        }
+        if !begun.is_empty() {
+            self.inner.in_flight().begin(&begun);
+        }
+    }
+
+    async fn acknowledge(&self, acknowledged: &[Acknowledged]) -> Result<(), CommandError> {
+        let (bus, group, retry) = (self.inner.bus(), self.inner.group(), &self.inner.keys().retry);
+        for acknowledged in acknowledged.chunks(ACK_BATCH_MAX) {
+            let ids: Vec<_> = acknowledged.iter().map(|one| &one.id).collect();
+            let with_attempts: Vec<_> =
+                acknowledged.iter().filter(|one| one.has_attempts).map(|one| one.id.as_str()).collect();
+            if with_attempts.is_empty() {
+                let acknowledge = command::acknowledge(bus.stream(), group, ids);
+                bus.connection().query_idempotent::<u64>(&acknowledge).await?;
+            } else {
+                let acknowledge = command::acknowledge_with_attempts(bus.stream(), group, ids, retry, with_attempts);
+                bus.connection().query_all_idempotent::<(u64, u64)>(&acknowledge).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Releases acknowledged entries, counts them, and logs each type that no handler takes once.
+    fn release_acknowledged(&self, acknowledged: Vec<Acknowledged>, written: &mut AckBatchOutcome) {
+        self.inner.in_flight().release(acknowledged.iter().map(|one| &one.id));
+        let mut skipped = 0;
+        for Acknowledged { reason, .. } in acknowledged {
+            match reason {
+                AckReason::Handled => written.acknowledged += 1,
+                AckReason::Skipped(event_type) => {
+                    skipped += 1;
+                    let mut logged = self.skipped_types.lock();
+                    if !logged.contains(&event_type) {
+                        log_skipped_type(self.inner.group(), &event_type);
+                        logged.insert(event_type);
+                    }
+                }
+                AckReason::Discarded => {}
+            }
+        }
+        self.inner.bus().counters().events_skipped(skipped);
     }
 
     /// Moves an entry to the dead letters. Returns `false` if it is no longer pending on this consumer.
@@ -340,14 +344,12 @@ impl Acknowledger {
 
     /// Records that an entry used up its attempts; it stays pending. Returns `false` if it is no longer pending on this
     /// consumer.
-    async fn mark_exhausted(
-        &self,
-        DeadLetterWrite { id, attempts, .. }: &DeadLetterWrite,
-    ) -> Result<bool, CommandError> {
+    async fn mark_exhausted(&self, write: &DeadLetterWrite) -> Result<bool, CommandError> {
+        let DeadLetterWrite { id, attempts, .. } = write;
         let mut attempts = attempts.clone();
         attempts.is_exhausted = true;
         let error = attempts.errors();
-        let update = AttemptUpdate { id: id.clone(), attempts };
+        let update = AttemptUpdate { id: id.clone(), attempts, then: AfterUpdate::Wait };
         if !self.save_attempts(&[update]).await?.is_empty() {
             return Ok(false);
         }
@@ -356,44 +358,6 @@ impl Acknowledger {
             tracing::error!(group = %self.inner.group(), %id, error, "event used up its attempts and stays pending");
         }
         Ok(true)
-    }
-
-    /// Acknowledges entries of types that no handler here takes.
-    async fn skip(&self, skipped: &[SkippedEntry]) -> Result<(), CommandError> {
-        let ids: Vec<_> = skipped.iter().map(|skipped| skipped.id.clone()).collect();
-        self.acknowledge_with_attempts(&ids).await?;
-        self.inner.in_flight().release(&ids);
-        self.inner.bus().counters().events_skipped(ids.len() as u64);
-        let mut logged = self.skipped_types.lock();
-        for SkippedEntry { event_type, .. } in skipped {
-            if logged.insert(event_type.clone()) {
-                log_skipped_type(self.inner.group(), event_type);
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns `true` if handlers here take the type of a dead letter, and all were made for an earlier version.
-    fn is_unreadable(&self, DeadLetterWrite { record, .. }: &DeadLetterWrite) -> bool {
-        record.as_ref().is_some_and(|record| {
-            let versions = self.inner.bus().subscribers().versions(self.inner.group(), record.event_type());
-            !versions.is_empty() && versions.iter().all(|version| *version < record.metadata().schema_version())
-        })
-    }
-
-    /// Leaves entries pending, so that other consumers claim them after their idle time.
-    async fn keep_unreadable(&self, unreadable: &[AttemptUpdate]) -> Result<(), CommandError> {
-        let lost = self.save_attempts(unreadable).await?;
-        for AttemptUpdate { id, .. } in unreadable {
-            if !lost.contains(id) && self.inner.entries().keep(id.clone(), Kept::Unreadable) {
-                tracing::warn!(
-                    group = %self.inner.group(), %id,
-                    "no handler here can read the version of an event: it stays pending for consumers of other releases"
-                );
-            }
-            self.inner.in_flight().release([id]);
-        }
-        Ok(())
     }
 }
 

@@ -22,11 +22,11 @@ use std::{
 };
 
 use eventbus::port::MessageId;
-use redis::{RedisResult, ScriptInvocation, Value, aio::MultiplexedConnection};
+use redis::{RedisResult, ScriptInvocation, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
 use super::inner::{ConsumerInner, MAINTENANCE_INTERVAL_MIN, add_ids};
-use crate::{command, error::CommandError, script};
+use crate::{command, error::CommandError, reply::request, script};
 
 /// Longest interval between two heartbeats.
 const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(1);
@@ -51,15 +51,15 @@ impl Membership {
     ///
     /// Invariant: the reader asks before the first heartbeat, which overwrites the record.
     pub(super) async fn has_predecessor_left(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
-        let former: Option<String> =
-            redis::cmd("HGET").arg(&self.inner.keys().members).arg(self.inner.name()).query_async(connection).await?;
+        let load = request("HGET", (&self.inner.keys().members, self.inner.name()));
+        let former: Option<String> = load.query_async(connection).await?;
         let former = former.and_then(|former| serde_json::from_str::<serde_json::Value>(&former).ok());
         Ok(former.is_some_and(|former| former["left"] == true || former["instance"] == *self.inner.bus().instance()))
     }
 
     /// Announces the consumer to the group by the first heartbeat of a session.
     pub(super) async fn announce(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        let _: Value = self.heartbeat_script().invoke_async(connection).await?;
+        let _: HeartbeatReply = self.heartbeat_script().invoke_async(connection).await?;
         self.is_announced.store(true, Ordering::Release);
         Ok(())
     }

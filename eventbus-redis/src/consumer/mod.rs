@@ -10,11 +10,9 @@ mod outage_log;
 mod parts;
 mod pending_entries;
 mod reader;
-mod reader_connection;
 mod receiver;
 mod recover;
 mod tasks;
-mod trim;
 
 use std::sync::Arc;
 
@@ -44,7 +42,7 @@ pub(crate) async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
     let mut tasks = ConsumerTasks::new(&parts, &caught_up);
     let context = inner.group_context();
     let work = async {
-        tokio::join!(run_workers(inner.in_flight(), &context, &stop), reader.run(), trim::trim(inner, &stop));
+        tokio::join!(run_workers(inner.in_flight(), &context, &stop), reader.run());
         ended.cancel();
     };
     tokio::join!(work, tasks.run(&ended));

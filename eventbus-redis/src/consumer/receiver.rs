@@ -2,37 +2,23 @@
 //!
 //! Invariant: only the reader adds new entries. An entry that a consumer of the group had before keeps its attempts.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use eventbus::{
     RecordedEvent,
-    delivery::{DeliveryAttempts, DueEntry, InFlightEntry},
+    delivery::{DeliveryAttempts, InFlightEntry},
     port::MessageId,
     support::PAGE_BYTES,
 };
 
 use super::{inner::ConsumerInner, pending_entries::Kept};
-use crate::{
-    command::{self, NewEntries},
-    error::CommandError,
-    keys::field,
-    reply::Entry,
-    script::{self, PASSED_BYTES_MAX},
-    trace, wire,
-};
+use crate::{command, error::CommandError, keys::field, reply::Entry, script, trace, wire};
 
 /// Pending entries that one claim script searches for those of dead consumers.
 const PENDING_PAGE_LEN: usize = 1_000;
-/// Delay before rereading a due entry that cannot be read yet, as a recreated group has yet to read it: its reader may get
-/// the entry first.
-const UNREAD_ENTRY_DELAY: Duration = Duration::from_secs(1);
-
 /// An entry that a consumer of the group had before.
 pub(super) struct ReclaimedEntry {
     entry: Entry,
@@ -51,34 +37,21 @@ pub(super) struct ReclaimedEntries {
 }
 
 impl ReclaimedEntries {
-    /// Takes three parts of a reply: entries, the attempts of each, and the ids of deleted ones. The processes of
-    /// their consumers count as alive unless [`with_owner_ended`](Self::with_owner_ended) says otherwise.
-    pub(super) fn new(entries: Vec<Entry>, attempts: Vec<Option<String>>, deleted: Vec<String>) -> Self {
-        let reclaimed = |(entry, attempts): (Entry, Option<String>)| {
+    /// Takes the parts of a reply: entries, the attempts of each, whether the process of its consumer has ended, and the
+    /// ids of deleted entries.
+    fn new(
+        entries: Vec<Entry>,
+        attempts: Vec<Option<String>>,
+        have_ended: impl IntoIterator<Item = bool>,
+        deleted: Vec<String>,
+    ) -> Self {
+        let entries = entries.into_iter().zip(attempts).zip(have_ended);
+        let entries = entries.map(|((entry, attempts), owner_ended)| {
             let attempts = attempts.and_then(|attempts| serde_json::from_str(&attempts).ok());
-            ReclaimedEntry { entry, attempts, owner_ended: false }
-        };
-        Self { entries: entries.into_iter().zip(attempts).map(reclaimed).collect(), deleted }
+            ReclaimedEntry { entry, attempts, owner_ended }
+        });
+        Self { entries: entries.collect(), deleted }
     }
-
-    /// Sets, entry by entry, whether the process of its consumer has ended.
-    pub(super) fn with_owner_ended(mut self, have_ended: impl IntoIterator<Item = bool>) -> Self {
-        for (reclaimed, has_ended) in self.entries.iter_mut().zip(have_ended) {
-            reclaimed.owner_ended = has_ended;
-        }
-        self
-    }
-}
-
-/// Entries that a consumer has read again.
-struct ReadAgain {
-    reclaimed: ReclaimedEntries,
-    /// Ids that a different consumer has claimed or finished.
-    lost: Vec<MessageId>,
-    /// Ids that cannot be read yet.
-    later: Vec<MessageId>,
-    /// The number of ids that the read has covered.
-    reached: usize,
 }
 
 /// Turns entries into in-flight ones.
@@ -94,20 +67,10 @@ impl Receiver {
     }
 
     /// Receives entries that no consumer of the group had before.
-    pub(super) fn receive_new(&self, entries: &NewEntries) {
-        if entries.is_empty() {
-            return;
+    pub(super) fn receive_new(&self, entries: &[Entry]) {
+        if !entries.is_empty() {
+            self.inner.in_flight().add(entries.iter().filter_map(|entry| self.prepare_entry(entry, None)));
         }
-        let received: Vec<_> = match entries {
-            NewEntries::Packed(entries) => entries
-                .iter()
-                .filter_map(|(id, fields)| {
-                    self.prepare(MessageId::new(String::from_utf8_lossy(id)), fields.as_deref(), None)
-                })
-                .collect(),
-            NewEntries::Parsed(entries) => entries.iter().filter_map(|entry| self.prepare_entry(entry, None)).collect(),
-        };
-        self.inner.in_flight().add(received);
     }
 
     /// Receives entries that a consumer of the group had before, perhaps this one. Returns how many of them were not in
@@ -130,49 +93,15 @@ impl Receiver {
         prepared.collect()
     }
 
-    /// Prepares an entry for the workers. Returns `None` if it is in flight or kept pending already, or if
-    /// [`decode_or_dispose`](Self::decode_or_dispose) returns `None`.
-    pub(super) fn prepare_entry(&self, entry: &Entry, attempts: Option<DeliveryAttempts>) -> Option<InFlightEntry> {
-        self.prepare(MessageId::new(entry.id.as_str()), entry.field_refs().as_deref(), attempts)
-    }
-
-    fn prepare(
-        &self,
-        id: MessageId,
-        fields: Option<&[(&[u8], &[u8])]>,
-        attempts: Option<DeliveryAttempts>,
-    ) -> Option<InFlightEntry> {
+    /// Prepares an entry for the workers. Returns `None` if it is in flight or kept pending already, and if it needs no
+    /// worker: keeps an exhausted one pending or moves it to the dead letters, moves an undecodable one there, and
+    /// discards a deleted one and a replay for a different group.
+    fn prepare_entry(&self, entry: &Entry, attempts: Option<DeliveryAttempts>) -> Option<InFlightEntry> {
+        let id = MessageId::new(entry.id.as_str());
         // the reader of a recreated group receives entries again that are in flight or kept pending
         if self.inner.entries().contains(&id) {
             return None;
         }
-        self.decode_or_dispose(id, fields, attempts)
-    }
-
-    /// Resumes entries that were read again for a retry.
-    pub(super) fn resume(&self, reclaimed: ReclaimedEntries) {
-        self.log_deleted(&reclaimed.deleted);
-        let mut gone: Vec<_> = reclaimed.deleted.into_iter().map(MessageId::new).collect();
-        let mut received = Vec::new();
-        for ReclaimedEntry { entry, attempts, .. } in reclaimed.entries {
-            let id = MessageId::new(entry.id.as_str());
-            match self.decode_or_dispose(id.clone(), entry.field_refs().as_deref(), attempts) {
-                Some(entry) => received.push(entry),
-                None => gone.push(id),
-            }
-        }
-        self.inner.in_flight().release(&gone);
-        self.inner.in_flight().resume(received);
-    }
-
-    /// Decodes an entry. Returns `None` if it needs no worker: keeps an exhausted one pending or moves it to the dead
-    /// letters, moves an undecodable one there, and discards a deleted one and a replay for a different group.
-    fn decode_or_dispose(
-        &self,
-        id: MessageId,
-        fields: Option<&[(&[u8], &[u8])]>,
-        attempts: Option<DeliveryAttempts>,
-    ) -> Option<InFlightEntry> {
         let attempts = match attempts {
             Some(attempts) if attempts.is_exhausted => {
                 self.receive_exhausted(id, attempts);
@@ -180,12 +109,12 @@ impl Receiver {
             }
             attempts => attempts,
         };
-        let Some(fields) = fields else {
+        let Some(fields) = entry.field_refs() else {
             self.log_deleted(&[id.to_string()]);
             self.inner.entries().discard(id);
             return None;
         };
-        let text = |name| wire::flat_field(fields, name);
+        let text = |name| wire::flat_field(&fields, name);
         if text(field::REPLAY_GROUP).is_some_and(|group| *self.inner.group() != group) {
             self.inner.entries().discard(id);
             return None;
@@ -194,10 +123,10 @@ impl Receiver {
             let done = text(field::REPLAY_DONE).and_then(|done| serde_json::from_str(done).ok());
             DeliveryAttempts::replayed(done.unwrap_or_default())
         };
-        match wire::decode(fields) {
+        match wire::decode(&fields) {
             Ok(record) => {
                 self.log_naive_time(&record);
-                let record = trace::attach(self.inner.bus(), record, fields);
+                let record = trace::attach(self.inner.bus(), record, &fields);
                 Some(InFlightEntry::new(id, record).with_attempts(attempts.unwrap_or_else(replayed)))
             }
             Err(error) => {
@@ -245,104 +174,28 @@ impl Receiver {
         self.inner.bus().counters().messages_deleted(count as u64);
     }
 
-    /// Reads entries from `from` on that are pending on this consumer and not in flight: at most `count` of one page,
-    /// up to the one that reaches `max_bytes`. Returns the start of the next page.
+    /// Reads entries from `from` on that are pending on this consumer and not in flight: at most `count` of one page, up
+    /// to the one that reaches [`PAGE_BYTES`]. `has_ended` tells whether the process that had them has ended. Returns the
+    /// start of the next page.
     pub(super) async fn reclaim_own_page(
         &self,
         from: &str,
         count: usize,
-        max_bytes: usize,
+        has_ended: bool,
     ) -> Result<(Option<String>, ReclaimedEntries), CommandError> {
-        let (mut last, mut missing) = (None, Vec::new());
-        let (mut from, mut listed) = (from.to_owned(), count);
-        // entries in flight may be many, because an entry that waits for a retry takes no room: passed in ever longer
-        // steps
-        while missing.is_empty() {
-            let ids = self.list_own_pending(&from, listed).await?;
-            last = ids.last().cloned();
-            let Some(last) = &last else { break };
-            (from, listed) = (format!("({last}"), (listed * 2).min(command::SCRIPT_BATCH_MAX));
-            missing = self.inner.entries().filter_missing(ids);
-        }
-        if missing.len() > count {
-            missing.truncate(count);
-            last = missing.last().cloned();
-        }
-        let (reached, reclaimed) = self.reclaim_own(&missing, max_bytes).await?;
-        if reached < missing.len() {
-            last = missing[..reached].last().cloned();
-        }
-        Ok((last.map(|last| format!("({last}")), reclaimed))
-    }
-
-    /// Lists entries from `from` on that are pending on this consumer.
-    pub(super) async fn list_own_pending(&self, from: &str, count: usize) -> Result<Vec<String>, CommandError> {
         let (bus, group, name) = (self.inner.bus(), self.inner.group(), self.inner.name());
-        let list = command::pending_of_consumer(bus.stream(), group, name, from, count);
-        Ok(command::parse_pending_ids(bus.connection().query_idempotent(&list).await?)?)
-    }
-
-    /// Reads due entries again.
-    pub(super) async fn read_due(&self, due: Vec<DueEntry>) -> Result<(), CommandError> {
-        let mut rest = &due[..];
-        while !rest.is_empty() {
-            match self.read_due_batch(&rest[..rest.len().min(command::SCRIPT_BATCH_MAX)]).await {
-                Ok(reached) => rest = &rest[reached..],
-                Err(error) => {
-                    self.inner.in_flight().return_due(rest.iter().map(|due| &due.id));
-                    return Err(error);
-                }
-            }
+        let list = command::pending_of_consumer(bus.stream(), group, name, from, command::SCRIPT_BATCH_MAX);
+        let ids = command::parse_pending_ids(bus.connection().query_idempotent(&list).await?)?;
+        let Some(last) = ids.last().cloned() else { return Ok((None, ReclaimedEntries::default())) };
+        let missing = self.inner.entries().filter_missing(ids);
+        if missing.is_empty() {
+            return Ok((Some(format!("({last}")), ReclaimedEntries::default()));
         }
-        Ok(())
-    }
-
-    /// Rereads the first due entries, up to the one that reaches [`PASSED_BYTES_MAX`]. Returns their number.
-    async fn read_due_batch(&self, due: &[DueEntry]) -> Result<usize, CommandError> {
-        let begins = |due: &DueEntry| due.ended_alone.map(|ended| ended.to_string()).unwrap_or_default();
-        let ids = due.iter().map(|due| (due.id.as_str(), begins(due)));
-        let ReadAgain { reclaimed, lost, later, reached } = self.read_again(ids, PASSED_BYTES_MAX).await?;
-        self.resume(reclaimed);
-        self.inner.release_lost(&lost);
-        match self.inner.in_flight().is_crowded() {
-            // while crowded the reader reads no entries, so postponed entries would wait for ever
-            true => self.inner.in_flight().release(&later),
-            false => self.inner.in_flight().postpone(&later, UNREAD_ENTRY_DELAY),
-        }
-        Ok(reached.clamp(1, due.len()))
-    }
-
-    /// Reads entries again that are pending on this consumer, up to the one that reaches `max_bytes`. Returns how many
-    /// of `ids` it has covered, at least one.
-    pub(super) async fn reclaim_own(
-        &self,
-        ids: &[String],
-        max_bytes: usize,
-    ) -> Result<(usize, ReclaimedEntries), CommandError> {
-        if ids.is_empty() {
-            return Ok((0, ReclaimedEntries::default()));
-        }
-        let kept = ids.iter().map(|id| (id.as_str(), "keep".to_owned()));
-        let ReadAgain { reclaimed, reached, .. } = self.read_again(kept, max_bytes.max(1)).await?;
-        Ok((reached.clamp(1, ids.len()), reclaimed))
-    }
-
-    /// Reads entries again, each with what the script does with its attempts.
-    async fn read_again(
-        &self,
-        ids: impl Iterator<Item = (&str, String)>,
-        max_bytes: usize,
-    ) -> Result<ReadAgain, CommandError> {
         let mut script = self.inner.script(&script::consumer::READ_AGAIN);
-        script.key(&self.inner.keys().retry).arg(max_bytes);
-        for (id, what) in ids {
-            script.arg(id).arg(what);
-        }
-        let (entries, attempts, deleted, lost, later, reached): (_, _, _, Vec<String>, Vec<String>, _) =
-            self.inner.run_idempotent(&script).await?;
-        let ids = |ids: Vec<String>| ids.into_iter().map(MessageId::new).collect();
-        let reclaimed = ReclaimedEntries::new(entries, attempts, deleted);
-        Ok(ReadAgain { reclaimed, lost: ids(lost), later: ids(later), reached })
+        script.key(&self.inner.keys().retry).arg(PAGE_BYTES).arg(&missing[..count.clamp(1, missing.len())]);
+        let (entries, attempts, deleted, reached): (_, _, _, usize) = self.inner.run_idempotent(&script).await?;
+        let last = if reached < missing.len() { &missing[reached.max(1) - 1] } else { &last };
+        Ok((Some(format!("({last}")), ReclaimedEntries::new(entries, attempts, std::iter::repeat(has_ended), deleted)))
     }
 
     /// Reclaims up to `count` entries of one page of pending ones. If `respects_members`, reclaims entries of a live
@@ -360,7 +213,7 @@ impl Receiver {
         claim.arg(u8::from(respects_members));
         let (cursor, entries, attempts, deleted, ended): (_, _, _, _, Vec<bool>) =
             self.inner.run_idempotent(&claim).await?;
-        Ok((cursor, ReclaimedEntries::new(entries, attempts, deleted).with_owner_ended(ended)))
+        Ok((cursor, ReclaimedEntries::new(entries, attempts, ended, deleted)))
     }
 
     pub(super) fn log_recovered(&self, count: usize) {

@@ -140,7 +140,7 @@ impl RecoveryRun {
         let (began, mut written) = (clock.instant(), AckBatchOutcome::default());
         loop {
             let is_last = clock.elapsed(began) >= WRITE_RETRY_TIME || bus.consuming().is_closed();
-            match self.parts.acknowledger.write_batch(batch, &mut written).await {
+            match self.parts.acknowledger.write(batch, &mut written).await {
                 Err(error) if !is_last && is_temporary(&error) => {
                     tracing::debug!(%error, "dispositions could not be written");
                     clock.sleep(WRITE_RETRY_INTERVAL).await;
@@ -173,7 +173,8 @@ impl RecoveryRun {
         };
         let handling = async {
             let mut batch = AckBatch::default();
-            batch.add(self.parts.inner.in_flight().take_disposed());
+            let acknowledger = &self.parts.acknowledger;
+            acknowledger.add(&mut batch, self.parts.inner.in_flight().take_disposed());
             let mut unfinished = HashSet::new();
             for mut entry in entries {
                 let (id, stream) = (entry.id.clone(), entry.record.metadata().stream().clone());
@@ -190,15 +191,16 @@ impl RecoveryRun {
                     None => None,
                 };
                 let is_dead = matches!(begun, Some(Disposition::DeadLetter(_)));
-                batch.add(begun.map(|begun| DisposedEntry::new(id.clone(), Some(entry.record.clone()), begun)));
+                let begun = begun.map(|begun| DisposedEntry::new(id.clone(), Some(entry.record.clone()), begun));
+                acknowledger.add(&mut batch, begun);
                 let written = self.write(&mut batch).await?;
-                stats.dlq += written.dead_lettered; // a begun run is no failure
+                stats.add(&written);
                 if !is_dead && !written.lost.contains(&id) {
                     let disposed = self.handle_once(entry).await;
                     if !disposed.as_ref().is_some_and(|disposed_entry| is_final(&disposed_entry.disposition)) {
                         unfinished.insert(stream);
                     }
-                    batch.add(disposed);
+                    acknowledger.add(&mut batch, disposed);
                     stats.add(&self.write(&mut batch).await?);
                 }
                 unfinished_ids.lock().remove(&id);

@@ -1,14 +1,14 @@
-//! The tasks of a consumer: they write dispositions, send heartbeats, renew claims, and reclaim entries of dead consumers,
-//! one task at a time; a failed task is repeated.
+//! The tasks of a consumer: they write dispositions, send heartbeats, renew claims, reclaim entries of dead consumers, and
+//! trim the stream, one task at a time; a failed task is repeated.
 //!
 //! Invariant: the consumer reads no entry a second time that may still be on its way to it, and reclaims no entries of
 //! dead consumers before its own pending entries are in flight.
 //!
 //! Real time, not the given clock: claims, by the clock of Redis, and its replies.
 
-use std::{collections::HashSet, future::ready, time::Duration};
+use std::{future::ready, time::Duration};
 
-use eventbus::{Name, port::MessageId, support::PAGE_BYTES};
+use eventbus::{Name, port::MessageId};
 use tokio::time::{Instant, Interval, MissedTickBehavior, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -20,12 +20,21 @@ use super::{
     parts::ConsumerParts,
     reader::CaughtUp,
 };
-use crate::{command, connection::IDEMPOTENT_REPLY_TIMEOUT, error::CommandError};
+use crate::{
+    Trim, TrimBlocker, command,
+    connection::IDEMPOTENT_REPLY_TIMEOUT,
+    error::CommandError,
+    trim::{TrimReply, TrimStep, trim_script},
+};
 
 /// Pages without an entry of a dead consumer that one run searches at most.
 const EMPTY_CLAIM_PAGES_MAX: usize = 10;
 /// Longest interval between two searches for entries of dead consumers.
 const CLAIM_INTERVAL_MAX: Duration = Duration::from_secs(2);
+/// Interval between two searches for entries to remove.
+const TRIM_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause between two steps of trimming, for other clients of the server.
+const TRIM_STEP_PAUSE: Duration = Duration::from_millis(1);
 /// Interval between two attempts to write a batch that failed.
 const ACK_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Time for the running task, and then for the final write, when the consumer ends: enough for a command whose first
@@ -36,12 +45,11 @@ const STOP_GRACE_PERIOD: Duration = IDEMPOTENT_REPLY_TIMEOUT.saturating_mul(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Task {
     WriteBatch,
-    /// Reads due entries again, after writing their last attempts: the server returns these with the entries.
-    ReadDue,
     RenewClaims,
     Heartbeat,
     ClaimIdle,
     CollectGarbage,
+    Trim,
 }
 
 /// The state of the tasks.
@@ -56,19 +64,25 @@ pub(super) struct ConsumerTasks<'a> {
     claim_cursor: String,
     /// Cursor of the search for unused attempt records.
     garbage_cursor: String,
-    /// Entries that the last heartbeat found pending on this consumer and not in flight.
-    missing: HashSet<String>,
+    /// Set if the last heartbeat found more entries pending on this consumer than are in flight.
+    has_missing: bool,
     log: MemberLog,
     write: Interval,
     renewal: Interval,
     heartbeat: Interval,
     claim: Interval,
     garbage_collection: Interval,
+    trim: Interval,
+    /// The limits of the stream.
+    limits: Trim,
+    /// The group that was logged last as blocking the trimming.
+    trim_blocker: Option<String>,
 }
 
 impl<'a> ConsumerTasks<'a> {
     pub(super) fn new(parts: &'a ConsumerParts, caught_up: &'a CaughtUp) -> Self {
-        let idle = parts.inner.pending_idle();
+        let (idle, config) = (parts.inner.pending_idle(), parts.inner.bus().config());
+        let max_age = config.trim_max_age_seconds.map(Duration::from_secs);
         Self {
             parts,
             caught_up,
@@ -77,13 +91,16 @@ impl<'a> ConsumerTasks<'a> {
             claims_to_renew: Vec::new(),
             claim_cursor: RANGE_START.into(),
             garbage_cursor: "0".into(),
-            missing: HashSet::new(),
+            has_missing: false,
             log: MemberLog::default(),
             write: delayed_interval(ACK_RETRY_INTERVAL),
             renewal: delayed_interval(idle / 3),
             heartbeat: delayed_interval(parts.membership.heartbeat_interval()),
             claim: delayed_interval((idle / 6).clamp(MAINTENANCE_INTERVAL_MIN, CLAIM_INTERVAL_MAX)),
             garbage_collection: delayed_interval(idle.max(CLAIM_INTERVAL_MAX)),
+            trim: delayed_interval(TRIM_INTERVAL),
+            limits: Trim { max_length: config.trim_max_length, max_age },
+            trim_blocker: None,
         }
     }
 
@@ -138,7 +155,6 @@ impl<'a> ConsumerTasks<'a> {
         let (inner, retry_at) = (&parts.inner, failed.retry_at);
         let writes = !failed.contains(Task::WriteBatch);
         let has_unwritten = !self.batch.is_empty() || inner.entries().has_discarded();
-        let gathers_until = self.batch.gathers_until();
         let renews = !self.claims_to_renew.is_empty();
         // unbiased: under load dispositions are always ready, and must not starve the heartbeat, or the renewal of claims;
         // one task after the other: they share the batch and the lists of entries
@@ -146,8 +162,6 @@ impl<'a> ConsumerTasks<'a> {
             () = sleep_until(retry_at), if failed.first().is_some() => failed.first().unwrap_or(Task::WriteBatch),
             () = inner.in_flight().disposed(), if writes => Task::WriteBatch,
             _ = self.write.tick(), if writes && has_unwritten => Task::WriteBatch,
-            () = sleep_until(gathers_until.unwrap_or(retry_at)), if writes && gathers_until.is_some() => Task::WriteBatch,
-            () = inner.in_flight().due(), if writes && !failed.contains(Task::ReadDue) => Task::ReadDue,
             () = self.caught_up.wait() => {
                 self.claim.reset_immediately();
                 Task::Heartbeat
@@ -160,24 +174,18 @@ impl<'a> ConsumerTasks<'a> {
             _ = self.heartbeat.tick() => Task::Heartbeat,
             _ = self.claim.tick() => Task::ClaimIdle,
             _ = self.garbage_collection.tick() => Task::CollectGarbage,
+            _ = self.trim.tick(), if self.limits != Trim::default() => Task::Trim,
         }
     }
 
     async fn run_task(&mut self, task: Task) -> Result<(), CommandError> {
         let done = match task {
             Task::WriteBatch => self.write_disposed().await,
-            Task::ReadDue => {
-                // writes attempts that still gather: the server returns them with the entries
-                self.batch.gather_no_more();
-                match self.write_disposed().await {
-                    Ok(()) => self.parts.receiver.read_due(self.parts.inner.in_flight().take_due()).await,
-                    failed => failed,
-                }
-            }
             Task::RenewClaims => self.renew_some_claims().await,
             Task::Heartbeat => self.heartbeat().await,
             Task::ClaimIdle => self.claim_idle().await,
             Task::CollectGarbage => self.parts.membership.collect_garbage(&mut self.garbage_cursor).await,
+            Task::Trim => self.trim().await,
         };
         match done {
             // recreates it here too: the reader may be waiting for room, and only a write makes room
@@ -189,8 +197,8 @@ impl<'a> ConsumerTasks<'a> {
     /// Writes what remains, leaves `nacked` to other consumers, and deregisters the consumer.
     async fn shut_down(&mut self, nacked: &[MessageId]) -> Result<(), CommandError> {
         let ConsumerParts { inner, acknowledger, membership, .. } = self.parts;
-        self.batch.add(inner.in_flight().take_disposed());
-        let ended = match acknowledger.write_batch(&mut self.batch, &mut AckBatchOutcome::default()).await {
+        acknowledger.add(&mut self.batch, inner.in_flight().take_disposed());
+        let ended = match acknowledger.write(&mut self.batch, &mut AckBatchOutcome::default()).await {
             Ok(()) => membership.deregister(nacked, inner.bus().has_temporary_name()).await,
             Err(error) => Err(error),
         };
@@ -203,11 +211,12 @@ impl<'a> ConsumerTasks<'a> {
     }
 
     async fn write_disposed(&mut self) -> Result<(), CommandError> {
-        self.batch.add(self.parts.inner.in_flight().take_disposed());
+        let ConsumerParts { inner, acknowledger, .. } = self.parts;
+        acknowledger.add(&mut self.batch, inner.in_flight().take_disposed());
         if !self.has_unwritten() {
             return Ok(());
         }
-        self.parts.acknowledger.write_ready(&mut self.batch, &mut AckBatchOutcome::default()).await
+        acknowledger.write(&mut self.batch, &mut AckBatchOutcome::default()).await
     }
 
     /// Renews the claim on one batch of `claims_to_renew` and removes it from the list. A claim on an entry that no handler
@@ -239,41 +248,10 @@ impl<'a> ConsumerTasks<'a> {
             return Ok(());
         };
         self.log.log_duplicate_name(inner, is_duplicate, inner.pending_idle());
-        if pending <= inner.entries().len() || !self.caught_up.is_done() {
-            self.missing.clear();
-            return Ok(());
-        }
-        self.reclaim_missing().await
-    }
-
-    /// Reads missing entries again. An entry may be on its way from the server, so only those missing twice in a row
-    /// count.
-    async fn reclaim_missing(&mut self) -> Result<(), CommandError> {
-        let ConsumerParts { inner, receiver, .. } = self.parts;
-        let before = std::mem::take(&mut self.missing);
-        let (mut from, mut missing_twice) = (RANGE_START.to_owned(), Vec::new());
-        let mut room = inner.in_flight().free();
-        loop {
-            let ids = receiver.list_own_pending(&from, command::SCRIPT_BATCH_MAX).await?;
-            let Some(last) = ids.last() else {
-                break;
-            };
-            from = format!("({last}");
-            for id in inner.entries().filter_missing(ids) {
-                if before.contains(&id) && room > 0 {
-                    room -= 1;
-                    missing_twice.push(id);
-                } else {
-                    self.missing.insert(id);
-                }
-            }
-        }
-        let count = inner.bus().config().batch_size.min(command::SCRIPT_BATCH_MAX);
-        let mut ids = &missing_twice[..];
-        while !ids.is_empty() {
-            let (reached, reclaimed) = receiver.reclaim_own(&ids[..count.min(ids.len())], PAGE_BYTES).await?;
-            receiver.receive_reclaimed(reclaimed);
-            ids = &ids[reached..];
+        // an entry may be on its way to the reader, so only two heartbeats in a row count
+        let has_missing = self.caught_up.is_done() && pending > inner.entries().len();
+        if std::mem::replace(&mut self.has_missing, has_missing) && has_missing {
+            self.caught_up.doubt();
         }
         Ok(())
     }
@@ -297,6 +275,28 @@ impl<'a> ConsumerTasks<'a> {
             if self.claim_cursor == RANGE_START {
                 break;
             }
+        }
+        Ok(())
+    }
+
+    /// Removes some of the oldest entries that are beyond the limits and that every group has finished. Only the consumer
+    /// of the bus's first group does so; several processes may do so at once.
+    async fn trim(&mut self) -> Result<(), CommandError> {
+        let inner = &self.parts.inner;
+        let (bus, group) = (inner.bus(), inner.group());
+        if bus.subscribers().groups().first() != Some(group) {
+            return Ok(());
+        }
+        let step: TrimReply = inner.run_idempotent(&trim_script(bus.stream(), self.limits, false)).await?;
+        let step = TrimStep::from(step);
+        if step.has_more {
+            self.trim.reset_after(TRIM_STEP_PAUSE);
+        }
+        if let Some(TrimBlocker { group, reason, oldest, age }) = step.held_by
+            && self.trim_blocker.as_ref() != Some(&group)
+        {
+            tracing::info!(stream = bus.stream(), group, ?reason, %oldest, ?age, "a group that is behind blocks trimming");
+            self.trim_blocker = Some(group);
         }
         Ok(())
     }

@@ -1,22 +1,13 @@
 //! Reading the stream without a group; acknowledges no entry.
-//!
-//! Invariant: the cursor moves only past entries that were returned to the caller, so that a failed or dropped read
-//! loses none.
 
-mod cursor;
-mod error;
 mod follow;
 
 use std::sync::Arc;
 
 use eventbus::{RecordedEvent, port::MessageId};
 
-use self::cursor::Cursor;
-pub use self::{
-    error::{HistoryError, NotAnEvent},
-    follow::Follow,
-};
-use crate::{command::pages, inner::BusInner, reply::Entry, wire};
+pub use self::follow::Follow;
+use crate::{RedisCommandError, entry_cursor::EntryCursor, inner::BusInner, reply::Entry, wire};
 
 /// A cursor in the stream of a bus, to read it without a consumer group; made by
 /// [`RedisEventBus::history`](crate::RedisEventBus::history).
@@ -45,8 +36,23 @@ use crate::{command::pages, inner::BusInner, reply::Entry, wire};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
-pub struct History(Cursor);
+#[derive(derive_more::Debug)]
+#[debug("History({cursor:?})")]
+pub struct History {
+    bus: Arc<BusInner>,
+    cursor: EntryCursor,
+}
+
+/// An entry of the stream that is no event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("entry {id} is no event: {reason}")]
+#[non_exhaustive]
+pub struct NotAnEvent {
+    /// The id of the entry in Redis.
+    pub id: MessageId,
+    /// The reason.
+    pub reason: String,
+}
 
 /// An entry of the stream, read without a group.
 #[derive(Debug, Clone)]
@@ -60,7 +66,8 @@ pub struct HistoryEntry {
 
 impl History {
     pub(crate) fn new(bus: Arc<BusInner>) -> Self {
-        Self(Cursor::new(bus))
+        let cursor = EntryCursor::new(bus.connection(), bus.stream(), bus.config().socket_timeout);
+        Self { bus, cursor }
     }
 
     /// Moves the cursor to after an entry, which need not exist.
@@ -76,7 +83,7 @@ impl History {
     /// ```
     #[must_use]
     pub fn after(mut self, id: &MessageId) -> Self {
-        self.0.move_behind(id);
+        self.cursor.move_behind(id);
         self
     }
 
@@ -85,15 +92,11 @@ impl History {
     /// of the stream it is empty.
     ///
     /// # Errors
-    /// [`HistoryError`]; the cursor stays, so that a further read neither repeats nor misses an entry.
+    /// [`RedisCommandError`], also for an [`after`](Self::after) that is no id; the cursor stays, so that a further read neither repeats nor misses an entry.
     #[doc(alias = "xrange")]
-    pub async fn page(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
-        let after = self.0.id()?;
-        let entries = self.0.read(&pages::page(&[self.0.stream()], after, None, count)).await?;
-        if let Some(last) = entries.last() {
-            self.0.move_behind(&last.id);
-        }
-        Ok(entries)
+    pub async fn page(&mut self, count: usize) -> Result<Vec<HistoryEntry>, RedisCommandError> {
+        self.bus.ensure_open()?;
+        Ok(self.cursor.page(None, count).await?.into_iter().map(HistoryEntry::from).collect())
     }
 
     /// Reads the last `count` entries of the stream after the cursor, the oldest of them first, and moves to the end of
@@ -101,7 +104,7 @@ impl History {
     /// [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
     ///
     /// # Errors
-    /// [`HistoryError`]; the cursor stays.
+    /// [`RedisCommandError`]; the cursor stays.
     ///
     /// # Examples
     /// ```no_run
@@ -115,16 +118,9 @@ impl History {
     /// # }
     /// ```
     #[doc(alias = "xrevrange")]
-    pub async fn last(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
-        // reads at least the newest entry: its id is the end of the stream
-        let after = self.0.id()?;
-        let mut entries = self.0.read(&pages::newest(&[self.0.stream()], after, count.max(1))).await?;
-        entries.reverse();
-        if let Some(newest) = entries.last() {
-            self.0.move_behind(&newest.id);
-        }
-        entries.drain(..entries.len().saturating_sub(count));
-        Ok(entries)
+    pub async fn last(&mut self, count: usize) -> Result<Vec<HistoryEntry>, RedisCommandError> {
+        self.bus.ensure_open()?;
+        Ok(self.cursor.last(count).await?.into_iter().map(HistoryEntry::from).collect())
     }
 
     /// Follows the stream from here without an end, waiting for new entries.
@@ -144,7 +140,7 @@ impl History {
     #[doc(alias = "xread")]
     #[must_use]
     pub fn follow(self) -> Follow {
-        Follow::new(self.0)
+        Follow::new(self)
     }
 }
 

@@ -5,18 +5,17 @@
 
 use std::time::Duration;
 
-use eventbus::{port::MessageId, support::PAGE_BYTES};
+use eventbus::port::MessageId;
 
 use super::{RedisStreams, StreamEntry};
 use crate::{
     RedisCommandError,
-    blocking_read::{BlockingEntryReader, Deadline},
+    blocking_read::{Deadline, GroupReader},
     command::{
         self, GroupRead,
-        streams::{self, ClaimPageReply},
+        streams::{self, ClaimReply},
     },
     error::CommandError,
-    reply::Entry,
     script,
 };
 
@@ -30,8 +29,7 @@ use crate::{
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Consume {
-    /// The maximum number of entries, at least one; fewer if they reach [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
-    /// Default 10.
+    /// The maximum number of entries, at least one. Default 10.
     pub count: usize,
     /// The time to wait if there are none; with 0 the call does not wait. Default 5,000 ms.
     pub block: Duration,
@@ -56,7 +54,7 @@ pub struct Claim {
     /// The minimum time since the last delivery of an entry. With 0 a consumer claims its entries from before a crash,
     /// and also all entries that are in flight at other consumers. Default 60,000 ms.
     pub min_idle: Duration,
-    /// The maximum number of entries; fewer if they reach [`PAGE_BYTES`](eventbus::support::PAGE_BYTES). Default 10.
+    /// The maximum number of entries, at least one. Default 10.
     pub count: usize,
 }
 
@@ -71,19 +69,9 @@ impl Default for Claim {
 #[non_exhaustive]
 pub struct Claimed {
     /// The entries, the oldest first.
-    pub entries: Vec<ClaimedEntry>,
+    pub entries: Vec<StreamEntry>,
     /// Entries that were trimmed or deleted while they were pending: they cannot be handled, and are no longer pending.
     pub deleted: Vec<MessageId>,
-}
-
-/// A claimed entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ClaimedEntry {
-    /// The entry.
-    pub entry: StreamEntry,
-    /// Number of deliveries, including this one; a high number suggests a poison message.
-    pub deliveries: u64,
 }
 
 /// A consumer of a group; made by [`RedisStreams::consumer`].
@@ -105,8 +93,8 @@ pub struct ClaimedEntry {
 ///             Err(error) => eprintln!("error processing {}: {error}", entry.id), // it stays pending
 ///         }
 ///     }
-///     for claimed in consumer.claim_pending(Claim::default()).await?.entries {
-///         println!("{} is delivered for the {}. time", claimed.entry.id, claimed.deliveries);
+///     for entry in consumer.claim_pending(Claim::default()).await?.entries {
+///         println!("{} was pending on a consumer that died", entry.id);
 ///     }
 /// }
 /// # }
@@ -119,7 +107,7 @@ pub struct EventConsumer {
     group: String,
     consumer: String,
     #[debug(skip)]
-    entry_reader: BlockingEntryReader,
+    reader: GroupReader,
 }
 
 impl EventConsumer {
@@ -129,14 +117,14 @@ impl EventConsumer {
         group: &str,
         consumer: &str,
     ) -> Result<Self, RedisCommandError> {
-        let (streams, entry_reader) = (streams.clone(), BlockingEntryReader::default());
-        let joined = Self { streams, key: key.into(), group: group.into(), consumer: consumer.into(), entry_reader };
+        let (streams, reader) = (streams.clone(), GroupReader::default());
+        let joined = Self { streams, key: key.into(), group: group.into(), consumer: consumer.into(), reader };
         joined.ensure_group().await?;
         Ok(joined)
     }
 
     /// Reads entries that the group has not delivered yet. If there are none, waits for some, and returns an empty list
-    /// if none arrive. The list ends with the entry that reaches [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
+    /// if none arrive.
     ///
     /// An entry of another program, or a damaged one, arrives like any entry: only the methods that read its fields
     /// [fail](super::EntryError), and it can be acknowledged.
@@ -156,7 +144,7 @@ impl EventConsumer {
             let reader = GroupRead { stream, group, consumer, count: options.count.clamp(1, i32::MAX as usize) };
             let block = Some(until.remaining_slice()).filter(|left| !left.is_zero());
             let (link, timeout) = (self.streams.connection(), self.streams.read_timeout());
-            match self.entry_reader.read_new_entries(link, timeout, reader, block).await.map_err(CommandError::Sent) {
+            match self.reader.read_new(link, timeout, reader, block).await.map_err(CommandError::Sent) {
                 Ok(entries) if entries.is_empty() && !until.is_past() => {}
                 Ok(entries) => return Ok(entries.into_iter().map(StreamEntry::from).collect()),
                 Err(error) if command::is_unblocked(&error) || command::is_group_missing(&error) => {
@@ -184,32 +172,30 @@ impl EventConsumer {
     }
 
     /// Claims entries of all consumers, including this one, that have been pending for long. Scans the pending entries
-    /// until it has `count` of them, or [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
+    /// until it has `count` of them.
     ///
     /// # Errors
     /// [`RedisCommandError`]. Entries that were already claimed are pending on this consumer.
     #[doc(alias = "xautoclaim")]
     pub async fn claim_pending(&self, options: Claim) -> Result<Claimed, RedisCommandError> {
-        let (mut all, mut bytes, mut from) = (Claimed::default(), 0, "-".to_owned());
-        while all.entries.len() < options.count && bytes < PAGE_BYTES {
-            let count = (options.count - all.entries.len()).min(i32::MAX as usize);
+        let (mut all, mut from, wanted) = (Claimed::default(), "0-0".to_owned(), options.count.max(1));
+        while all.entries.len() < wanted {
+            let count = (wanted - all.entries.len()).min(command::SCRIPT_BATCH_MAX);
             let reader = GroupRead { stream: &self.key, group: &self.group, consumer: &self.consumer, count };
-            let claim = streams::claim_page(reader, options.min_idle, &from, PAGE_BYTES - bytes);
+            let claim = streams::claim(reader, options.min_idle, &from);
             // never sent twice: the entries that a first run claimed are no longer idle
-            let claimed: Result<ClaimPageReply, _> = self.streams.connection().run(&claim).await;
-            let (next, entries, deliveries, deleted, _) = match claimed {
+            let claimed: Result<ClaimReply, _> = self.streams.connection().query(&claim).await;
+            let (next, entries, deleted) = match claimed {
                 Err(error) if command::is_group_missing(&error) => {
                     self.ensure_group().await?;
                     break;
                 }
                 claimed => claimed.map_err(|error| self.command_error(error))?,
             };
-            bytes += entries.iter().map(Entry::bytes).sum::<usize>();
-            let entries = entries.into_iter().zip(deliveries);
-            all.entries.extend(entries.map(|(entry, deliveries)| ClaimedEntry { entry: entry.into(), deliveries }));
+            all.entries.extend(entries.into_iter().map(StreamEntry::from));
             all.deleted.extend(deleted.into_iter().map(MessageId::new));
             from = next;
-            if from == "-" {
+            if from == "0-0" {
                 break;
             }
         }

@@ -19,7 +19,7 @@ use redis::{Cmd, FromRedisValue};
 
 pub use self::{
     config::RedisStreamsConfig,
-    consumer::{Claim, Claimed, ClaimedEntry, Consume, EventConsumer},
+    consumer::{Claim, Claimed, Consume, EventConsumer},
     entry::{EntryError, StreamEntry},
     maintenance::{GroupHealth, StreamHealth},
     projection::{Applied, Effects, EventProjection, ProjectionProgress, StreamProjectionError},
@@ -63,7 +63,7 @@ pub struct RedisStreams {
 #[derive(Debug)]
 struct StreamsInner {
     config: RedisStreamsConfig,
-    connection: SharedConnection,
+    connection: Arc<SharedConnection>,
     /// Set if keys of one step must share a slot.
     is_cluster: bool,
 }
@@ -82,7 +82,7 @@ impl RedisStreams {
         // a user may lack the right to `INFO`: the server then counts as no cluster
         let info: String = link.query_idempotent(&reply::cluster_info()).await.unwrap_or_default();
         let is_cluster = reply::is_cluster_node(&info);
-        Ok(Self { inner: Arc::new(StreamsInner { config, connection: link, is_cluster }) })
+        Ok(Self { inner: Arc::new(StreamsInner { config, connection: Arc::new(link), is_cluster }) })
     }
 
     /// The configuration.
@@ -231,7 +231,7 @@ impl RedisStreams {
         maintenance::health(self, key).await
     }
 
-    fn connection(&self) -> &SharedConnection {
+    fn connection(&self) -> &Arc<SharedConnection> {
         &self.inner.connection
     }
 

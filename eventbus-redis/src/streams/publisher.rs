@@ -3,11 +3,16 @@
 use std::borrow::Cow;
 
 use eventbus::{event::FieldError, port::MessageId, support::to_json};
-use redis::{RedisError, RedisResult};
 use serde::Serialize;
 
 use super::RedisStreams;
-use crate::{RedisCommandError, command, error::CommandError, keys::plain_field as field, wire::EntryFields};
+use crate::{
+    RedisCommandError, command,
+    error::CommandError,
+    keys::plain_field as field,
+    publish::{self, partial_publish_error},
+    wire::EntryFields,
+};
 
 /// Publishes events to streams called `{prefix}:{stream}`; made by [`RedisStreams::publisher`].
 ///
@@ -109,15 +114,13 @@ impl EventPublisher {
         if entries.is_empty() {
             return Ok(Vec::new());
         }
-        let failed = |error| EventPublishError::from(RedisCommandError::from_command_error(&key, error));
-        let added = self.streams.connection().query_all(&command::add_all(&key, &entries)).await;
-        let added: Vec<RedisResult<String>> = added.map_err(failed)?;
-        let refused = added.iter().filter(|id| id.is_err()).count();
-        let is_partly = 0 < refused && refused < added.len();
-        let ids = added.into_iter().map(|id| id.map(MessageId::new)).collect::<RedisResult<Vec<_>>>();
-        ids.map_err(|error| {
-            failed(CommandError::Sent(if is_partly { partial_batch_error(refused, &error) } else { error }))
-        })
+        let mut ids = Vec::with_capacity(entries.len());
+        let added = publish::add_batch(self.streams.connection(), &key, &entries, &mut ids).await;
+        let added = added.map_err(|error| match ids.len() {
+            0 => error,
+            added => CommandError::Sent(partial_publish_error(added, &error)),
+        });
+        added.map(|()| ids).map_err(|error| RedisCommandError::from_command_error(&key, error).into())
     }
 
     /// Returns the fields of an entry, in their order.
@@ -159,9 +162,4 @@ pub(super) async fn add_entry<V: AsRef<[u8]>>(
     // never sent twice: that would publish twice
     let id: Result<String, _> = streams.connection().query(&command::add(key, fields, max_length)).await;
     id.map(MessageId::new).map_err(|error| RedisCommandError::from_command_error(key, error))
-}
-
-/// Returns the error for a batch that the server added in part, because the ids of the stream ran out.
-fn partial_batch_error(refused: usize, error: &RedisError) -> RedisError {
-    std::io::Error::other(format!("{refused} of the events were not added: {error}")).into()
 }

@@ -1,22 +1,9 @@
 //! Reads a stream without a consumer group and without acknowledgements.
-//!
-//! Invariant: the position moves only past entries that were returned to the caller, so a failed or dropped read loses
-//! none.
 
 use eventbus::port::MessageId;
-use redis::ScriptInvocation;
 
 use super::{Consume, RedisStreams, StreamEntry};
-use crate::{
-    RedisCommandError,
-    blocking_read::{BlockingPageReader, Deadline},
-    command::{
-        self,
-        pages::{self, EntryPage},
-    },
-    entry_id::EntryId,
-    error::CommandError,
-};
+use crate::{RedisCommandError, blocking_read::Deadline, entry_cursor::EntryCursor, reply::Entry};
 
 /// A reader of a stream with a position of its own, without a group; made by [`RedisStreams::reader`].
 ///
@@ -36,27 +23,22 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-#[derive(derive_more::Debug)]
+#[derive(Debug)]
 pub struct StreamReader {
-    #[debug(skip)]
-    streams: RedisStreams,
-    key: String,
-    after: Option<MessageId>,
+    cursor: EntryCursor,
     through: Option<MessageId>,
-    #[debug(skip)]
-    page_reader: BlockingPageReader,
 }
 
 impl StreamReader {
     pub(super) fn new(streams: &RedisStreams, key: &str) -> Self {
-        let (streams, page_reader) = (streams.clone(), BlockingPageReader::default());
-        Self { streams, key: key.into(), after: None, through: None, page_reader }
+        let cursor = EntryCursor::new(streams.connection(), key, streams.config().socket_timeout);
+        Self { cursor, through: None }
     }
 
     /// Moves past an entry, which need not exist: reads return entries after it.
     #[must_use]
     pub fn after(mut self, id: &MessageId) -> Self {
-        self.after = Some(id.clone());
+        self.cursor.move_behind(id);
         self
     }
 
@@ -70,7 +52,7 @@ impl StreamReader {
     /// Returns the last entry that was read, or the one passed to [`after`](Self::after).
     #[must_use]
     pub const fn position(&self) -> Option<&MessageId> {
-        self.after.as_ref()
+        self.cursor.position()
     }
 
     /// Reads at most `count` entries, the oldest first, and moves past them. A page also ends with the entry that
@@ -81,9 +63,7 @@ impl StreamReader {
     /// [`RedisCommandError`], also if the id at which to begin or end is not an id. The position stays.
     #[doc(alias = "xrange")]
     pub async fn page(&mut self, count: usize) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        let (after, through) = (check_id(&self.key, self.after.as_ref())?, check_id(&self.key, self.through.as_ref())?);
-        let entries = self.read(&pages::page(&[&self.key], after, through, count)).await?;
-        Ok(self.advance_past(entries))
+        Ok(to_stream_entries(self.cursor.page(self.through.as_ref(), count).await?))
     }
 
     /// Reads the last `count` entries after the position, the oldest of them first, and moves to the end. Returns fewer
@@ -93,12 +73,7 @@ impl StreamReader {
     /// [`RedisCommandError`]; the position stays.
     #[doc(alias = "xrevrange")]
     pub async fn last(&mut self, count: usize) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        let newest = pages::newest(&[&self.key], check_id(&self.key, self.after.as_ref())?, count.max(1));
-        let mut entries = self.read(&newest).await?;
-        entries.reverse();
-        let mut entries = self.advance_past(entries);
-        entries.drain(..entries.len().saturating_sub(count));
-        Ok(entries)
+        Ok(to_stream_entries(self.cursor.last(count).await?))
     }
 
     /// Moves to the end of the stream: reads return only entries that are added from now on, and miss none of them.
@@ -107,7 +82,9 @@ impl StreamReader {
     /// [`RedisCommandError`]; the position stays.
     pub async fn skip_to_end(&mut self) -> Result<(), RedisCommandError> {
         self.last(0).await?;
-        self.after.get_or_insert_with(|| MessageId::new("0-0"));
+        if self.position().is_none() {
+            self.cursor.move_behind(&MessageId::new("0-0"));
+        }
         Ok(())
     }
 
@@ -122,44 +99,14 @@ impl StreamReader {
     pub async fn wait(&mut self, options: Consume) -> Result<Vec<StreamEntry>, RedisCommandError> {
         let until = Deadline::after(options.block);
         loop {
-            let (streams, count) = (&self.streams, options.count.max(1));
-            let after = check_id(&self.key, self.after.as_ref())?;
-            let block = Some(until.remaining_slice());
-            let read = self
-                .page_reader
-                .read_page(streams.connection(), streams.read_timeout(), &[&self.key], after, count, block)
-                .await;
-            match read.map_err(CommandError::Sent) {
-                Ok(page) if page.entries.is_empty() && !until.is_past() => {}
-                Err(error) if command::is_unblocked(&error) => {}
-                Ok(page) => return Ok(self.advance_past(page.entries.into_iter().map(StreamEntry::from).collect())),
-                Err(error) => return Err(RedisCommandError::from_command_error(&self.key, error)),
+            let page = self.cursor.wait(options.count.max(1), Some(until.remaining_slice())).await?;
+            if !page.entries.is_empty() || until.is_past() {
+                return Ok(to_stream_entries(page.entries));
             }
         }
     }
-
-    async fn read(&self, page: &ScriptInvocation<'_>) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        let page: Result<EntryPage, _> = self.streams.connection().run_idempotent(page).await;
-        let page = page.map_err(|error| RedisCommandError::from_command_error(&self.key, error))?;
-        Ok(page.entries.into_iter().map(StreamEntry::from).collect())
-    }
-
-    fn advance_past(&mut self, entries: Vec<StreamEntry>) -> Vec<StreamEntry> {
-        if let Some(last) = entries.last() {
-            self.after = Some(last.id.clone());
-        }
-        entries
-    }
 }
 
-/// Returns the text of an id, and an error for any other text: words such as `$` have a special meaning for the server.
-fn check_id<'i>(stream: &str, id: Option<&'i MessageId>) -> Result<Option<&'i str>, RedisCommandError> {
-    let Some(text) = id.map(MessageId::as_str) else {
-        return Ok(None);
-    };
-    if EntryId::parse_id_or_time(text).is_some() {
-        return Ok(Some(text));
-    }
-    let source = format!("`{text}` is not an id of an entry").into();
-    Err(RedisCommandError::Refused { stream: stream.into(), source })
+fn to_stream_entries(entries: Vec<Entry>) -> Vec<StreamEntry> {
+    entries.into_iter().map(StreamEntry::from).collect()
 }

@@ -639,7 +639,7 @@ async fn recovery_by_hand_leaves_alone_what_a_consumer_has_in_hand() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_entry_deleted_while_it_is_handled_is_handled_all_the_same_and_not_tried_again() {
+async fn an_entry_deleted_while_it_is_handled_is_handled_from_memory() {
     let config = RedisEventBusConfig { pending_idle_ms: 200, max_retries: Some(1), ..quick() };
     let bus = connect(&config).await;
     let actor = Actor::new(|id, _| if id == "bad" { Act::WaitAndFail } else { Act::Wait });
@@ -651,9 +651,8 @@ async fn an_entry_deleted_while_it_is_handled_is_handled_all_the_same_and_not_tr
     let _: u64 = command(&bus, "XDEL", &[&stream, &entries[0], &entries[1]]).await;
     until("the heartbeat has come by", async || pending(&bus).await.is_empty()).await;
     actor.let_go(3);
-    until("the bad one is missed", async || bus.stats().messages_deleted == 1).await;
-    assert_eq!((actor.begun(), actor.done()), (vec!["good".to_owned(), "bad".into()], vec!["good".to_owned()]));
-    assert_eq!(dead_letter_count(&bus).await, 0, "nothing is left of it");
+    until("both have ended", async || actor.begun().len() == 3).await;
+    assert_eq!((actor.begun(), actor.done()), (["good", "bad", "bad"].map(Into::into).into(), vec!["good".to_owned()]));
     bus.stop_consuming().await;
 }
 

@@ -622,40 +622,13 @@ async fn move_to_dead_letters(bus: &RedisEventBus, entry: &str, at: &str, failed
     script.invoke_async(&mut connection).await.unwrap()
 }
 
-/// Fails if a script repeated after a lost reply finds that the entry was claimed, or writes a second dead letter.
+/// Fails if a script repeated after a lost reply writes a second dead letter.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_that_is_written_once_more_is_the_one_that_is_there() {
+async fn a_dead_letter_is_written_once_though_its_script_runs_twice() {
     let bus = connect(&quick()).await;
-    let (stream, letters) = (bus.config().stream_name(), bus.config().dlq_stream_name());
-    let entries = publish_all(&bus, &["there", "deleted"]).await;
-    read_as(&bus, "stable", 2).await;
-    let _: u64 = command(&bus, "XDEL", &[&stream, &entries[1]]).await;
-    for entry in &entries {
-        let letter = move_to_dead_letters(&bus, entry, "1", "1").await.unwrap();
-        let _: String = command(&bus, "XADD", &[&letters, "*", "error", "of another"]).await;
-        assert_eq!(move_to_dead_letters(&bus, entry, "2", "1").await, Some(letter));
-    }
-    assert_eq!(dead_letter_count(&bus).await, 4);
-    let other = move_to_dead_letters(&bus, &entries[0], "2", "3").await;
-    assert_eq!(other, None, "the letter is of another failure");
-    let other = move_to_dead_letters(&bus, &entries[1], "2", "3").await;
-    assert!(other.is_some(), "only this consumer still has the event");
-    assert_eq!(dead_letter_count(&bus).await, 5);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dead_letter_of_an_earlier_run_is_searched_in_the_newest_16_mib() {
-    let bus = connect(&quick()).await;
-    let letters = bus.config().dlq_stream_name();
     let entry = publish_all(&bus, &["there"]).await.remove(0);
     read_as(&bus, "stable", 1).await;
-    let letter = move_to_dead_letters(&bus, &entry, "1", "1").await;
-    assert!(letter.is_some());
-    // names and values count: one byte is missing
-    let large = "x".repeat((16 << 20) - "error".len() - 1);
-    let _: String = command(&bus, "XADD", &[&letters, "*", "error", &large]).await;
-    assert_eq!(move_to_dead_letters(&bus, &entry, "2", "1").await, letter);
-    let _: String = command(&bus, "XADD", &[&letters, "*", "e", ""]).await;
+    assert!(move_to_dead_letters(&bus, &entry, "1", "1").await.is_some());
     assert_eq!(move_to_dead_letters(&bus, &entry, "2", "1").await, None);
-    assert_eq!(dead_letter_count(&bus).await, 3);
+    assert_eq!(dead_letter_count(&bus).await, 1);
 }

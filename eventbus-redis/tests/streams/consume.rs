@@ -2,10 +2,9 @@
 
 use std::{pin::pin, time::Duration};
 
-use eventbus::support::PAGE_BYTES;
 use eventbus_redis::streams::{Claim, Consume, EntryError, EventConsumer, RedisStreams, StreamEntry};
 
-use crate::rig::{all_entries, config_on, orders, publish_orders, streams, typed, until, waits};
+use crate::rig::{config_on, orders, publish_orders, streams, typed, until, waits};
 
 const NOW: Claim = Claim { min_idle: Duration::ZERO, count: 10 };
 const SOON: Consume = Consume { count: 10, block: Duration::from_millis(1) };
@@ -97,86 +96,6 @@ async fn a_wait_that_is_given_up_loses_no_entry() {
     }
 }
 
-/// Bytes of the payloads: of the small ones four or five reach [`PAGE_BYTES`], of the large ones each does.
-const SIZES: [usize; 12] =
-    [1, 2 << 20, 2 << 20, 256 << 10, 256 << 10, 256 << 10, 256 << 10, 256 << 10, 256 << 10, 256 << 10, 2 << 20, 1];
-
-async fn publish_large(streams: &RedisStreams) {
-    let events = SIZES.map(|size| ("order.created", serde_json::json!({ "padding": "x".repeat(size) })));
-    streams.publisher().publish_batch("orders", events).await.unwrap();
-}
-
-/// No page is larger than the bound and one entry.
-fn assert_bounded<'e>(page: impl IntoIterator<Item = &'e StreamEntry>) {
-    let bytes = |entry: &StreamEntry| entry.field("data").map_or(0, <[u8]>::len);
-    let page: Vec<_> = page.into_iter().map(bytes).collect();
-    let before_the_last = page[..page.len() - 1].iter().sum::<usize>();
-    assert!(before_the_last < PAGE_BYTES, "a page of {page:?} bytes");
-}
-
-/// Fails if a read is bounded by a number only: it would return all entries.
-#[tokio::test]
-async fn what_is_consumed_at_once_ends_with_the_entry_that_reaches_the_bytes_of_a_page() {
-    let server = eventbus_test::private_redis();
-    let streams = RedisStreams::connect(config_on(server.url())).await.unwrap();
-    let key = orders(&streams);
-    let mut consumer = streams.consumer(&key, "billing", "billing-1").await.unwrap();
-    let how = Consume { count: 100, block: Duration::from_secs(60) };
-    let mut pages = Vec::new();
-    {
-        // all arrive while it waits
-        let mut waiting = pin!(consumer.consume(how));
-        let blocked = async || typed::<String>(&streams, "CLIENT LIST").await.contains("flags=b");
-        until("it waits", async || waits(waiting.as_mut()) && blocked().await).await;
-        publish_large(&streams).await;
-        pages.push(waiting.await.unwrap());
-    }
-    loop {
-        let page = consumer.consume(Consume { block: Duration::ZERO, ..how }).await.unwrap();
-        if page.is_empty() {
-            break;
-        }
-        pages.push(page);
-    }
-    for page in &pages {
-        assert_bounded(page);
-    }
-    assert!(pages.iter().any(|page| page.len() >= 4), "{} pages", pages.len());
-    assert_eq!(ids(&pages.concat()), ids(&all_entries(&streams).await));
-}
-
-/// Fails if a claim is bounded by a number only: it would return all entries.
-#[tokio::test]
-async fn what_is_claimed_at_once_ends_with_the_entry_that_reaches_the_bytes_of_a_page() {
-    let streams = streams().await;
-    let key = orders(&streams);
-    let heir = streams.consumer(&key, "billing", "heir").await.unwrap();
-    publish_large(&streams).await;
-    let _: redis::Value = typed(&streams, &format!("XREADGROUP GROUP billing dead COUNT 100 STREAMS {key} >")).await;
-    let rows: Vec<(String, String, u64, u64)> = typed(&streams, &format!("XPENDING {key} billing - + 100")).await;
-    let held: Vec<_> = rows.into_iter().map(|row| row.0).collect();
-    let _: redis::Value =
-        typed(&streams, &format!("XCLAIM {key} billing dead 0 {} IDLE 7200000", held.join(" "))).await;
-    let _: u64 = typed(&streams, &format!("XDEL {key} {}", held[4])).await;
-    let hour = Claim { min_idle: Duration::from_secs(3_600), count: 100 };
-    let (mut entries, mut deleted, mut longest) = (Vec::new(), Vec::new(), 0);
-    loop {
-        let claimed = heir.claim_pending(hour).await.unwrap();
-        deleted.extend(claimed.deleted.iter().map(ToString::to_string));
-        if claimed.entries.is_empty() {
-            break;
-        }
-        assert_bounded(claimed.entries.iter().map(|claimed| &claimed.entry));
-        longest = longest.max(claimed.entries.len());
-        entries.extend(claimed.entries);
-    }
-    let ids: Vec<_> = entries.iter().map(|claimed| claimed.entry.id.to_string()).collect();
-    let expected: Vec<_> = held.iter().filter(|id| **id != held[4]).cloned().collect();
-    assert_eq!((ids, deleted), (expected, vec![held[4].clone()]));
-    assert!(longest >= 4, "{longest} at once");
-    assert!(entries.iter().all(|claimed| claimed.deliveries == 3), "to the dead one, by hand, to its heir");
-}
-
 /// Fails if the claim scans only the first page of pending entries, as in the tutorial.
 #[tokio::test]
 async fn claiming_looks_at_all_that_is_pending_however_much_is_not_idle_before_it() {
@@ -193,10 +112,9 @@ async fn claiming_looks_at_all_that_is_pending_however_much_is_not_idle_before_i
         let _: redis::Value = typed(&streams, &format!("XCLAIM {key} billing dead 0 {} IDLE 7200000", entry.id)).await;
     }
     let claimed = heir.claim_pending(hour).await.unwrap();
-    let entries: Vec<_> = claimed.entries.iter().map(|claimed| claimed.entry.clone()).collect();
+    let entries = claimed.entries;
     assert_eq!(ids(&entries), ids(&held[298..]));
     assert!(entries[0].data::<serde_json::Value>().is_ok());
-    assert_eq!(claimed.entries[0].deliveries, 3, "to the dead one, by hand, to its heir");
     assert_eq!(heir.claim_pending(NOW).await.unwrap().entries.len(), 10);
     let all = heir.claim_pending(Claim { count: 1_000, ..NOW }).await.unwrap();
     assert_eq!(all.entries.len(), 300);

@@ -18,8 +18,8 @@ pub use consuming::{Consuming, StopSignal};
 pub use dispatch::{Outcome, dispatch, log_skipped_type};
 pub(crate) use in_flight::memory_of;
 pub use in_flight::{
-    DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DisposedEntry, Disposition, DueEntry, GroupContext, InFlight,
-    InFlightEntry, SuspectLock, SuspectPermit, run_workers,
+    DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DisposedEntry, Disposition, GroupContext, InFlight, InFlightEntry,
+    SuspectLock, SuspectPermit, run_workers,
 };
 pub use subscribers::{ConsumerReport, Subscribers};
 pub(crate) use watchdog::slots_freed;

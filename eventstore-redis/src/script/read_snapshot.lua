@@ -11,5 +11,5 @@ if not error_of(length) and not error_of(snapshot) and snapshot[2] then
   if version > 0 then data = snapshot[2] end
 end
 local from = string.format('%.0f', version + 1)
-local events, more = read_page('XRANGE', { KEYS[2] }, from, '+', tonumber(ARGV[1]), tonumber(ARGV[2]))
+local events, more = read_page('XRANGE', KEYS[2], from, '+', tonumber(ARGV[1]), tonumber(ARGV[2]))
 return { version, data, events, more }

@@ -102,10 +102,10 @@ async fn bill(streams: &RedisStreams, orders: &str, how: Consume) -> Result<()> 
     let mut heir = streams.consumer(orders, "billing-service", "billing-2").await?;
     // in production the idle time is a minute, the default
     let claimed = heir.claim_pending(Claim { min_idle: Duration::ZERO, ..Claim::default() }).await?;
-    for claimed in &claimed.entries {
-        process(&claimed.entry);
+    for entry in &claimed.entries {
+        process(entry);
     }
-    heir.acknowledge(claimed.entries.iter().map(|claimed| &claimed.entry.id)).await?;
+    heir.acknowledge(claimed.entries.iter().map(|entry| &entry.id)).await?;
     for entry in heir.consume(Consume { block: Duration::ZERO, ..how }).await? {
         process(&entry);
         heir.acknowledge([&entry.id]).await?;

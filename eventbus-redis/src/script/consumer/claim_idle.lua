@@ -1,21 +1,20 @@
--- Reclaims entries that have been pending for long, from one page of the pending ones.
+-- Reclaims entries of dead consumers that have been pending for long, from one page of the pending ones.
 --
--- A bus reclaims those of dead consumers. This does not count as a delivery: consumers that keep no attempts, as those of
--- the Python library, decide by that number what becomes a dead letter. An entry of such a consumer begins with one attempt
--- less than the server counted deliveries of it. The consumer of a plain stream, which has one key, reclaims those of all
--- consumers, its own too, and counts a delivery.
+-- This does not count as a delivery: consumers that keep no attempts, as those of the Python library, decide by that number
+-- what becomes a dead letter. An entry of such a consumer begins with one attempt
+-- less than the server counted deliveries of it.
 --
 -- KEYS  stream, retry, members
 -- ARGV  group, consumer, idle time (ms), cursor, number of pending entries to check, maximum number of entries, maximum
 --       number of bytes, '1' to leave the entries of a live member alone while it may have yet to renew its claims
--- Replies {next cursor, '-' at the end, entries, their attempts as JSON or false, for a plain stream their deliveries, ids
--- of deleted entries, for each entry 1 if the process of its consumer counts as ended: the consumer is no member, or its
+-- Replies {next cursor, '-' at the end, entries, their attempts as JSON or false, ids of deleted
+-- entries, for each entry 1 if the process of its consumer counts as ended: the consumer is no member, or its
 -- heartbeat is late and it has not left}.
 local stream, retry, group, me, idle = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local page_len, most, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local now, members = now_in_ms(), retry and by_name(redis.call('HGETALL', KEYS[3])) or {}
--- a consumer of a bus reads its own entries again in another way; a recovery has no other
-local claims_own = not retry or string.match(me, '%-recovery$')
+local now, members = now_in_ms(), by_name(redis.call('HGETALL', KEYS[3]))
+-- a consumer reads its own entries again in another way; a recovery has no other
+local claims_own = string.match(me, '%-recovery$')
 
 -- Returns the idle time after which the entries of a consumer are reclaimed. A live member renews its claims within the
 -- time that its record states, which may be longer than that of this consumer.
@@ -38,10 +37,7 @@ local count = math.ceil(page_len / 10)
 local gone = redis.pcall('XAUTOCLAIM', stream, group, me, '9007199254740991', ARGV[4], 'COUNT', count, 'JUSTID')
 if gone.err then return gone end
 local deleted = gone[3] or {}
-local function forget(id)
-  if retry then redis.call('HDEL', retry, id) end
-end
-for _, id in ipairs(deleted) do forget(id) end
+for _, id in ipairs(deleted) do redis.call('HDEL', retry, id) end
 
 local entries, attempts, ended, bytes, next = {}, {}, {}, 0, ARGV[4]
 local pending = redis.call('XPENDING', stream, group, ARGV[4], '+', page_len)
@@ -57,17 +53,11 @@ for _, found in ipairs(pending) do
     local entry = redis.call('XRANGE', stream, id, id)[1]
     if not entry then
       redis.call('XACK', stream, group, id)
-      forget(id)
+      redis.call('HDEL', retry, id)
       deleted[#deleted + 1] = id
     else
-      local noted
-      if retry then
-        redis.call('XCLAIM', stream, group, me, 0, id, 'JUSTID')
-        noted = redis.call('HGET', retry, id)
-      else
-        redis.call('XCLAIM', stream, group, me, 0, id)
-        noted = delivered + 1
-      end
+      redis.call('XCLAIM', stream, group, me, 0, id, 'JUSTID')
+      local noted = redis.call('HGET', retry, id)
       local keeps_attempts = holder == me or members[holder] or string.match(holder, '%-recovery$')
       if not noted and delivered > 1 and not keeps_attempts then
         noted = string.format('{"attempts":%d,"elsewhere":%d}', delivered - 1, delivered - 1)

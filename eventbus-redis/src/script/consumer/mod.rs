@@ -1,12 +1,11 @@
 //! Scripts of the consumers of a group.
 
-use super::{ENTRY_BYTES, ENTRY_IDS, Lua, PAGES, lua};
+use super::{ENTRY_BYTES, ENTRY_IDS, Lua, lua};
 
 pub(crate) static HEARTBEAT: Lua = lua(&[ENTRY_IDS, include_str!("heartbeat.lua")]);
 pub(crate) static RENEW_CLAIMS: Lua = lua(&[ENTRY_IDS, include_str!("renew_claims.lua")]);
 pub(crate) static CLAIM_IDLE: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, include_str!("claim_idle.lua")]);
-pub(crate) static READ_AGAIN: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, include_str!("read_again.lua")]);
-pub(crate) static READ_NEW: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("read_new.lua")]);
+pub(crate) static READ_AGAIN: Lua = lua(&[ENTRY_BYTES, include_str!("read_again.lua")]);
 pub(crate) static SAVE_ATTEMPTS: Lua = lua(&[ENTRY_IDS, include_str!("save_attempts.lua")]);
 pub(crate) static MOVE_TO_DEAD_LETTERS: Lua = lua(&[include_str!("move_to_dead_letters.lua")]);
 pub(crate) static COLLECT_GARBAGE: Lua = lua(&[ENTRY_IDS, include_str!("collect_garbage.lua")]);
@@ -43,10 +42,8 @@ mod tests {
         let ids = add_large(&mut connection, "one").await;
         let mut read = READ_AGAIN.key("stream");
         read.key("retry").arg("group").arg("one").arg(PASSED_BYTES_MAX);
-        for id in &ids {
-            read.arg(id).arg("");
-        }
-        let (entries, _, _, _, _, reached): (Vec<Entry>, Value, Value, Value, Value, usize) =
+        read.arg(&ids);
+        let (entries, _, _, reached): (Vec<Entry>, Value, Value, usize) =
             read.invoke_async(&mut connection).await.unwrap();
         assert_eq!((entries.len(), reached), (8, 8));
     }

@@ -5,7 +5,7 @@
 -- Replies {0, the id just before the entry}; {1, the end of the page} to continue; or {0, the end of the stream} if
 -- there is no such entry.
 
-local entries = read_page('XRANGE', { KEYS[1] }, '(' .. ARGV[1], '+', tonumber(ARGV[3]), tonumber(ARGV[4]))
+local entries = read_page('XRANGE', KEYS[1], '(' .. ARGV[1], '+', tonumber(ARGV[3]), tonumber(ARGV[4]))
 if #entries == 0 then return {0, ARGV[1]} end
 for _, entry in ipairs(entries) do
   local value = by_name(entry[2]).position

@@ -20,7 +20,7 @@ local floor, reason, holder
 if ARGV[5] ~= '1' then floor, reason, holder = trim_floor(stream, KEYS[2], first) end
 local count = limit
 if not max_age then count = math.min(limit, length - keep) end
-local entries, has_more = read_page('XRANGE', { stream }, '-', '+', count + 1, tonumber(ARGV[4]))
+local entries, has_more = read_page('XRANGE', stream, '-', '+', count + 1, tonumber(ARGV[4]))
 local cut, more, held = nil, 0, false
 for index, entry in ipairs(entries) do
   local id = entry[1]

@@ -7,10 +7,10 @@ use crate::program::{Effect, Undo, to_bytes};
 /// The commands that handlers of an [`EventProjection`](super::EventProjection) write, each to one key.
 ///
 /// The projection sends the commands after the handler has returned, and writes all of them together with the
-/// checkpoint, or none. In a rebuild of the projection, a key refers to its copy.
+/// checkpoint, or none.
 ///
-/// Only these commands exist: each writes to one key, so that a rebuild can write to a copy, and a step can undo it if
-/// the server refuses a later command. To undo commands, a step first copies each text and list once: keep lists short,
+/// Only these commands exist: each writes to one key, so that a rebuild can remove that key first, and a step can undo
+/// the command if the server refuses a later one. To undo commands, a step first copies each text and list once: keep lists short,
 /// with [`ltrim`](Self::ltrim).
 ///
 /// If the server refuses a command, for example `hincrby` on a text, the projection stops, and writes no command of the

@@ -70,7 +70,7 @@ pub enum StreamProjectionError {
         checkpoint: String,
     },
     /// Entries that the projection had not processed are gone: another program, a publisher with a maximum length, or
-    /// [`trim_may_lose`](crate::streams::RedisStreams::trim_may_lose) trimmed them.
+    /// [`trim_may_lose`](crate::streams::RedisStreams::trim_may_lose) trimmed them, or the stream was made anew.
     /// [`rebuild`](super::EventProjection::rebuild) begins with the entries that remain,
     /// [`set_checkpoint_after`](super::EventProjection::set_checkpoint_after) continues without them.
     #[error(
@@ -84,30 +84,9 @@ pub enum StreamProjectionError {
         stream: String,
         /// The checkpoint, after which they were; `0-0` before the first entry.
         after: MessageId,
-        /// Their number; `None` if it is unknown, and may be zero: the projection was
+        /// Their number; `None` if it is unknown, and may be zero: the stream was made anew, the projection was
         /// [retired](super::EventProjection::retire), or another program set its checkpoint.
         entries: Option<u64>,
-    },
-    /// The stream is a different one: it was deleted and created again, or has lost its last entries.
-    /// [`rebuild`](super::EventProjection::rebuild) begins from zero,
-    /// [`set_checkpoint_after`](super::EventProjection::set_checkpoint_after) keeps the numbers.
-    #[error("projection `{projection}`: `{stream}` is not the stream of which it has processed {checkpoint}")]
-    Replaced {
-        /// The projection.
-        projection: String,
-        /// The key of the stream.
-        stream: String,
-        /// The checkpoint.
-        checkpoint: MessageId,
-    },
-    /// A later rebuild of the same projection has taken over, or another program removed the copies; the live keys are
-    /// unchanged.
-    #[error(
-        "this rebuild of projection `{projection}` has lost its copies: a later rebuild began, or they were removed"
-    )]
-    Superseded {
-        /// The projection.
-        projection: String,
     },
     /// The server did not run the step, or its reply was lost: all writes of the step were made, or none. The
     /// checkpoint shows which.

@@ -13,12 +13,8 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Applied, Effects, ProjectionProgress, StreamProjectionError,
-    apply::apply_batch,
-    batch::{self, next_batch},
     handlers::{ApplyFailure, EventHandlers},
-    keys::ProjectionTarget,
-    rebuild,
-    step_runner::{CHECKPOINT_START, StepRunner},
+    step_runner::{StepRunner, checkpoint_id},
 };
 use crate::{
     RedisCommandError,
@@ -39,12 +35,12 @@ use crate::{
 /// prefix, it has its own checkpoint. The handlers of different programs must write different keys.
 ///
 /// If entries are gone before they were processed, the projection stops with
-/// [`Missing`](StreamProjectionError::Missing); if the stream was created anew, with
-/// [`Replaced`](StreamProjectionError::Replaced): it misses no entry silently. [`RedisStreams::trim`] removes no
-/// unprocessed entry; a publisher's maximum length does.
+/// [`Missing`](StreamProjectionError::Missing), also if the stream was made anew. It does not notice a single entry that
+/// was deleted by name (`XDEL`) between others. [`RedisStreams::trim`] removes no unprocessed entry; a publisher's
+/// maximum length does.
 ///
 /// [`catch_up`](Self::catch_up) processes the entries that the stream has, [`run`](Self::run) also waits for new ones,
-/// [`rebuild`](Self::rebuild) starts from the oldest entry while the old numbers are served.
+/// [`rebuild`](Self::rebuild) starts again from the oldest entry.
 ///
 /// # Examples
 /// ```no_run
@@ -68,7 +64,7 @@ use crate::{
 /// # }
 /// ```
 #[derive(derive_more::Debug, Clone)]
-#[debug("EventProjection({} over {})", runner.keys().name(), runner.keys().stream())]
+#[debug("EventProjection({} over {})", runner.name(), runner.stream())]
 pub struct EventProjection {
     runner: StepRunner,
     handlers: EventHandlers,
@@ -134,7 +130,7 @@ impl EventProjection {
     /// # Errors
     /// [`RedisCommandError`].
     pub async fn checkpoint(&self) -> Result<Option<MessageId>, RedisCommandError> {
-        Ok(Some(self.runner.live_checkpoint().await?).filter(|at| at != CHECKPOINT_START).map(MessageId::new))
+        self.runner.checkpoint().await
     }
 
     /// Processes the entries after the checkpoint, and returns the result. Skips and counts entries of types without a
@@ -146,20 +142,24 @@ impl EventProjection {
     /// [`StreamProjectionError`].
     pub async fn catch_up(&self) -> Result<Applied, StreamProjectionError> {
         let mut applied = Applied::default();
-        self.apply_available(&mut applied).await?;
+        self.apply_available(&mut applied, |_| {}).await?;
         Ok(applied)
     }
 
-    async fn apply_available(&self, applied: &mut Applied) -> Result<(), StreamProjectionError> {
+    async fn apply_available(
+        &self,
+        applied: &mut Applied,
+        mut on_step: impl FnMut(&Applied),
+    ) -> Result<(), StreamProjectionError> {
         loop {
-            let (batch, deleted) = next_batch(&self.runner, &ProjectionTarget::Live).await?;
-            applied.deleted += deleted;
-            applied.position = batch.checkpoint_id();
+            let batch = self.runner.next_batch().await?;
+            applied.position = checkpoint_id(&batch.checkpoint);
             if batch.entries.is_empty() {
                 return Ok(());
             }
             // if a concurrent runner was first, the loop continues after its entries
-            apply_batch(&self.runner, &self.handlers, &ProjectionTarget::Live, &batch, applied).await?;
+            self.runner.apply(&self.handlers, &batch, applied).await?;
+            on_step(applied);
         }
     }
 
@@ -180,14 +180,14 @@ impl EventProjection {
     }
 
     async fn run_until_error(&self, applied: &mut Applied) -> StreamProjectionError {
-        let (projection, stream) = (self.runner.keys().name(), self.runner.keys().stream());
+        let (projection, stream) = (self.runner.name(), self.runner.stream());
         let mut coming = self.runner.streams().reader(stream);
         let (mut backoff, mut last_logged) = (BackoffTimer::new(RECONNECT_BACKOFF), None);
         let clock = &self.runner.streams().config().clock;
         let (mut outage, mut stop) = (Outage::new(clock.clone()), Outage::new(clock.clone()));
         loop {
             let followed = async {
-                self.apply_available(applied).await?;
+                self.apply_available(applied, |_| {}).await?;
                 if let Some(lasted) = stop.ends() {
                     last_logged = None;
                     tracing::info!(projection, stream, ?lasted, "projection goes on");
@@ -228,29 +228,40 @@ impl EventProjection {
         }
     }
 
-    /// Processes the stream from its oldest entry on, and writes to copies of the keys; then renames the copies over
-    /// the keys, together with the checkpoint. Until then the old numbers are served, and a running projection updates
-    /// them. The result counts the [processed](Applied::processed) entries.
+    /// Removes the checkpoint and all keys that the projection has written, in one step, and processes the stream from
+    /// its oldest entry on. The result counts the [processed](Applied::processed) entries.
     ///
-    /// The last step removes keys that the projection wrote before and the rebuild did not write. `on_progress` is
-    /// called after each hundred entries. If a rebuild is dropped or killed, the next one removes its copies; if
-    /// several run at once, the one that began last wins. The last step names all keys at once: it takes about a
-    /// millisecond for a thousand of them.
+    /// Until the rebuild has caught up, the keys show what it has processed so far. Where that must not be seen, build a
+    /// projection with a new name into new keys, and let readers switch. `on_progress` is called after each hundred
+    /// entries. A rebuild that is dropped or killed goes on with the next [`catch_up`](Self::catch_up) or
+    /// [`run`](Self::run).
     ///
     /// # Errors
-    /// [`StreamProjectionError`]; the live keys are then unchanged, and if the server is available, the copies are
-    /// removed.
-    pub async fn rebuild(&self, on_progress: impl FnMut(ProjectionProgress)) -> Result<Applied, StreamProjectionError> {
-        rebuild::rebuild(&self.runner, &self.handlers, on_progress).await
+    /// [`StreamProjectionError`]; the projection continues after the entries that it has processed.
+    pub async fn rebuild(
+        &self,
+        mut on_progress: impl FnMut(ProjectionProgress),
+    ) -> Result<Applied, StreamProjectionError> {
+        self.runner.reset().await?;
+        let stream = self.runner.stream();
+        let length: u64 = self.runner.streams().query_idempotent(stream, &streams::length(stream)).await?;
+        let clock = &self.runner.streams().config().clock;
+        let (began, mut applied) = (clock.instant(), Applied::default());
+        let report = |applied: &Applied| {
+            let (done, took) = (applied.processed, clock.elapsed(began));
+            on_progress(ProjectionProgress { done, of: length.max(done), took });
+        };
+        self.apply_available(&mut applied, report).await?;
+        Ok(applied)
     }
 
     /// Sets the checkpoint to after an entry, or with `None` before the oldest one: the projection continues there,
     /// with the entries that the stream has now.
     ///
     /// Call it where a run cannot decide: after [`Missing`](StreamProjectionError::Missing) with the id that the error
-    /// names, if the projection can do without the missing entries; after [`Replaced`](StreamProjectionError::Replaced)
-    /// with `None`, if all entries in the stream are new. The projection processes the entries after the checkpoint,
-    /// **once more if it had processed them**; [`rebuild`](Self::rebuild) begins from zero instead.
+    /// names, if the projection can do without the missing entries; with `None`, if the stream was made anew. The
+    /// projection processes the entries after the checkpoint, **once more if it had processed them**;
+    /// [`rebuild`](Self::rebuild) begins from zero instead.
     ///
     /// # Errors
     /// [`StreamProjectionError::Command`], also if `entry` is not an id of an entry.
@@ -268,7 +279,7 @@ impl EventProjection {
     /// ```
     #[doc(alias = "save_checkpoint")]
     pub async fn set_checkpoint_after(&self, entry: Option<&MessageId>) -> Result<(), StreamProjectionError> {
-        batch::set_checkpoint_after(&self.runner, entry).await
+        self.runner.set_checkpoint_after(entry).await
     }
 
     /// Removes the projection's note from the stream, so that it no longer holds up [trimming](RedisStreams::trim). The
@@ -278,8 +289,6 @@ impl EventProjection {
     /// # Errors
     /// [`RedisCommandError`].
     pub async fn retire(&self) -> Result<(), RedisCommandError> {
-        let keys = self.runner.keys();
-        let delete = streams::delete_fields(&keys.notes(), &[&keys.progress_field(), &keys.rebuild_progress_field()]);
-        self.runner.query_idempotent::<u64>(&delete).await.map(drop)
+        self.runner.retire().await
     }
 }

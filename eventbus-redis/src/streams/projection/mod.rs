@@ -4,16 +4,12 @@
 //! the entries were read. So any number of runners may run, and die at any moment. A projection stops if entries that
 //! it had not processed are gone.
 
-mod apply;
-mod batch;
 mod effects;
 mod error;
 mod event_projection;
 mod handlers;
-mod keys;
 mod position;
 mod progress;
-mod rebuild;
 mod step_runner;
 
 pub use self::{

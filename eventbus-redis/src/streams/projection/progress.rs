@@ -17,9 +17,6 @@ pub struct Applied {
     pub unknown: BTreeMap<String, u64>,
     /// Number of processed entries that [`skip_if`](super::EventProjection::skip_if) skipped.
     pub skipped: u64,
-    /// Number of entries that were deleted by name, as `XDEL` does, before they were processed. The projection
-    /// continued without them, as a rebuild would.
-    pub deleted: u64,
     /// The last processed entry, by any runner.
     pub position: Option<MessageId>,
 }

@@ -1,11 +1,8 @@
 //! The in-flight entries of one consumer, shared between the tasks that receive, handle and acknowledge them.
 
-use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -15,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{ConsumerReport, Outcome},
-    entry::{DEFAULT_MAX_WAITING, DisposedEntry, DueEntry, InFlightEntry},
+    entry::{DEFAULT_MAX_WAITING, DisposedEntry, InFlightEntry},
     group_context::GroupContext,
     state::{Bounds, InFlightState, Job, WaitingLimit},
     suspects::{SuspectLock, SuspectPermit},
@@ -38,8 +35,8 @@ pub struct InFlight {
     outbox: BusSignal,
     /// Wakes the bus if there may be room again.
     room: BusSignal,
-    /// Wakes the bus if entries may be due, or are due earlier than before.
-    due: BusSignal,
+    /// Wakes [`run_waits`](Self::run_waits) if an entry is due earlier than before, or a suspect waits for its turn.
+    due: Notify,
     /// Set once a waiting task of the bus was woken, until a worker lets it run.
     has_woken: AtomicBool,
     /// Set by [`run_workers`](super::run_workers).
@@ -75,17 +72,17 @@ impl InFlight {
     /// A consumer reads ahead as many entries as its workers finish in about a tenth of a second, at the latest
     /// measured pace; at first two for each worker.
     pub fn new(entries: usize, bytes: usize, clock: SharedClock) -> Self {
-        let bounds = Bounds { entries: entries.max(1), bytes, bodiless: DEFAULT_MAX_WAITING };
+        let bounds = Bounds { entries: entries.max(1), bytes, parked: DEFAULT_MAX_WAITING };
         let state = Mutex::new(InFlightState::new(clock.clone(), bounds));
         let (work, outbox, room, due, has_woken) = Default::default();
         Self { state, clock, work, outbox, room, due, has_woken, group: OnceLock::new() }
     }
 
-    /// Limits the entries that wait for a retry, or are blocked behind one that does, to `entries`, at least one; the
-    /// default is [`DEFAULT_MAX_WAITING`]. At the limit the bus reads no more until a tenth of them is gone, and health
+    /// Limits the entries that wait for a retry, or are blocked behind one that does, to `entries`, at least one, and to
+    /// 16 times the bytes of the others; the default is [`DEFAULT_MAX_WAITING`]. At the limit the bus reads no more until a tenth of them is gone, and health
     /// has an alert.
     pub fn with_max_waiting(self, entries: usize) -> Self {
-        let bounds = Bounds { bodiless: entries.max(1), ..self.state.lock().bounds() };
+        let bounds = Bounds { parked: entries.max(1), ..self.state.lock().bounds() };
         *self.state.lock() = InFlightState::new(self.clock.clone(), bounds);
         self
     }
@@ -101,17 +98,20 @@ impl InFlight {
     fn update<T>(&self, change: impl FnOnce(&mut InFlightState, Instant) -> T) -> T {
         let now = self.clock.instant();
         let mut state = self.state.lock();
-        let wait = state.next_wait();
+        let (wait, wanted) = (state.next_wait(), state.wants_permit());
         let changed = change(&mut state, now);
         let is_sooner = state.next_wait().is_some_and(|at| wait.is_none_or(|wait| at < wait));
         let (has_work, has_outcome, has_room) = (state.startable() > 0, state.unwritten() > 0, state.room(0) > 0);
-        let has_due = is_sooner || state.wants_permit() || state.has_due();
+        let has_due = is_sooner || state.wants_permit() && !wanted;
         let limit_change = state.take_limit_change();
         drop(state); // before waking: a woken task locks the state at once
         if has_work {
             self.work.notify_one();
         }
-        let tasks = [(has_outcome, &self.outbox), (has_room, &self.room), (has_due, &self.due)];
+        if has_due {
+            self.due.notify_one();
+        }
+        let tasks = [(has_outcome, &self.outbox), (has_room, &self.room)];
         if tasks.into_iter().filter(|(wakes, task)| *wakes && task.notify()).count() > 0 {
             self.has_woken.store(true, Ordering::Release);
         }
@@ -130,23 +130,18 @@ impl InFlight {
         changed
     }
 
-    /// Waits until the bus must read entries again.
-    pub async fn due(&self) {
+    /// Starts waiting entries at their time, and suspects in their turn; does not end.
+    pub(super) async fn run_waits(&self) {
         loop {
-            let (next_wait, wants_permit) = {
-                let now = self.clock.instant();
-                let mut state = self.state.lock();
+            let (next_wait, wants_permit) = self.update(|state, now| {
                 state.expire_waits(now);
-                if state.has_due() {
-                    return;
-                }
                 (state.next_wait(), state.wants_permit())
-            };
+            });
             // each branch may make an entry due, and the loop looks again
             tokio::select! {
                 () = self.due.notified() => {}
                 () = self.sleep_until(next_wait) => {}
-                permit = self.next_permit(), if wants_permit => self.state.lock().take_permit(permit),
+                permit = self.next_permit(), if wants_permit => self.update(|state, _| state.take_permit(permit)),
             }
         }
     }
@@ -166,28 +161,9 @@ impl InFlight {
         }
     }
 
-    /// Returns the entries that the bus must read again now, each once. Before this call, the bus must persist all
-    /// dispositions that [`take_disposed`](Self::take_disposed) returned; an entry with a later disposition is not
-    /// returned. Then the bus [resumes](Self::resume) each entry, [returns](Self::return_due) it unread,
-    /// [postpones](Self::postpone) or [releases](Self::release) it.
-    pub fn take_due(&self) -> Vec<DueEntry> {
-        self.state.lock().take_due(self.clock.instant())
-    }
-
-    /// Resumes entries that the bus has read again, with their persisted attempts.
-    pub fn resume(&self, entries: impl IntoIterator<Item = InFlightEntry>) {
-        let entries: Vec<_> = entries.into_iter().collect();
-        self.update(|state, _| entries.into_iter().for_each(|entry| state.resume(entry)));
-    }
-
-    /// Returns entries that the bus could not read again: they are still due.
-    pub fn return_due<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
-        self.update(|state, _| ids.into_iter().for_each(|id| state.return_due(id)));
-    }
-
-    /// Postpones entries that the bus cannot read again yet: they are due after `time`.
-    pub fn postpone<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>, time: Duration) {
-        self.update(|state, now| ids.into_iter().for_each(|id| state.postpone(id, now + time)));
+    /// Starts entries that may have ended their processes: their [`Begin`](super::Disposition::Begin) is persisted.
+    pub fn begin<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
+        self.update(|state, _| ids.into_iter().for_each(|id| state.begin(id)));
     }
 
     /// Returns `true` if so many entries wait that the bus must read no more.
@@ -288,7 +264,7 @@ impl InFlight {
     /// Begins the work of a consumer: reports of its group include these entries from now on.
     pub(super) fn begin_work(self: &Arc<Self>, context: &GroupContext) {
         let _ = self.group.set((context.group.clone(), context.suspect_lock.clone()));
-        self.due.notify(); // suspects get turns from now on
+        self.due.notify_one(); // suspects get turns from now on
         let report = Arc::downgrade(self);
         context.subscribers.add_in_flight(&context.group, report);
     }

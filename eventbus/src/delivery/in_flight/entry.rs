@@ -19,18 +19,6 @@ pub const DEFAULT_IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
 /// The default limit for the entries of a consumer that wait for a retry, or are blocked behind one that does.
 pub const DEFAULT_MAX_WAITING: usize = 100_000;
 
-/// An entry that is due: the bus must read it again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DueEntry {
-    /// The id of the entry on the bus.
-    pub id: MessageId,
-    /// Set for an entry that may have ended its process: the `ended_alone` that the bus persists in the step that reads
-    /// the entry again. Of every due entry the bus removes the time of the retry in that step, so that the entry counts
-    /// as in flight if the process ends.
-    pub ended_alone: Option<u32>,
-}
-
 /// An entry as a consumer received it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -48,7 +36,7 @@ pub struct InFlightEntry {
 
 impl InFlightEntry {
     /// Begins an entry that may have ended its process, and returns the disposition that the caller must persist before
-    /// it runs the handlers: [`Retry`](Disposition::Retry), or [`DeadLetter`](Disposition::DeadLetter) after too many
+    /// it runs the handlers: [`Begin`](Disposition::Begin), or [`DeadLetter`](Disposition::DeadLetter) after too many
     /// process ends. Returns `None` for any other entry.
     #[must_use]
     pub fn begin(&mut self, clock: &SharedClock) -> Option<Disposition> {
@@ -61,8 +49,7 @@ impl InFlightEntry {
             return Some(Disposition::DeadLetter(self.attempts.clone()));
         }
         self.attempts.begin(true);
-        let attempts = self.attempts.clone();
-        Some(Disposition::Retry { attempts, after: Duration::ZERO, of_newer_release: false })
+        Some(Disposition::Begin(self.attempts.clone()))
     }
 
     /// Creates an entry without earlier attempts.
@@ -113,7 +100,10 @@ pub enum Disposition {
     /// No handler of this consumer wants the entry: the bus acknowledges it and counts it as skipped, then calls
     /// [`InFlight::release`](super::InFlight::release).
     Skip,
-    /// The entry is retried later and stays in flight: the bus persists its attempts before it reads the entry again.
+    /// The entry may have ended its process, and is about to run: the bus persists these attempts, which count the run, and
+    /// then calls [`InFlight::begin`](super::InFlight::begin).
+    Begin(DeliveryAttempts),
+    /// The entry is retried later and stays in flight: the bus persists its attempts.
     Retry {
         /// The attempts so far.
         attempts: DeliveryAttempts,

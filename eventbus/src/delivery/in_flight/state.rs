@@ -1,14 +1,14 @@
 //! The state of a consumer's in-flight entries: no tasks, no locks. [`Stage`] has the transition table.
 //!
-//! A *bodiless* entry waits for a retry, or is blocked behind one that does. It has no body: only id, ordering key and time
-//! stay in memory, and the bus reads event and attempts again when it is due. It takes no room.
+//! A *parked* entry waits for a retry, or came behind one that does. It takes no room; the number and the bytes of parked
+//! entries have limits of their own.
 //!
 //! Invariant: of each ordering key only the first entry can start; the entries behind it are [`Stage::Blocked`] until
 //! its disposition allows the next one. An entry is removed only once the bus has persisted its disposition, unless it
-//! is nacked, left pending on the bus, owned by a different consumer, or cannot be read again.
+//! is nacked, left pending on the bus, or owned by a different consumer.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque, hash_map::Entry},
+    collections::{BTreeSet, HashMap, VecDeque, hash_map::Entry},
     hash::{BuildHasher, RandomState},
     sync::Arc,
     time::Duration,
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     SuspectPermit,
-    entry::{DisposedEntry, Disposition, DueEntry, InFlightEntry},
+    entry::{DisposedEntry, Disposition, InFlightEntry},
     read_ahead::ReadAhead,
 };
 use crate::{
@@ -39,6 +39,8 @@ const EVENT_OVERHEAD_BYTES: usize = 500;
 const NEW_ENTRIES_PER_RETRY: usize = 20;
 /// The idle time after which the read-ahead window is reset.
 const READ_AHEAD_RESET_AFTER: Duration = Duration::from_secs(1);
+/// Parked entries may have this many times the bytes of the others.
+const PARKED_BYTES_FACTOR: usize = 16;
 
 #[derive(Debug)]
 struct StoredEntry {
@@ -46,8 +48,9 @@ struct StoredEntry {
     /// `None` if the entry is no event.
     key: Option<OrderingKey>,
     stage: Stage,
-    /// `None` if the entry is bodiless, or finished.
+    /// `None` if the entry is finished, or no event.
     body: Option<Box<EntryBody>>,
+    is_parked: bool,
     /// The entry does not start before this time.
     not_before: Instant,
     /// When a handler failed first, in milliseconds since 1970, and the handlers that failed.
@@ -56,35 +59,30 @@ struct StoredEntry {
     ended_alone: Option<u32>,
 }
 
-/// The part of an entry that the bus reads again after a wait.
 #[derive(Debug)]
 struct EntryBody {
     record: RecordedEvent,
     attempts: DeliveryAttempts,
     /// The estimated memory of the event, in bytes.
     bytes: usize,
-    /// Set if the bus has read the entry again.
-    is_retry: bool,
 }
 
 /// The stage of an entry.
 ///
 /// An entry is *activated* when it becomes the first of its ordering key: it is added, or the entry before it leaves the
-/// queue. When the first one begins to wait, all entries of its key are bodiless.
+/// queue. When the first one begins to wait, all entries of its key are parked.
 ///
 /// | stage | event | next stage |
 /// |---|---|---|
 /// | – | `add`, was in flight, five process ends while it ran | `Finished`, still first of its key |
-/// | – | `add`, else | `Blocked`, activated if it is the first of its key; bodiless if the one before it is |
+/// | – | `add`, else | `Blocked`, activated if it is the first of its key; parked if the one before it is |
 /// | – | `add_dead_letter` | `Finished`, without a key |
 /// | `Blocked` | activated before its time | `Waiting` |
-/// | `Blocked` | activated, bodiless or a suspect | `Due` |
+/// | `Blocked` | activated, a suspect | `Suspect` |
 /// | `Blocked` | activated, else | `Ready` |
-/// | `Waiting` | `expire_waits`, at its time | `Due` |
-/// | `Due` | `take_due`, its disposition not in the outbox; for a suspect: it is its turn | `Reading` |
-/// | `Reading` | `resume` | `Ready` |
-/// | `Reading` | `return_due` | `Due` |
-/// | `Reading` | `postpone` | `Waiting` |
+/// | `Waiting` | `expire_waits`, at its time | `Suspect` for a suspect, else `Ready` |
+/// | `Suspect` | `take_permit`: it is its turn | `Beginning` |
+/// | `Beginning` | `begin`: the bus has persisted the count of the run | `Ready` |
 /// | `Ready` | `next_job` | `Running` |
 /// | `Running` | `record_outcome`: success or no handler wants it | `Finished`; leaves its key, the next is activated |
 /// | `Running` | `record_outcome`: failure with a retry | `Waiting` |
@@ -96,12 +94,12 @@ struct EntryBody {
 enum Stage {
     /// Behind the first entry of its ordering key.
     Blocked,
-    /// The bus reads it again at its time.
+    /// Starts at its time.
     Waiting,
-    /// Ready to be read again.
-    Due,
-    /// The bus is reading it again.
-    Reading,
+    /// May have ended its process, and waits for its turn.
+    Suspect,
+    /// The bus persists the count of the run that is about to begin.
+    Beginning,
     /// Ready to run.
     Ready,
     /// A worker runs its handlers, since this time.
@@ -112,7 +110,7 @@ enum Stage {
 
 impl Stage {
     const fn waits_for_retry(&self) -> bool {
-        matches!(self, Self::Waiting | Self::Due | Self::Reading)
+        matches!(self, Self::Waiting | Self::Suspect | Self::Beginning)
     }
 }
 
@@ -140,8 +138,15 @@ struct OrderingQueue {
 pub(super) struct Bounds {
     pub(super) entries: usize,
     pub(super) bytes: usize,
-    /// The limit for bodiless entries.
-    pub(super) bodiless: usize,
+    /// The limit for parked entries.
+    pub(super) parked: usize,
+}
+
+/// A number of events, and their estimated memory in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    count: usize,
+    bytes: usize,
 }
 
 /// A change at the limit for waiting entries: when it is reached, the bus reads no more.
@@ -156,8 +161,8 @@ pub(super) enum WaitingLimit {
 struct HeldPermit {
     #[allow(dead_code, reason = "it is held, not read")]
     permit: SuspectPermit,
-    /// The suspect; `None` until the bus reads one again.
-    number: Option<u64>,
+    /// The suspect.
+    number: u64,
 }
 
 #[derive(Debug, Default)]
@@ -171,31 +176,24 @@ pub(super) struct InFlightState {
     next: u64,
     queues: HashMap<OrderingKey, OrderingQueue>,
     ready: BTreeSet<u64>,
-    /// The ready entries that were read again: retries.
-    ready_retries: BTreeSet<u64>,
-    /// The number of new entries to start before the next retry, as long as there are new ones.
+    /// The ready entries that are parked, the longest due first: none waits for ever behind entries that are due again
+    /// and again.
+    ready_parked: BTreeSet<(Instant, u64)>,
+    /// The number of new entries to start before the next parked one, as long as there are new ones.
     new_before_retry: usize,
     waiting: BTreeSet<(Instant, u64)>,
-    /// The [`Stage::Due`] entries, the longest due first: none waits for ever behind entries that are due again and
-    /// again.
-    due: BTreeSet<(Instant, u64)>,
-    /// The [`Stage::Due`] entries that are suspects, by `ended_alone`: the likely causes last.
+    /// The [`Stage::Suspect`] entries, by `ended_alone`: the likely causes last.
     suspects: BTreeSet<(u32, u64)>,
     permit: Option<HeldPermit>,
-    /// The number of [`Stage::Reading`] entries.
-    reading: usize,
     running: usize,
-    /// The number of retries that run.
-    running_retries: usize,
+    /// The number of parked entries that run.
+    running_parked: usize,
     /// The number of workers.
     workers: usize,
-    /// The number of entries with a body, and of those that were read again.
-    bodies: usize,
-    retry_bodies: usize,
-    /// The estimated memory of all bodies.
-    bytes: usize,
-    bodiless: usize,
-    /// When `bodiless` reached its limit; cleared once a tenth of them is gone.
+    /// The entries with a body that are not parked, and those that are.
+    held: Load,
+    parked: Load,
+    /// When too many entries were parked; cleared once a tenth of them is gone.
     crowded_since: Option<OffsetDateTime>,
     /// The latest change of `crowded_since`, until [`take_limit_change`](Self::take_limit_change) returns it.
     limit_change: Option<WaitingLimit>,
@@ -228,9 +226,9 @@ impl InFlightState {
         self.numbers.keys().cloned().collect()
     }
 
-    /// Returns how many entries are bodiless, and since when these are too many; `None` if they are not.
+    /// Returns how many entries are parked, and since when these are too many; `None` if they are not.
     pub(super) fn crowded(&self) -> Option<(usize, OffsetDateTime)> {
-        Some((self.bodiless, self.crowded_since?))
+        Some((self.parked.count, self.crowded_since?))
     }
 
     /// Returns the time of the earliest first failure among the unfinished entries, in milliseconds since 1970, and the
@@ -258,7 +256,7 @@ impl InFlightState {
 
     /// Returns the number of entries that can start now.
     pub(super) fn startable(&self) -> usize {
-        self.ready.len() + self.ready_retries.len()
+        self.ready.len() + self.ready_parked.len()
     }
 
     /// Returns the number of dispositions in the outbox.
@@ -282,10 +280,10 @@ impl InFlightState {
         }
         let (workers, window) = self.read_ahead_window();
         let idle = match self.ready.len() {
-            0 => workers.saturating_sub(self.running - self.running_retries + coming),
+            0 => workers.saturating_sub(self.running - self.running_parked + coming),
             _ => 0,
         };
-        let active = self.bodies - self.retry_bodies + coming;
+        let active = self.held.count + coming;
         if active > window / 2 && idle == 0 {
             return 0;
         }
@@ -293,43 +291,35 @@ impl InFlightState {
         self.fitting(window.saturating_sub(active).max(idle).min(free), coming)
     }
 
-    /// Returns how many due entries the bus should read again now, beside a suspect: a share of the read-ahead window,
-    /// larger if no new entry is ready, as soon as half of that share is used up.
-    fn due_room(&self) -> usize {
-        let (workers, window) = self.read_ahead_window();
-        let share = if self.ready.is_empty() { window / 4 } else { window / NEW_ENTRIES_PER_RETRY }.max(workers);
-        let ahead = self.reading + self.ready_retries.len();
-        if self.due.is_empty() || ahead > share / 2 {
-            return 0;
-        }
-        let free = self.bounds.entries.saturating_sub(self.taking_room());
-        self.fitting((share - ahead).min(self.due.len()).min(free), 0)
-    }
-
-    /// Returns `true` if it is the turn of a suspect that is due.
-    fn has_permit(&self) -> bool {
-        self.permit.as_ref().is_some_and(|held| held.number.is_none()) && !self.suspects.is_empty()
-    }
-
-    /// Returns `true` if the bus should read entries again.
-    pub(super) fn has_due(&self) -> bool {
-        self.has_permit() || self.due_room() > 0
-    }
-
-    /// Returns `true` if a suspect is due, and its consumer has no turn.
+    /// Returns `true` if a suspect waits, and its consumer has no turn.
     pub(super) fn wants_permit(&self) -> bool {
         self.permit.is_none() && !self.suspects.is_empty()
     }
 
+    /// Begins the turn of the suspect that is least likely to have ended its process: the bus persists the count of its run.
     pub(super) fn take_permit(&mut self, permit: SuspectPermit) {
-        if self.wants_permit() {
-            self.permit = Some(HeldPermit { permit, number: None });
+        let Some((_, number)) = self.suspects.first().copied().filter(|_| self.permit.is_none()) else { return };
+        self.permit = Some(HeldPermit { permit, number });
+        self.set_stage(number, Stage::Beginning);
+        if let Some(body) = self.items.get_mut(&number).and_then(|item| item.body.as_mut()) {
+            body.attempts.begin(true);
+            let begin = Disposition::Begin(body.attempts.clone());
+            self.dispose(number, None, begin);
+        }
+    }
+
+    /// Starts a suspect: the bus has persisted the count of its run.
+    pub(super) fn begin(&mut self, id: &MessageId) {
+        let is_beginning =
+            |number: &u64| self.items.get(number).is_some_and(|item| matches!(item.stage, Stage::Beginning));
+        if let Some(number) = self.numbers.get(id).copied().filter(is_beginning) {
+            self.set_stage(number, Stage::Ready);
         }
     }
 
     /// Ends the turn of a suspect, if it has one.
     pub(super) fn release_permit(&mut self, number: u64) {
-        self.permit.take_if(|held| held.number == Some(number));
+        self.permit.take_if(|held| held.number == number);
     }
 
     /// Returns the time at which the next entry is due; `None` if none waits.
@@ -337,15 +327,15 @@ impl InFlightState {
         self.waiting.first().map(|(at, _)| *at)
     }
 
-    /// Returns the number of entries that take room: those with a body, to be read, or not yet persisted.
+    /// Returns the number of entries that take room: all but parked ones.
     fn taking_room(&self) -> usize {
-        self.items.len() - self.bodiless + self.reading
+        self.items.len() - self.parked.count
     }
 
     /// Returns how many entries fit beside those that take room; at least one if none does.
     pub(super) fn free(&self) -> usize {
-        let in_flight = self.items.len() - self.bodiless;
-        let fitting = self.read_ahead.fitting(self.bounds.bytes.saturating_sub(self.bytes));
+        let in_flight = self.taking_room();
+        let fitting = self.read_ahead.fitting(self.bounds.bytes.saturating_sub(self.held.bytes));
         self.bounds.entries.saturating_sub(in_flight).min(fitting.max(usize::from(in_flight == 0)))
     }
 
@@ -360,7 +350,7 @@ impl InFlightState {
         if self.taking_room() + coming == 0 {
             return wanted.min(self.read_ahead.fitting(self.bounds.bytes).max(1));
         }
-        let used = self.bytes + self.read_ahead.bytes_of(coming + self.reading);
+        let used = self.held.bytes + self.read_ahead.bytes_of(coming);
         wanted.min(self.read_ahead.fitting(self.bounds.bytes.saturating_sub(used)))
     }
 
@@ -371,8 +361,8 @@ impl InFlightState {
 
     /// Moves an entry to another stage, and from the index of the former one to that of the new one.
     ///
-    /// No other place may change the stage. What the indexes depend on does not change in such a stage: `not_before`,
-    /// `ended_alone`, `is_retry`.
+    /// No other place may change the stage. What the indexes depend on changes only in stages without an index, or in
+    /// [`park`](Self::park).
     fn set_stage(&mut self, number: u64, stage: Stage) {
         self.index(number, false);
         if let Some(item) = self.items.get_mut(&number) {
@@ -389,83 +379,89 @@ impl InFlightState {
         let Some(item) = self.items.get(&number) else {
             return;
         };
-        let is_retry = item.body.as_ref().is_some_and(|body| body.is_retry);
         match item.stage {
             Stage::Waiting => set(&mut self.waiting, (item.not_before, number), is_added),
-            Stage::Due => match item.ended_alone {
-                Some(ended_alone) => set(&mut self.suspects, (ended_alone, number), is_added),
-                None => set(&mut self.due, (item.not_before, number), is_added),
-            },
-            Stage::Reading => count(&mut self.reading, is_added),
-            Stage::Ready if is_retry => set(&mut self.ready_retries, number, is_added),
+            Stage::Suspect => set(&mut self.suspects, (item.ended_alone.unwrap_or_default(), number), is_added),
+            Stage::Ready if item.is_parked => set(&mut self.ready_parked, (item.not_before, number), is_added),
             Stage::Ready => set(&mut self.ready, number, is_added),
             Stage::Running { .. } => {
                 count(&mut self.running, is_added);
-                if is_retry {
-                    count(&mut self.running_retries, is_added);
+                if item.is_parked {
+                    count(&mut self.running_parked, is_added);
                 }
             }
-            Stage::Blocked | Stage::Finished { .. } => {}
+            Stage::Blocked | Stage::Beginning | Stage::Finished { .. } => {}
         }
     }
 
-    fn add_body(&mut self, number: u64, record: RecordedEvent, attempts: DeliveryAttempts, is_retry: bool) {
+    fn add_body(&mut self, number: u64, record: RecordedEvent, attempts: DeliveryAttempts) {
         let bytes = memory_of(&record);
         self.read_ahead.read(bytes);
         if let Some(item) = self.items.get_mut(&number) {
             item.failing = failing(&attempts);
             item.ended_alone = attempts.is_suspect().then_some(attempts.ended_alone);
-            item.body = Some(Box::new(EntryBody { record, attempts, bytes, is_retry }));
-            self.bytes += bytes;
-            self.bodies += 1;
-            self.retry_bodies += usize::from(is_retry);
+            item.body = Some(Box::new(EntryBody { record, attempts, bytes }));
+            self.held.add(bytes);
         }
     }
 
     fn take_body(&mut self, number: u64) -> Option<Box<EntryBody>> {
-        let body = self.items.get_mut(&number)?.body.take()?;
-        self.bytes -= body.bytes;
-        self.bodies -= 1;
-        self.retry_bodies -= usize::from(body.is_retry);
+        let item = self.items.get_mut(&number)?;
+        let body = item.body.take()?;
+        match std::mem::take(&mut item.is_parked) {
+            true => {
+                self.parked.remove(body.bytes);
+                self.clear_limit();
+            }
+            false => self.held.remove(body.bytes),
+        }
         Some(body)
     }
 
-    /// Drops the body of an entry: the bus reads it again.
-    fn make_bodiless(&mut self, number: u64) {
-        if self.take_body(number).is_none() {
-            return;
-        }
-        self.bodiless += 1;
-        if self.bodiless >= self.bounds.bodiless && self.crowded_since.is_none() {
+    /// Parks an entry that is not indexed by its stage.
+    fn park(&mut self, number: u64) {
+        let Some(item) = self.items.get_mut(&number).filter(|item| !item.is_parked) else { return };
+        let Some(body) = &item.body else { return };
+        item.is_parked = true;
+        self.held.remove(body.bytes);
+        self.parked.add(body.bytes);
+        let is_over = self.parked.count >= self.bounds.parked || self.parked.bytes >= self.parked_bytes_max();
+        if is_over && self.crowded_since.is_none() {
             self.crowded_since = Some(self.clock.now());
             self.limit_change = Some(WaitingLimit::Reached);
         }
     }
 
+    const fn parked_bytes_max(&self) -> usize {
+        self.bounds.bytes.saturating_mul(PARKED_BYTES_FACTOR)
+    }
+
     /// Clears the limit only once a tenth of the entries is gone: else it would change with each entry.
-    fn unpark(&mut self) {
-        self.bodiless -= 1;
-        if self.bodiless <= self.bounds.bodiless - self.bounds.bodiless.div_ceil(10)
+    fn clear_limit(&mut self) {
+        let is_below = |now: usize, limit: usize| now <= limit - limit.div_ceil(10);
+        if is_below(self.parked.count, self.bounds.parked)
+            && is_below(self.parked.bytes, self.parked_bytes_max())
             && self.crowded_since.take().is_some()
         {
             self.limit_change = Some(WaitingLimit::Cleared);
         }
     }
 
-    fn is_bodiless(&self, number: u64) -> bool {
-        let item = self.items.get(&number);
-        item.is_some_and(|item| item.body.is_none() && !matches!(item.stage, Stage::Finished { .. }))
+    fn is_parked(&self, number: u64) -> bool {
+        self.items.get(&number).is_some_and(|item| item.is_parked)
     }
 
-    /// Makes the first entry of an ordering key wait or due, and parks it with all entries behind it.
+    /// Makes the first entry of an ordering key wait, and parks it with all entries behind it.
     fn park_first(&mut self, number: u64, stage: Stage) {
-        self.set_stage(number, stage);
+        self.set_stage(number, Stage::Blocked);
         let queue = self.items.get(&number).and_then(|item| self.queues.get(&item.key?));
-        // entries without a body come behind those with one
-        let with_body = |number: &u64| self.items.get(number).is_some_and(|item| item.body.is_some());
-        let numbers: Vec<_> =
-            queue.into_iter().flat_map(|queue| queue.numbers.iter().copied().take_while(with_body)).collect();
-        numbers.into_iter().for_each(|number| self.make_bodiless(number));
+        // parked entries come behind those that are not
+        let numbers: Vec<_> = queue
+            .into_iter()
+            .flat_map(|queue| queue.numbers.iter().copied().take_while(|number| !self.is_parked(*number)))
+            .collect();
+        numbers.into_iter().for_each(|number| self.park(number));
+        self.set_stage(number, stage);
     }
 
     /// Adds an entry. Returns `false` if it is there already.
@@ -483,7 +479,7 @@ impl InFlightState {
         if let Some(item) = self.items.get_mut(&number) {
             item.not_before = now + attempts.wait(&self.clock);
         }
-        self.add_body(number, record, attempts, false);
+        self.add_body(number, record, attempts);
         let queue = self.queues.entry(key).or_default();
         queue.has_redelivered |= is_redelivered;
         let before = queue.numbers.back().copied();
@@ -495,7 +491,7 @@ impl InFlightState {
         }
         match before {
             None => self.activate(number, now),
-            Some(before) if self.is_bodiless(before) => self.make_bodiless(number),
+            Some(before) if self.is_parked(before) => self.park(number),
             Some(_) => {}
         }
         true
@@ -543,7 +539,8 @@ impl InFlightState {
         };
         let number = *vacant.insert(self.next);
         self.next += 1;
-        let item = StoredEntry { id, key, stage, body: None, not_before: now, failing: None, ended_alone: None };
+        let (body, is_parked, failing, ended_alone) = Default::default();
+        let item = StoredEntry { id, key, stage, body, is_parked, not_before: now, failing, ended_alone };
         self.items.insert(number, item);
         Some(number)
     }
@@ -557,10 +554,10 @@ impl InFlightState {
             return self.park_first(number, Stage::Waiting);
         }
         item.not_before = now;
-        if item.body.is_none() || item.ended_alone.is_some() {
-            return self.park_first(number, Stage::Due);
+        match item.ended_alone {
+            Some(_) => self.park_first(number, Stage::Suspect),
+            None => self.set_stage(number, Stage::Ready),
         }
-        self.set_stage(number, Stage::Ready);
     }
 
     /// Returns the next entry for a worker: the ready entry that was added first, and now and then a retry; `None` if
@@ -571,8 +568,8 @@ impl InFlightState {
         if self.running >= workers {
             return None;
         }
-        let number = match self.ready_retries.first() {
-            Some(retry) if self.new_before_retry == 0 || self.ready.is_empty() => {
+        let number = match self.ready_parked.first() {
+            Some((_, retry)) if self.new_before_retry == 0 || self.ready.is_empty() => {
                 self.new_before_retry = NEW_ENTRIES_PER_RETRY;
                 *retry
             }
@@ -589,85 +586,33 @@ impl InFlightState {
         Some(Job { number, id, record, attempts, is_suspect: item.ended_alone.is_some() })
     }
 
-    /// Makes the entries due that have waited long enough.
+    /// Starts the entries that have waited long enough.
     pub(super) fn expire_waits(&mut self, now: Instant) {
         while let Some((_, number)) = self.waiting.first().copied().filter(|(at, _)| *at <= now) {
-            self.set_stage(number, Stage::Due);
+            let is_suspect = self.items.get(&number).is_some_and(|item| item.ended_alone.is_some());
+            self.set_stage(number, if is_suspect { Stage::Suspect } else { Stage::Ready });
         }
-    }
-
-    /// Returns the entries that the bus must read again now, the longest due first, each once. One whose disposition is
-    /// still in the outbox stays due: the bus has not persisted the attempts that it would read.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<DueEntry> {
-        self.expire_waits(now);
-        let in_outbox: HashSet<&MessageId> = self.outbox.iter().map(|disposed| &disposed.id).collect();
-        let is_persisted = |number: &u64| self.items.get(number).is_some_and(|item| !in_outbox.contains(&item.id));
-        let mut numbers: Vec<u64> =
-            self.due.iter().map(|(_, number)| *number).filter(is_persisted).take(self.due_room()).collect();
-        let suspect = self.suspects.iter().map(|(_, number)| *number).find(is_persisted);
-        if let Some(suspect) = suspect
-            && let Some(held) = self.permit.as_mut().filter(|held| held.number.is_none())
-        {
-            held.number = Some(suspect);
-            numbers.push(suspect);
-        }
-        numbers.iter().for_each(|number| self.set_stage(*number, Stage::Reading));
-        let due_entry = |number: u64| {
-            let StoredEntry { id, ended_alone, .. } = self.items.get(&number)?;
-            Some(DueEntry { id: id.clone(), ended_alone: ended_alone.map(|ended| ended + 1) })
-        };
-        numbers.into_iter().filter_map(due_entry).collect()
-    }
-
-    /// Resumes an entry that the bus has read again, unless it is not [`Stage::Reading`] any more.
-    pub(super) fn resume(&mut self, entry: InFlightEntry) {
-        if let Some(number) = self.reading(&entry.id) {
-            self.set_stage(number, Stage::Blocked);
-            self.add_body(number, entry.record, entry.attempts, true);
-            self.unpark();
-            self.set_stage(number, Stage::Ready);
-        }
-    }
-
-    /// Returns an entry that the bus could not read again: it is still due.
-    pub(super) fn return_due(&mut self, id: &MessageId) {
-        if let Some(number) = self.reading(id) {
-            self.release_permit(number);
-            self.set_stage(number, Stage::Due);
-        }
-    }
-
-    /// Postpones an entry that the bus cannot read again yet.
-    pub(super) fn postpone(&mut self, id: &MessageId, until: Instant) {
-        if let Some(number) = self.reading(id)
-            && let Some(item) = self.items.get_mut(&number)
-        {
-            item.not_before = until;
-            self.release_permit(number);
-            self.set_stage(number, Stage::Waiting);
-        }
-    }
-
-    /// Returns the number of an entry that is being read again.
-    fn reading(&self, id: &MessageId) -> Option<u64> {
-        let number = *self.numbers.get(id)?;
-        matches!(self.items.get(&number)?.stage, Stage::Reading).then_some(number)
     }
 
     /// Records the outcome of a run; ignores it if the entry was released meanwhile.
     pub(super) fn record_outcome(&mut self, number: u64, outcome: Outcome, policy: &RetryPolicy, now: Instant) {
         let item = self.items.get_mut(&number);
-        let Some(StoredEntry { stage: Stage::Running { since, .. }, body: Some(body), key, .. }) = item else {
+        let Some(StoredEntry { stage: Stage::Running { since, .. }, body: Some(body), key, ended_alone, .. }) = item
+        else {
             return;
         };
         let (since, key) = (*since, *key);
         let disposition = Disposition::from_outcome(outcome, &mut body.attempts, policy, &self.clock);
         self.last_end = Some(now);
-        self.release_permit(number);
         let Some(disposition) = disposition else {
+            if ended_alone.is_some() {
+                body.attempts.undo_begin(true, &self.clock);
+            }
+            self.release_permit(number);
             self.set_stage(number, Stage::Blocked);
             return self.activate(number, now);
         };
+        self.release_permit(number);
         self.read_ahead.ended(now.saturating_duration_since(since), self.workers);
         match disposition {
             Disposition::Retry { ref attempts, after, .. } => {
@@ -679,7 +624,7 @@ impl InFlightState {
                 self.park_first(number, Stage::Waiting);
             }
             Disposition::DeadLetter(_) => drop(self.finish(number, disposition, true)),
-            Disposition::Acknowledge { .. } | Disposition::Skip => {
+            Disposition::Acknowledge { .. } | Disposition::Skip | Disposition::Begin(_) => {
                 self.finish(number, disposition, false);
                 self.leave_queue(key, number, now);
             }
@@ -708,13 +653,7 @@ impl InFlightState {
             return false;
         };
         self.release_permit(number);
-        if self.is_bodiless(number) {
-            self.unpark();
-        }
         self.index(number, false);
-        if self.suspects.is_empty() {
-            self.permit.take_if(|held| held.number.is_none());
-        }
         self.take_body(number);
         let Some(item) = self.items.remove(&number) else {
             return false;
@@ -735,7 +674,8 @@ impl InFlightState {
         let mut ids = Vec::new();
         for item in self.items.values_mut().filter(is_unfinished) {
             ids.push(item.id.clone());
-            let has_begun = matches!(item.stage, Stage::Ready | Stage::Running { .. }) && item.ended_alone.is_some();
+            let has_begun = matches!(item.stage, Stage::Beginning | Stage::Ready | Stage::Running { .. });
+            let has_begun = has_begun && item.ended_alone.is_some();
             if let Some(body) = item.body.as_mut().filter(|_| has_begun) {
                 body.attempts.undo_begin(true, &self.clock);
                 let (attempts, after) = (body.attempts.clone(), Duration::ZERO);
@@ -769,6 +709,18 @@ impl InFlightState {
 /// Returns when a handler failed first, and the handlers that failed.
 fn failing(attempts: &DeliveryAttempts) -> Option<(u64, Arc<str>)> {
     Some((attempts.first_failed_at?, attempts.handlers().into()))
+}
+
+impl Load {
+    const fn add(&mut self, bytes: usize) {
+        self.count += 1;
+        self.bytes += bytes;
+    }
+
+    const fn remove(&mut self, bytes: usize) {
+        self.count -= 1;
+        self.bytes -= bytes;
+    }
 }
 
 /// Counts one more, or one less.

@@ -5,8 +5,8 @@
 //! time becomes a dead letter after five runs, and an entry that was only read ahead beside it is handled before it. An
 //! entry that only waited for a retry, or was blocked behind an earlier one of its aggregate, is no suspect.
 //!
-//! Invariant: the bus counts the run of a suspect in the step that reads it again. If it counted later, a process end that
-//! the entry causes would not count.
+//! Invariant: a suspect runs only after the bus has persisted the count of this run. If it counted later, a process end
+//! that the entry causes would not count.
 //!
 //! This table shows the attempts that the bus persists at each step; [`state`](super::state) has all transitions.
 //!
@@ -14,13 +14,13 @@
 //! |---|---|---|---|
 //! | – | added; in flight when its process ended | `Waiting` | `process_ends` + 1; `next_at`: in 1 s, 2 s … 1 min |
 //! | – | the same, with `ended_alone` at 5 | `Finished` | moved to the dead letters |
-//! | – | added as a suspect; its process was slow, and lives | `Due` | later: `ended_alone` - 1 |
-//! | `Waiting` | its delay has passed | `Due` | – |
-//! | `Due` | its turn: no other suspect of the bus runs | `Reading` | `ended_alone` + 1, no `next_at` |
-//! | `Reading`, `Ready`, `Running` | nacked | – | `ended_alone` as before; `next_at`: now |
+//! | – | added as a suspect; its process was slow, and lives | `Suspect` | later: `ended_alone` - 1 |
+//! | `Waiting` | its delay has passed | `Suspect` | – |
+//! | `Suspect` | its turn: no other suspect of the bus runs | `Beginning` | `ended_alone` + 1, no `next_at` |
+//! | `Beginning`, `Ready`, `Running` | nacked | – | `ended_alone` as before; `next_at`: now |
 //! | `Running` | runs for ten seconds: the turn ends | `Running` | – |
 //! | `Running` | handled, or failed as any other entry | see [`state`](super::state) | `process_ends` and `ended_alone`: 0 |
-//! | `Running` | its group has no handlers any more | `Due` | – |
+//! | `Running` | its group has no handlers any more | `Suspect` | – |
 //! | any | the process ends | – | – |
 
 use std::sync::Arc;

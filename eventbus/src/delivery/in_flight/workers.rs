@@ -40,6 +40,7 @@ async fn run_until_stopped(
         tokio::select! {
             _ = changes.changed() => in_flight.wake_worker(),
             _ = freed_slots.changed() => in_flight.wake_worker(),
+            () = in_flight.run_waits() => {}
             ended = workers.join_next() => match ended {
                 Some(ended) => propagate_panic(ended),
                 None => break,

@@ -39,7 +39,6 @@ pub(super) async fn consume_group(inner: Arc<BusInner>, group: Name, stop: StopS
             biased;
             () = &mut working => break,
             () = in_flight.disposed() => {}
-            () = in_flight.due() => consumer.read_due_retries(),
             () = consumer.read_entries() => {}
         }
         consumer.apply_dispositions();
@@ -80,26 +79,6 @@ impl GroupConsumer {
         let _ = self.published.changed().await;
     }
 
-    /// Reads entries again whose wait is over, after it has applied their dispositions.
-    fn read_due_retries(&mut self) {
-        self.apply_dispositions();
-        let (mut entries, mut gone) = (Vec::new(), Vec::new());
-        let mut log = self.inner.log();
-        for due in self.in_flight.take_due() {
-            let number = self.entry_numbers.get(&due.id);
-            match number.and_then(|number| log.read_again(&self.group, *number)) {
-                Some(entry) => entries.push(entry),
-                None => gone.push(due.id),
-            }
-        }
-        drop(log);
-        for id in &gone {
-            self.entry_numbers.remove(id);
-        }
-        self.in_flight.release(&gone);
-        self.in_flight.resume(entries);
-    }
-
     /// Applies the dispositions of entries, and releases the completed ones.
     fn apply_dispositions(&mut self) {
         let disposed = self.in_flight.take_disposed();
@@ -134,6 +113,11 @@ impl GroupConsumer {
             }
             Disposition::Retry { attempts, .. } => {
                 log.cursor(&self.group).record_attempts(number, attempts);
+                return None;
+            }
+            Disposition::Begin(attempts) => {
+                log.cursor(&self.group).record_attempts(number, attempts);
+                self.in_flight.begin([&id]);
                 return None;
             }
         }

@@ -107,12 +107,6 @@ impl EntryLog {
         Some((number, self.in_flight_entry(number, attempts)?))
     }
 
-    /// Reads an entry again after its wait, with its attempts so far; `None` if it is gone, or a dead letter.
-    pub(super) fn read_again(&mut self, group: &Name, number: u64) -> Option<InFlightEntry> {
-        let attempts = self.cursor(group).attempts(number)?;
-        self.in_flight_entry(number, attempts)
-    }
-
     fn in_flight_entry(&self, number: u64, attempts: DeliveryAttempts) -> Option<InFlightEntry> {
         let entry = self.entries.get(&number)?;
         Some(InFlightEntry::new(entry.id.clone(), entry.record.clone()).with_attempts(attempts))

@@ -32,7 +32,12 @@ async fn a_bus_that_waits_for_outcomes_takes_one_before_the_next_entry_runs() {
         Ok(())
     });
     let bench = Bench::new([handler.subscriber("one").with_options(options(None, None, Some(1)))]);
-    let (in_flight, taken) = (Arc::clone(&bench.in_flight), Arc::clone(&steps));
+    // the bench would take the dispositions of its own entries
+    let in_flight = Arc::new(InFlight::new(100, usize::MAX, SharedClock::SYSTEM));
+    let (worker, context) = (Arc::clone(&in_flight), bench.context.clone());
+    let stop = StopSignal::from_token(CancellationToken::new());
+    let working = tokio::spawn(async move { run_workers(&worker, &context, &stop).await });
+    let (added, taken) = (Arc::clone(&in_flight), Arc::clone(&steps));
     let bus = tokio::spawn(async move {
         loop {
             in_flight.disposed().await;
@@ -43,9 +48,10 @@ async fn a_bus_that_waits_for_outcomes_takes_one_before_the_next_entry_runs() {
         }
     });
     run_ready_tasks().await;
-    bench.add([entry("a", 1), entry("b", 2)]);
+    added.add([entry("a", 1), entry("b", 2)]);
     run_ready_tasks().await;
     bus.abort();
+    working.abort();
     assert_eq!(*steps.lock().unwrap(), ["handled 1", "took 1-0", "handled 2", "took 2-0"]);
 }
 

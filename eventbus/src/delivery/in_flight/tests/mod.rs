@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{DisposedEntry, Disposition, DueEntry, GroupContext, InFlight, InFlightEntry, SuspectLock, run_workers};
+use super::{DisposedEntry, Disposition, GroupContext, InFlight, InFlightEntry, SuspectLock, run_workers};
 use crate::{
     delivery::{Limits, StopSignal, Subscribers},
     domain::{
@@ -179,7 +179,7 @@ impl RecordingHandler {
     }
 }
 
-/// In-flight entries with running workers, on a bus that stores entries and attempts in memory.
+/// In-flight entries with running workers, on a bus that persists their dispositions in memory.
 struct Bench {
     in_flight: Arc<InFlight>,
     context: GroupContext,
@@ -192,54 +192,31 @@ struct Bench {
 /// The bus of a [`Bench`].
 #[derive(Default)]
 struct FakeBus {
-    entries: Mutex<HashMap<MessageId, InFlightEntry>>,
-    /// The dispositions that were persisted before a reread, and that the test has not taken.
+    /// The dispositions that were persisted, and that the test has not taken.
     written: Mutex<Vec<DisposedEntry>>,
     /// The suspects whose run was counted, with their `ended_alone` since.
     begun: Mutex<Vec<(MessageId, u32)>>,
-    /// The number of entries that were read again.
-    read_again: AtomicUsize,
     changed: Notify,
 }
 
 impl FakeBus {
-    fn take_disposed(&self, in_flight: &InFlight) -> Vec<DisposedEntry> {
-        let disposed = in_flight.take_disposed();
-        for DisposedEntry { id, disposition, .. } in &disposed {
-            if let Disposition::Retry { attempts, .. } = disposition
-                && let Some(stored) = self.entries.lock().unwrap().get_mut(id)
-            {
-                stored.attempts = attempts.clone();
+    /// Persists the dispositions that are ready, and begins suspects.
+    fn write(&self, in_flight: &InFlight) {
+        for disposed in in_flight.take_disposed() {
+            if let Disposition::Begin(attempts) = &disposed.disposition {
+                self.begun.lock().unwrap().push((disposed.id.clone(), attempts.ended_alone));
+                in_flight.begin([&disposed.id]);
+            } else {
+                self.written.lock().unwrap().push(disposed);
+                self.changed.notify_one();
             }
         }
-        disposed
     }
 
-    /// Returns a due entry with the attempts that this read persists.
-    fn read_due(&self, due: &DueEntry) -> Option<InFlightEntry> {
-        let mut entries = self.entries.lock().unwrap();
-        let stored = entries.get_mut(&due.id)?;
-        stored.attempts.next_at = None;
-        if let Some(ended_alone) = due.ended_alone {
-            stored.attempts.ended_alone = ended_alone;
-            self.begun.lock().unwrap().push((due.id.clone(), ended_alone));
-        }
-        Some(stored.clone())
-    }
-
-    /// Reads due entries again.
-    async fn read_again(&self, in_flight: &InFlight) {
+    async fn run(&self, in_flight: &InFlight) {
         loop {
-            in_flight.due().await;
-            self.written.lock().unwrap().extend(self.take_disposed(in_flight));
-            self.changed.notify_one();
-            for due in in_flight.take_due() {
-                self.read_again.fetch_add(1, Ordering::SeqCst);
-                match self.read_due(&due) {
-                    Some(entry) => in_flight.resume([entry]),
-                    None => in_flight.release([&due.id]),
-                }
-            }
+            in_flight.disposed().await;
+            self.write(in_flight);
         }
     }
 }
@@ -281,7 +258,7 @@ impl Bench {
             async move {
                 tokio::select! {
                     () = run_workers(&in_flight, &context, &stop) => {}
-                    () = bus.read_again(&in_flight) => {}
+                    () = bus.run(&in_flight) => {}
                 }
             }
         });
@@ -289,26 +266,19 @@ impl Bench {
     }
 
     fn add(&self, entries: impl IntoIterator<Item = InFlightEntry>) -> usize {
-        let entries: Vec<_> = entries.into_iter().collect();
-        let stored = entries.iter().map(|entry| (entry.id.clone(), entry.clone()));
-        self.bus.entries.lock().unwrap().extend(stored);
         self.in_flight.add(entries)
     }
 
-    /// Waits until dispositions are ready to persist.
+    /// Waits until the bus has persisted a disposition that the test has not taken.
     async fn disposed(&self) {
         while self.bus.written.lock().unwrap().is_empty() {
-            tokio::select! {
-                () = self.in_flight.disposed() => return,
-                () = self.bus.changed.notified() => {}
-            }
+            self.bus.changed.notified().await;
         }
     }
 
     fn take_disposed(&self) -> Vec<DisposedEntry> {
-        let mut disposed = std::mem::take(&mut *self.bus.written.lock().unwrap());
-        disposed.extend(self.bus.take_disposed(&self.in_flight));
-        disposed
+        self.bus.write(&self.in_flight);
+        std::mem::take(&mut *self.bus.written.lock().unwrap())
     }
 
     fn join(&self, subscriber: Subscriber) -> Subscription {
@@ -323,7 +293,7 @@ impl Bench {
                 Disposition::Acknowledge { .. } | Disposition::Skip | Disposition::DeadLetter(_) => {
                     self.in_flight.release(ids)
                 }
-                Disposition::Retry { .. } => {}
+                Disposition::Retry { .. } | Disposition::Begin(_) => {}
             }
             self.written.push(disposed);
         }

@@ -41,10 +41,6 @@ impl Table {
         self.state.unwritten() > before
     }
 
-    fn due(&mut self) -> Vec<DueEntry> {
-        self.state.take_due(self.now)
-    }
-
     /// Starts with failed entries, each of its own aggregate, that are due now.
     fn with_due(bounds: Bounds, numbers: std::ops::RangeInclusive<u64>) -> Self {
         let mut table = Self::bounded(bounds, []);
@@ -54,25 +50,21 @@ impl Table {
             assert!(table.record_outcome(job.number, later()));
         }
         table.state.take_disposed();
-        table.now += Duration::from_secs(5);
+        table.pass(5);
         table
     }
 
-    /// Resumes the due entries, each of an aggregate of its own; returns how many.
-    fn resume(&mut self) -> usize {
-        let due = self.due();
-        for DueEntry { id, .. } in &due {
-            let number = id.as_str().trim_end_matches("-0");
-            self.state.resume(entry(number, number.parse().unwrap()));
-        }
-        due.len()
+    /// Lets seconds pass.
+    fn pass(&mut self, seconds: u64) {
+        self.now += Duration::from_secs(seconds);
+        self.state.expire_waits(self.now);
     }
 }
 
 /// Retries without limit.
 const FOR_EVER: RetryPolicy = RetryPolicy { max_retries: None, ..RETRY };
 
-const BOUNDS: Bounds = Bounds { entries: 100, bytes: 1_000_000, bodiless: 100 };
+const BOUNDS: Bounds = Bounds { entries: 100, bytes: 1_000_000, parked: 100 };
 
 fn later() -> Outcome {
     let later = HandlerError::retry_after(Duration::from_secs(5), "later");
@@ -82,22 +74,6 @@ fn later() -> Outcome {
 
 fn handled() -> Outcome {
     Outcome::Handled { succeeded: Vec::new() }
-}
-
-#[test]
-fn an_entry_is_read_again_only_after_the_bus_has_taken_its_failure() {
-    let mut table = Table::with([entry("a", 1), entry("b", 2)]);
-    let job = table.job();
-    assert!(table.record_outcome(job.number, later()));
-    assert_eq!(table.state.take_disposed().len(), 1);
-    let job = table.job();
-    assert!(table.record_outcome(job.number, later()));
-    table.now += Duration::from_secs(5);
-    // the retry time of both is over while the bus still writes the first failure
-    assert_eq!(table.due(), [DueEntry { id: id(1), ended_alone: None }]);
-    assert_eq!(table.due(), []);
-    assert_eq!(table.state.take_disposed().len(), 1);
-    assert_eq!(table.due(), [DueEntry { id: id(2), ended_alone: None }]);
 }
 
 #[test]
@@ -124,18 +100,16 @@ fn letting_go_says_whether_it_was_there() {
 }
 
 #[test]
-fn one_that_was_read_again_runs_for_twenty_that_are_new_as_long_as_there_are_both() {
+fn one_retry_runs_for_twenty_that_are_new_as_long_as_there_are_both() {
     let mut table = Table::with_due(BOUNDS, 1..=4);
     for number in 101..=150 {
         assert!(table.state.add(entry(&number.to_string(), number), table.now));
     }
-    assert_eq!((table.resume(), table.resume()), (2, 0), "one per worker is read ahead");
     let mut order = Vec::new();
     for _ in 0..54 {
         let job = table.job();
         order.push(job.id.as_str().trim_end_matches("-0").parse::<u64>().unwrap());
         assert!(table.record_outcome(job.number, handled()));
-        table.resume();
     }
     let again: Vec<usize> = (0..54).filter(|place| order[*place] <= 4).collect();
     assert_eq!(again, [0, 21, 42, 53], "{order:?}");
@@ -143,16 +117,14 @@ fn one_that_was_read_again_runs_for_twenty_that_are_new_as_long_as_there_are_bot
 }
 
 #[test]
-fn what_is_due_for_longest_is_read_again_first() {
+fn what_is_due_for_longest_runs_first() {
     let mut table = Table::with([entry("a", 1), entry("b", 2)]);
     let (first, second) = (table.job(), table.job());
     assert!(table.record_outcome(second.number, later()));
     table.now += Duration::from_secs(1);
     assert!(table.record_outcome(first.number, later()));
-    table.now += Duration::from_secs(9);
-    table.state.take_disposed();
-    let ids: Vec<_> = table.due().into_iter().map(|due| due.id).collect();
-    assert_eq!(ids, [id(2), id(1)]);
+    table.pass(9);
+    assert_eq!([table.job().id, table.job().id], [id(2), id(1)]);
 }
 
 #[test]
@@ -169,11 +141,7 @@ fn a_retry_is_due_after_its_delay_and_keeps_its_attempts() {
     let job = table.job();
     assert!(table.record_outcome(job.number, later()));
     assert_eq!((table.state.startable(), table.state.next_wait()), (0, Some(table.now + Duration::from_secs(5))));
-    table.state.take_disposed();
-    table.now += Duration::from_secs(5);
-    assert_eq!(table.due(), [DueEntry { id: job.id, ended_alone: None }]);
-    let attempts = DeliveryAttempts { attempts: 1, ..DeliveryAttempts::default() };
-    table.state.resume(entry("a", 1).with_attempts(attempts));
+    table.pass(5);
     assert_eq!(table.job().attempts.attempts, 1);
     assert!(table.next().is_none());
 }
@@ -192,37 +160,18 @@ fn released_entries_leave_nothing() {
     for empty in ["items", "numbers", "queues"] {
         assert!(left.contains(&format!("{empty}: {{}}")), "{left}");
     }
-    for zero in ["reading", "running", "bodies", "retry_bodies", "bytes", "bodiless"] {
-        assert!(left.contains(&format!(" {zero}: 0,")), "{zero}: {left}");
+    for zero in ["running: 0", "held: Load { count: 0, bytes: 0 }", "parked: Load { count: 0, bytes: 0 }"] {
+        assert!(left.contains(&format!(" {zero},")), "{zero}: {left}");
     }
     assert_eq!((table.state.next_wait(), table.state.startable()), (None, 0));
-}
-
-#[test]
-fn a_postponed_entry_is_due_again_then_and_blocks_its_aggregate() {
-    let mut table = Table::with_due(BOUNDS, 1..=1);
-    assert!(table.state.add(entry("1", 2), table.now), "of the same aggregate");
-    assert_eq!(table.due().len(), 1);
-    table.state.postpone(&id(1), table.now + Duration::from_secs(1));
-    table.state.resume(entry("1", 1));
-    assert!(table.next().is_none(), "the bus is not reading it any more");
-    assert!(table.due().is_empty());
-    table.now += Duration::from_secs(1);
-    assert_eq!(table.due(), [DueEntry { id: id(1), ended_alone: None }]);
-    table.state.resume(entry("1", 1));
-    let job = table.job();
-    assert_eq!(job.id, id(1));
-    assert!(table.record_outcome(job.number, handled()));
-    assert_eq!(table.due(), [DueEntry { id: id(2), ended_alone: None }], "it was blocked");
 }
 
 #[test]
 fn what_is_tried_again_all_the_time_leaves_room_for_what_is_new() {
     let mut table = Table::with_due(Bounds { entries: 3, ..BOUNDS }, 1..=20);
     for _ in 0..9 {
-        assert_eq!(table.resume(), 2);
         let jobs = [table.job(), table.job()];
-        assert_eq!(table.state.room(0), 1, "both workers are busy with retries");
+        assert_eq!(table.state.room(0), 3, "retries take no room");
         for job in jobs {
             assert!(table.record_outcome(job.number, handled()) && table.state.release(&job.id, table.now));
         }
@@ -236,10 +185,14 @@ async fn a_suspect_that_was_not_attended_to_is_counted_once() {
     let mut table = Table::with([redelivered("a", 1, ended.clone())]);
     let lock = SuspectLock::default();
     for _ in 0..2 {
-        assert!(table.due().is_empty() && table.state.wants_permit());
+        assert!(table.next().is_none() && table.state.wants_permit());
         table.state.take_permit(lock.acquire().await);
-        assert_eq!(table.due(), [DueEntry { id: id(1), ended_alone: Some(3) }]);
-        table.state.resume(entry("a", 1).with_attempts(DeliveryAttempts { ended_alone: 2, ..ended.clone() }));
+        let begun = table.state.take_disposed();
+        assert!(
+            matches!(&begun[..], [one] if matches!(&one.disposition, Disposition::Begin(begun) if begun.ended_alone == 3))
+        );
+        assert!(table.next().is_none(), "the count of the run is not yet persisted");
+        table.state.begin(&id(1));
         let job = table.job();
         assert!(job.is_suspect && !table.record_outcome(job.number, Outcome::Unattended));
     }
@@ -261,16 +214,14 @@ impl Numbers {
 fn random_steps_keep_the_order_of_each_aggregate_and_lose_nothing() {
     for seed in 0..300 {
         let mut numbers = Numbers(seed);
-        let bounds = Bounds { entries: 8, bytes: 1_000_000, bodiless: 30 };
+        let bounds = Bounds { entries: 8, bytes: 1_000_000, parked: 30 };
         let mut table = Table::bounded(bounds, []);
         let (mut added, mut running, mut finished) = (0, Vec::<Job>::new(), HashMap::<String, u64>::new());
-        let mut aggregates = HashMap::<u64, String>::new();
         while added < 60 || table.state.len() > 0 {
             match numbers.below(7) {
                 0 | 1 if added < 60 && table.state.room(0) > 0 => {
                     added += 1;
                     let aggregate = numbers.below(6).to_string();
-                    aggregates.insert(added, aggregate.clone());
                     assert!(table.state.add(entry(&aggregate, added), table.now));
                 }
                 2 => {
@@ -304,16 +255,8 @@ fn random_steps_keep_the_order_of_each_aggregate_and_lose_nothing() {
                     }
                 }
                 _ => {
-                    table.now += Duration::from_secs(numbers.below(4));
-                    for due in table.due() {
-                        let number: u64 = due.id.as_str().trim_end_matches("-0").parse().unwrap();
-                        let aggregate = aggregates[&number].clone();
-                        match numbers.below(5) {
-                            0 => table.state.return_due(&due.id),
-                            1 => table.state.postpone(&due.id, table.now + Duration::from_secs(2)),
-                            _ => table.state.resume(entry(&aggregate, number)),
-                        }
-                    }
+                    let seconds = numbers.below(4);
+                    table.pass(seconds);
                 }
             }
         }

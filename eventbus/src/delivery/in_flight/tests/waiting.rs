@@ -1,4 +1,4 @@
-//! Waiting entries: they take no room, the bus reads them again when they are due, and their number is limited.
+//! Waiting entries: they take no room, and their number and their bytes are limited.
 
 use super::*;
 use crate::port::health::{Health, HealthThresholds};
@@ -23,7 +23,7 @@ fn of(aggregate: u64, number: u64) -> InFlightEntry {
 #[tokio::test(start_paused = true)]
 async fn others_flow_though_far_more_wait_than_fit_in_hand() {
     let handler = failing_once(1..501);
-    let mut bench = bench(&handler, InFlight::new(4, 4_000, SharedClock::SYSTEM));
+    let mut bench = bench(&handler, InFlight::new(4, 40_000, SharedClock::SYSTEM));
     for number in 1..=1_000 {
         assert!(bench.in_flight.room().await >= 1);
         bench.add([of(number % 250, number)]);
@@ -39,7 +39,6 @@ async fn others_flow_though_far_more_wait_than_fit_in_hand() {
     let first = |number: &u64| *number % 250 == 3;
     let of_one: Vec<u64> = handler.begun().into_iter().filter(first).collect();
     assert_eq!(of_one, [3, 3, 253, 253, 503, 753], "in their order");
-    assert_eq!(bench.bus.read_again.load(Ordering::SeqCst), 250 * 5, "each when it was due");
 }
 
 #[tokio::test(start_paused = true)]
@@ -69,50 +68,7 @@ async fn no_more_is_read_while_too_many_wait_and_health_says_since_when() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_vanished_while_it_waited_is_let_go_and_frees_its_aggregate() {
-    let handler = failing_once(1..2);
-    let mut bench = bench(&handler, InFlight::new(100, usize::MAX, SharedClock::SYSTEM));
-    bench.add([of(1, 1), of(1, 2), of(1, 3)]);
-    run_ready_tasks().await;
-    bench.bus.entries.lock().unwrap().remove(&id(1));
-    bench.drain().await;
-    assert_eq!(handler.begun(), [1, 2, 3]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_again_stays_due() {
-    let handler = failing_once(1..2);
-    let in_flight = Arc::new(InFlight::new(100, usize::MAX, SharedClock::SYSTEM));
-    let context = bench(&handler, InFlight::new(1, 1, SharedClock::SYSTEM)).context;
-    let (stop, worker) = (CancellationToken::new(), Arc::clone(&in_flight));
-    let signal = StopSignal::from_token(stop.clone());
-    let working = tokio::spawn(async move { run_workers(&worker, &context, &signal).await });
-    in_flight.add([of(1, 1), of(1, 2)]);
-    tokio::time::sleep(Duration::from_secs(3_599)).await;
-    assert!(in_flight.take_due().is_empty());
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    in_flight.take_disposed();
-    for _ in 0..3 {
-        in_flight.due().await;
-        assert_eq!(in_flight.take_due(), [DueEntry { id: id(1), ended_alone: None }]);
-        assert!(in_flight.take_due().is_empty(), "take_due returns each once");
-        in_flight.return_due([&id(1)]);
-    }
-    in_flight.take_due();
-    in_flight.resume([of(1, 1), of(1, 2)]); // the second one is not due
-    run_ready_tasks().await;
-    assert_eq!(handler.begun(), [1, 1]);
-    assert_eq!(in_flight.take_due(), [DueEntry { id: id(2), ended_alone: None }], "it was blocked");
-    assert_eq!(in_flight.nack_unfinished(), [id(2)]);
-    in_flight.resume([of(1, 2)]);
-    run_ready_tasks().await;
-    assert_eq!(handler.begun(), [1, 1], "it was nacked meanwhile");
-    stop.cancel();
-    working.await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_retry_that_is_due_sooner_than_the_others_wakes_the_bus() {
+async fn a_retry_that_is_due_sooner_than_the_others_does_not_wait_for_them() {
     let delay = |number| Duration::from_secs(if number == 1 { 3_600 } else { 10 });
     let handler = RecordingHandler::new(move |number| Err(HandlerError::retry_after(delay(number), "later")));
     let mut bench = bench(&handler, InFlight::new(100, usize::MAX, SharedClock::SYSTEM));
@@ -123,4 +79,23 @@ async fn a_retry_that_is_due_sooner_than_the_others_wakes_the_bus() {
     }
     tokio::time::sleep(Duration::from_secs(11)).await;
     assert_eq!(handler.begun(), [1, 2, 2]);
+}
+
+/// Fails without the limit of bytes.
+#[tokio::test(start_paused = true)]
+async fn no_more_is_read_while_too_many_bytes_wait() {
+    let handler = failing_once(1..100);
+    let mut bench = bench(&handler, InFlight::new(100, 1_000, SharedClock::SYSTEM));
+    let mut number = 0;
+    while !bench.in_flight.is_crowded() {
+        number += 1;
+        bench.add([of(number, number)]);
+        run_ready_tasks().await;
+        bench.write();
+        assert!(number < 100);
+    }
+    assert!((16..=32).contains(&number), "16 times 1,000 bytes: {number}");
+    assert_eq!(bench.in_flight.room_beside(0), 0);
+    bench.drain().await;
+    assert!(bench.in_flight.room_beside(0) > 0);
 }
