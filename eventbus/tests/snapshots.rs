@@ -165,6 +165,10 @@ impl EventStore for HeldSnapshots {
         self.store.transactions()
     }
 
+    fn server_fault(&self, error: &(dyn std::error::Error + 'static)) -> Option<eventbus::port::ServerFault> {
+        self.store.server_fault(error)
+    }
+
     fn describe(&self) -> String {
         self.store.describe()
     }

@@ -188,7 +188,8 @@ impl Worker {
                 queue.blocking(write).await?;
                 write_result(queue, id, claim, false, error.into()).await.map(drop)
             }
-            None => coordinated_claims::release(queue, claim).await.map(drop),
+            // only a bus that holds entries in flight lets one begin; a job begins with its claim
+            None | Some(Disposition::Begin(_)) => coordinated_claims::release(queue, claim).await.map(drop),
         }
     }
 }

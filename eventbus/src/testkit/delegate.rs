@@ -366,7 +366,8 @@ macro_rules! __delegate {
                 }
 
                 fn server_fault(&$self, error: &(dyn std::error::Error + 'static)) -> Option<ServerFault> {
-                    $inner.server_fault(error)
+                    // stores may also implement `Transactions`, which has a method of this name
+                    EventStore::server_fault(&$inner, error)
                 }
 
                 fn describe(&$self) -> String {

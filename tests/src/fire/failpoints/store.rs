@@ -84,6 +84,10 @@ impl EventStore for FailPointStore {
         Some(Arc::new(FailPointTransactions::new(transactions, self.fail_points.clone())))
     }
 
+    fn server_fault(&self, error: &(dyn std::error::Error + 'static)) -> Option<eventbus::port::ServerFault> {
+        self.store.server_fault(error)
+    }
+
     fn describe(&self) -> String {
         self.store.describe()
     }
