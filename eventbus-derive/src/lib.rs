@@ -105,11 +105,15 @@ pub fn decision(item: TokenStream) -> TokenStream {
 /// | option | meaning |
 /// |---|---|
 /// | `name = "send-receipt"` | the durable name; the function's name if left out |
-/// | `group = "mail"` | the consumer group; the bus's default group if left out |
-/// | `retries = 5` | how often the bus retries a failed delivery, after growing delays, before it becomes a dead letter; the bus decides if left out |
+/// | `group = "mail"` | the group by which the handler is started, paused and listed; the handler's name if left out. On a consumed stream the consumer group, and the bus's default group if left out |
+/// | `retries = 5` | how often a failed delivery is retried, after growing delays, before it becomes a dead letter; as often as fits into four hours if left out, on a consumed stream as the bus decides |
 /// | `timeout_ms = 30_000` | the time limit of one attempt, which fails when it exceeds that; 60 s if left out. The wait for a store that does not answer does not count |
-/// | `concurrency = 4` | how many deliveries run at once, each of a different aggregate, however long they take; if left out, the bus decides, and a delivery that has awaited for 10 s lets the next one begin beside it |
-/// | `start = "oldest"` | where the handler begins if its group is new, or skipped its events more than a day ago: with the oldest event, or, for `"now"`, with the next one; if left out, a new group begins with the oldest event, and events skipped more than a day ago are an error at the start |
+/// | `concurrency = 4` | how many deliveries run at once in a process, each of a different aggregate, however long they take; if left out, one, and a delivery that has awaited for 10 s lets the next one begin beside it. On a consumed stream the bus decides if left out |
+/// | `shards = 8` | in how many parts processes share the handler's events, from 1 to 256; 1 if left out. The store keeps the first number |
+/// | `start = "now"` | a new handler, or an event type that it newly takes, begins with the next event; with the oldest one if left out |
+/// | `when_dead = "hold"` | later events of an aggregate wait behind its dead letter; they go on if left out |
+/// | `max_waiting = 10_000` | how many events may wait for a retry, or behind one that does, before the handler reads no more; 100,000 if left out |
+/// | `stream = "orders"` | the stream of another service that the handler consumes, see `AppBuilder::consume`; the events of the store if left out |
 /// | `manual` | `discover()` does not find the handler: give it to the builder, by `.handler::<..>()` |
 /// | `crate = path` | where `eventbus` is re-exported |
 #[proc_macro_attribute]

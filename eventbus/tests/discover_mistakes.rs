@@ -154,6 +154,17 @@ async fn a_handler_of_a_stream_that_the_app_does_not_consume_is_a_mistake() {
 }
 
 #[tokio::test]
+async fn a_handler_without_a_stream_in_an_app_that_only_consumes_streams_is_a_mistake() {
+    let builder = || App::builder().consume("orders", InMemoryEventBus::new()).handler::<first::on>();
+    let error = builder().start().await.unwrap_err();
+    assert!(matches!(error.mistakes(), [StartMistake::NoStream { name: "on", .. }]), "{error}");
+    assert!(error.to_string().contains("with one of them (orders)"), "{error}");
+    for app in [builder().bus(InMemoryEventBus::new()), builder().store(InMemoryEventStore::new())] {
+        app.start().await.unwrap().shutdown(std::time::Duration::from_secs(5)).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_bus_that_an_app_neither_publishes_on_nor_consumes_is_a_mistake() {
     let builder = || App::builder().store(InMemoryEventStore::new()).handler::<first::on>().without_relay();
     let error = builder().bus(InMemoryEventBus::new()).start().await.unwrap_err();

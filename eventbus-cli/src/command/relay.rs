@@ -51,7 +51,7 @@ enum RelayAction {
         #[arg(long, value_name = "POSITION")]
         after: u64,
     },
-    /// Skip an event for good, which the relay cannot read or the bus refuses: no handler gets it
+    /// Skip an event for good, which the relay cannot read or the bus refuses; handlers of the store skip it if it cannot be read
     Skip(SkipArgs),
     /// Publish an event that was skipped, if the relay is not past it
     Unskip(UnskipArgs),

@@ -275,7 +275,8 @@ async fn servers_are_shown_beside_a_dead_application() {
     assert!(!projections.contains("no process feeds it"), "{projections}");
     // the projection has passed the event
     shop.store.notes().unwrap().save_note(&note, &noted.replace("position\":5", "position\":4")).await.unwrap();
-    assert!(site.get("/projections").await.ok().contains("no process feeds it"));
+    let projections = site.get("/projections").await.ok();
+    assert!(projections.contains("no process feeds it"), "{projections}");
     let overview = site.get("/").await.ok();
     assert!(overview.contains("./dead-letters\">2</a>"), "{overview}");
     let list = site.get("/dead-letters").await.ok();

@@ -122,7 +122,7 @@ async fn entries_that_were_trimmed_unread_are_found() {
     assert_eq!(found.finding.observed["lost"], 1);
     // which the group may have had to read
     bus.send("xdel $S 3-0").await;
-    expect_unknown(&bus, "the entry 3-0 of").await;
+    expect_unknown(&bus, "the entry 3-0 was deleted by its id").await;
 }
 
 /// Fails unless the doctor cannot find out whether a group has lost entries, for that reason.

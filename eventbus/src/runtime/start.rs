@@ -155,6 +155,19 @@ pub enum StartMistake {
         /// The streams that the app consumes.
         known: Vec<String>,
     },
+    /// A handler names no stream, and the app has neither a store nor a bus of its own.
+    #[error(
+        "handler `{name}` ({source_place}) gets no events, as the app only consumes streams: write \
+         `#[handler(stream = \"..\")]` with one of them ({}), or give the builder a store or a bus", known.join(", ")
+    )]
+    NoStream {
+        /// The handler.
+        name: &'static str,
+        /// Where it stands.
+        source_place: Source,
+        /// The streams that the app consumes.
+        known: Vec<String>,
+    },
     /// The store keeps no progress of handlers.
     #[error(
         "handler `{name}` ({source_place}) reads the app's store, which keeps no progress of handlers: its \

@@ -324,7 +324,8 @@ impl MultiStreamAppends for TableStore {
         let mut data = self.data.lock().await;
         let before = data.deliveries.len();
         data.deliveries.retain(|_, noted| noted.elapsed() < older_than);
-        Ok((before - data.deliveries.len()) as u64)
+        let forgotten = (before - data.deliveries.len()) as u64;
+        Ok(forgotten + self.store.forget_deliveries(older_than).await?)
     }
 
     async fn find_command(

@@ -98,6 +98,30 @@ async fn settled_waits_for_what_handlers_save() {
     assert_eq!(app.bus().stats().events_processed_success, 4);
 }
 
+#[handler(manual, name = "z_ships")]
+async fn ships(event: &OrderCreated, id: &AggregateId, orders: Repository<Order>) -> eventbus::Result<()> {
+    let _ = event;
+    orders.update(id, |_| Ok::<_, Never>(OrderShipped { tracking_number: "T".into() })).await?;
+    Ok(())
+}
+
+/// Its group is before that of the handler whose event it takes.
+#[handler(manual, name = "a_notes")]
+async fn notes(_event: &OrderShipped, State(has_noted): State<Arc<AtomicBool>>) {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    has_noted.store(true, Ordering::SeqCst);
+}
+
+#[tokio::test]
+async fn settled_waits_for_what_handlers_save_in_an_app_with_a_store_alone() {
+    let has_noted = Arc::new(AtomicBool::new(false));
+    let app = App::builder().store(InMemoryEventStore::new()).state(Arc::clone(&has_noted));
+    let app = app.handler::<ships>().handler::<notes>().start().await.unwrap();
+    save(&app).await;
+    app.settled().await.unwrap();
+    assert!(has_noted.load(Ordering::SeqCst));
+}
+
 #[derive(Default)]
 struct Endless;
 

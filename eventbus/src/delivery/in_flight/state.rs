@@ -39,8 +39,8 @@ const EVENT_OVERHEAD_BYTES: usize = 500;
 const NEW_ENTRIES_PER_RETRY: usize = 20;
 /// The idle time after which the read-ahead window is reset.
 const READ_AHEAD_RESET_AFTER: Duration = Duration::from_secs(1);
-/// Parked entries may have this many times the bytes of the others.
-const PARKED_BYTES_FACTOR: usize = 16;
+/// Entries that wait for a retry, or behind one that does, may have this many times the bytes of the others.
+const WAITING_BYTES_FACTOR: usize = 16;
 
 #[derive(Debug)]
 struct StoredEntry {
@@ -433,7 +433,7 @@ impl InFlightState {
     }
 
     const fn parked_bytes_max(&self) -> usize {
-        self.bounds.bytes.saturating_mul(PARKED_BYTES_FACTOR)
+        self.bounds.bytes.saturating_mul(WAITING_BYTES_FACTOR)
     }
 
     /// Clears the limit only once a tenth of the entries is gone: else it would change with each entry.

@@ -428,6 +428,7 @@ impl AppBuilder {
             None => Arc::new(InMemoryEventStore::with_clock(clock.clone())),
         };
         let given = self.bus.take();
+        let has_own_events = !consumes_only || given.is_some();
         let store_bus = (!consumes_only).then(|| self.store_bus.take().unwrap_or_else(StoreBus::new));
         let own: Arc<dyn EventBus> = match (&store_bus, &given) {
             (None, Some(given)) => Arc::clone(given),
@@ -469,6 +470,7 @@ impl AppBuilder {
             state: &state,
             transaction: store.transactions().map(|transactions| transactions.transaction_type()),
             has_store: !consumes_only,
+            has_own_events,
             has_progress: store.handler_progress().is_some(),
             groups: &groups,
         }

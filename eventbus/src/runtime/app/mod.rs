@@ -484,8 +484,8 @@ impl App {
         relay_health::republish(&self.0, from).await
     }
 
-    /// Makes the relay skip for good an event that it cannot read or the bus refuses: for operators. Handlers do not
-    /// get the event. Returns `false` if the relay skips it already.
+    /// Makes the relay skip for good an event that it cannot read or the bus refuses: for operators. The handlers of the
+    /// store skip the event too if it cannot be read. Returns `false` if the relay skips it already.
     ///
     /// The relay, in whichever process it runs, continues after the event within a minute; its
     /// [status](crate::relay::RelayStatus::skipped) counts the event.

@@ -47,6 +47,8 @@ pub(super) struct Plan<'a> {
     pub(super) state: &'a StateMap,
     pub(super) transaction: Option<TypeKey>,
     pub(super) has_store: bool,
+    /// Set if handlers that name no stream get events: the app has a store, or a bus of its own.
+    pub(super) has_own_events: bool,
     /// Set if the store keeps the progress of handlers.
     pub(super) has_progress: bool,
     pub(super) groups: &'a GroupNames,
@@ -205,16 +207,19 @@ impl Plan<'_> {
         (mistakes, in_tests)
     }
 
-    /// Reports handlers of a stream that the app does not consume, and of a store that keeps no progress.
+    /// Reports handlers of a stream that the app does not consume, of none in an app that only consumes streams, and of a
+    /// store that keeps no progress.
     fn without_events(&self) -> Vec<StartMistake> {
         let mistake = |handler: &HandlerDefinition| {
             let (name, source_place) = (handler.name, handler.source);
+            let known = || self.groups.consumed.keys().map(Name::to_string).collect();
             match handler.options.stream {
                 Some(stream) if self.groups.consumed.contains_key(stream) => None,
                 Some(stream) => {
-                    let known = self.groups.consumed.keys().map(Name::to_string).collect();
+                    let known = known();
                     Some(StartMistake::UnknownStream { name, source_place, stream, known })
                 }
+                None if !self.has_own_events => Some(StartMistake::NoStream { name, source_place, known: known() }),
                 None if self.has_store && !self.has_progress => {
                     Some(StartMistake::ProgressUnsupported { name, source_place })
                 }

@@ -49,13 +49,9 @@ pub(super) async fn settled(app: &AppInner) -> Result<(), SettleError> {
     Err(SettleError::TimedOut { waiting_for, timeout })
 }
 
-/// Returns the store's head, if the relay or a projection of this app follows it.
+/// Returns the head of the app's store, which its handlers, its projections and its relay follow.
 async fn followed_head(app: &AppInner) -> Result<Position, ReadError> {
-    if app.tasks.relay().is_some() || !app.projections.is_empty() {
-        app.store.head().await
-    } else {
-        Ok(Position::START)
-    }
+    if app.has_store { app.store.head().await } else { Ok(Position::START) }
 }
 
 async fn wait_until_handled(app: &AppInner, head: Position, waiting: &Mutex<String>) -> Result<(), SettleError> {

@@ -5,7 +5,7 @@ use time::macros::datetime;
 use super::{
     Bus,
     fixtures::{
-        CREATED, RecordingHandler, SHIPPED, consume, event, event_of_bytes, events, publish, wait_until_idle,
+        CREATED, RecordingHandler, SHIPPED, consume, event, event_of_bytes, events, publish, sorted, wait_until_idle,
         wait_until_started,
     },
 };
@@ -91,8 +91,8 @@ pub async fn a_replay_reaches_only_who_failed(bus: Bus, _: Bus) {
     wait_until_idle(&bus, &OTHER_GROUP).await;
     consumer.stop().await;
     assert_eq!(bad.completed().iter().filter(|number| **number == 1).count(), 1, "the handler that had failed");
-    assert_eq!(good.started(), [1, 2], "the handler that had succeeded");
-    assert_eq!(foreign.started(), [1, 2], "the other group");
+    assert_eq!(sorted(good.started()), [1, 2], "the handler that had succeeded");
+    assert_eq!(sorted(foreign.started()), [1, 2], "the other group");
     assert_eq!(bus.stream_info().await.dlq_messages, 0, "dead letters");
     assert!(
         require(&bus).find_dead_letter(id).await.expect("the bus looks the dead letter up").is_none(),
@@ -175,7 +175,7 @@ pub async fn what_is_discarded_is_gone(bus: Bus, _: Bus) {
     let left: Vec<_> = list_dead_letters(&bus).await.into_iter().map(|dead_letter| dead_letter.aggregate_id).collect();
     assert_eq!(left, [Some("order-3".to_owned())], "the one of another type");
     consumer.stop().await;
-    assert_eq!(handler.started(), [1, 2, 3, 4], "no second delivery");
+    assert_eq!(sorted(handler.started()), [1, 2, 3, 4], "no second delivery");
 }
 
 /// Pages list every dead letter that matches the filter once, the oldest first.

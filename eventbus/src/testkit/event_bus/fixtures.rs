@@ -371,3 +371,9 @@ pub(super) async fn publish(bus: &Bus, events: &[RecordedEvent]) -> Vec<String> 
     let ids = bus.publish(events).await.expect("publishing succeeds");
     ids.iter().map(ToString::to_string).collect()
 }
+
+/// Returns the events in the order of their numbers: a queue of jobs has no order.
+pub(super) fn sorted(mut numbers: Vec<u64>) -> Vec<u64> {
+    numbers.sort_unstable();
+    numbers
+}
