@@ -36,7 +36,6 @@ fn events_are_billed_counted_and_kept_and_a_second_run_counts_nothing_twice() {
         "billing-2 has taken over 4 events",
         "order-stats has processed 4 events, 1 of them unknown",
         "  rebuilt 4 of 4",
-        "  rebuilt 4 of 4",
         "rebuilt from 4 events",
         "trimmed: 0 removed",
         "Stream length: 4",

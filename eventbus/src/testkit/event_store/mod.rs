@@ -301,7 +301,7 @@ macro_rules! event_store_transactions_conformance {
     };
 }
 
-/// Makes a module of tests, one per rule, that a store must pass if it has [tags](crate::port::boundaries).
+/// Makes a module of tests, one per rule, that a store must pass if it has [tags](crate::store::Boundaries).
 ///
 /// Takes the arguments of [`event_store_conformance!`](crate::event_store_conformance).
 ///
