@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     feed_window::Page,
-    handler_queue::{HandlerQueue, Wanted},
+    handler_queue::{HandlerQueue, PAGE_EVENTS, Wanted},
     shared::Shared,
     slots::Slots,
     workers::Workers,
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The limits of a page.
-const LIMITS: PageLimits = PageLimits { events: NonZeroUsize::new(256).unwrap(), bytes: PAGE_BYTES };
+const LIMITS: PageLimits = PageLimits { events: NonZeroUsize::new(PAGE_EVENTS).unwrap(), bytes: PAGE_BYTES };
 
 /// Feeds the handlers of a process.
 pub(super) struct Feeder {

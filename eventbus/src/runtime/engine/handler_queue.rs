@@ -34,8 +34,10 @@ use crate::{
     },
 };
 
+/// The most events of a page of the feed.
+pub(super) const PAGE_EVENTS: usize = 256;
 /// The most events with bodies that a handler holds before a worker is free.
-const READ_AHEAD: usize = 512;
+const READ_AHEAD: usize = 2 * PAGE_EVENTS;
 /// The most bytes of their payloads.
 const READ_AHEAD_BYTES: usize = 4 * 1024 * 1024;
 /// The most events that wait behind failed ones of their streams before the handler reads no more.
@@ -287,6 +289,11 @@ impl HandlerQueue {
     pub(super) fn wanted(&self) -> Option<Wanted> {
         let state = self.state.lock();
         if state.is_paused || !self.has_room(&state) {
+            return None;
+        }
+        // a page that is taken in part is read again
+        if state.size().bodies + PAGE_EVENTS > READ_AHEAD {
+            self.is_full.store(true, Ordering::Relaxed);
             return None;
         }
         let reading = || state.shards.values().filter(|owned| !owned.is_leaving);

@@ -22,7 +22,8 @@
 //! or has a row. So a crash repeats what ended after the last save, and loses nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque},
     time::Duration,
 };
 
@@ -58,8 +59,8 @@ pub(super) struct Shard {
     running: BTreeSet<Position>,
     /// By the hash of the stream: two streams with one hash share a queue, which only makes them wait for each other.
     streams: HashMap<u64, StreamQueue>,
-    /// Streams whose front may run beside others.
-    ready: VecDeque<u64>,
+    /// Streams whose front may run beside others, the oldest event first: so few events wait behind the checkpoint.
+    ready: BinaryHeap<Reverse<(Position, u64)>>,
     /// Streams whose front runs alone.
     alone: VecDeque<u64>,
     /// Streams whose front is due at a time.
@@ -206,7 +207,7 @@ impl Shard {
             open: BTreeMap::new(),
             running: BTreeSet::new(),
             streams: HashMap::new(),
-            ready: VecDeque::new(),
+            ready: BinaryHeap::new(),
             alone: VecDeque::new(),
             due: BTreeSet::new(),
             size: Size::default(),
@@ -334,7 +335,7 @@ impl Shard {
         self.push(stream, Item { position, body: Some(event), row: attempts.map(Box::new) }, now);
         if is_held && let Some(queue) = self.streams.get_mut(&stream).filter(|queue| queue.items.len() == 1) {
             queue.front = Front::Held;
-            self.ready.retain(|ready| *ready != stream);
+            self.ready.retain(|Reverse((_, ready))| *ready != stream);
         }
     }
 
@@ -386,7 +387,7 @@ impl Shard {
                 if runs_alone {
                     self.alone.push_back(stream)
                 } else {
-                    self.ready.push_back(stream)
+                    self.ready.push(Reverse((item.position, stream)))
                 }
                 Front::Ready
             }
@@ -408,7 +409,7 @@ impl Shard {
 
     /// Takes the next event that may run beside others.
     pub(super) fn take(&mut self) -> Option<Taken> {
-        let stream = self.ready.pop_front()?;
+        let Reverse((_, stream)) = self.ready.pop()?;
         let taken = self.begin(stream)?;
         if let Some(stage) = self.open.get_mut(&taken.position) {
             stage.is_running = true;

@@ -15,6 +15,8 @@ use crate::domain::record::RecordedEvent;
 
 /// The time after which an event that cannot be read is read again, in milliseconds.
 const REREAD_MILLIS: u64 = 1_000;
+/// The number of runs after which a worker lets other tasks run.
+const YIELD_EVERY: u32 = 16;
 
 /// The workers of all handlers of a process.
 pub(super) struct Workers {
@@ -64,7 +66,7 @@ impl Workers {
 
     /// Runs events of a handler as long as there are any.
     async fn work(&self, queue: &HandlerQueue) {
-        let mut ended = None;
+        let (mut ended, mut runs) = (None, 0_u32);
         loop {
             let next = queue.next(ended.take(), self.shared.clock());
             if next.wants_more {
@@ -83,7 +85,10 @@ impl Workers {
             };
             ended = Some((taken, end));
             // a handler that does nothing never yields
-            tokio::task::consume_budget().await;
+            runs = (runs + 1) % YIELD_EVERY;
+            if runs == 0 {
+                tokio::task::yield_now().await;
+            }
         }
         if queue.next_due().is_some() {
             self.shared.due.notify_one();
