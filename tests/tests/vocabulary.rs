@@ -292,7 +292,7 @@ const REDIS_ONLY: &[(&str, &str, &str)] = &[
     ("eventbus-redis", "meta format min_reader", "the format of the keys"),
     ("eventbus-redis", "members", "the members of a group"),
     ("eventbus-redis", "relay", "how far each store is published"),
-    ("eventbus-redis", "projection projections keys copy rebuild rebuilding", "projections of plain streams"),
+    ("eventbus-redis", "projection projections", "projections of plain streams"),
 ];
 
 /// Returns the names in a package's keys, in the fields of its entries and in those of its hashes.

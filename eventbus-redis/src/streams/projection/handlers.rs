@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use eventbus::BoxError;
 
-use super::{Effects, StreamProjectionError, step_runner::StepRunner};
+use super::{Effects, StreamProjectionError};
 use crate::{
     program::Effect,
     streams::{EntryError, StreamEntry},
@@ -53,10 +53,9 @@ impl EventHandlers {
     /// Returns the effects of an entry, unless its handler fails or writes a key that it may not.
     pub(super) fn prepare_entry<'e>(
         &self,
-        runner: &StepRunner,
+        (name, stream): (&str, &str),
         entry: &'e StreamEntry,
     ) -> Result<PreparedEntry<'e>, StreamProjectionError> {
-        let (name, stream) = (runner.name(), runner.stream());
         let no_effects = PreparedEntry { entry, effects: Vec::new(), unknown: None, is_skipped: false };
         if self.skip_predicates.iter().any(|is_skipped| is_skipped(entry)) {
             tracing::info!(projection = name, stream, entry = %entry.id, "skipping an entry");

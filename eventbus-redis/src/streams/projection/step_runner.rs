@@ -153,7 +153,7 @@ impl StepRunner {
     ) -> Result<(), StreamProjectionError> {
         let (mut prepared, mut failed) = (Vec::with_capacity(batch.entries.len()), Ok(()));
         for entry in &batch.entries {
-            match handlers.prepare_entry(self, entry) {
+            match handlers.prepare_entry((self.name(), self.stream()), entry) {
                 Ok(one) => prepared.push(one),
                 Err(error) => {
                     failed = Err(error);

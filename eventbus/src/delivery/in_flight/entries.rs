@@ -72,7 +72,7 @@ impl InFlight {
     /// A consumer reads ahead as many entries as its workers finish in about a tenth of a second, at the latest
     /// measured pace; at first two for each worker.
     pub fn new(entries: usize, bytes: usize, clock: SharedClock) -> Self {
-        let bounds = Bounds { entries: entries.max(1), bytes, parked: DEFAULT_MAX_WAITING };
+        let bounds = Bounds { entries: entries.max(1), bytes, delayed: DEFAULT_MAX_WAITING };
         let state = Mutex::new(InFlightState::new(clock.clone(), bounds));
         let (work, outbox, room, due, has_woken) = Default::default();
         Self { state, clock, work, outbox, room, due, has_woken, group: OnceLock::new() }
@@ -82,7 +82,7 @@ impl InFlight {
     /// 16 times the bytes of the others; the default is [`DEFAULT_MAX_WAITING`]. At the limit the bus reads no more until a tenth of them is gone, and health
     /// has an alert.
     pub fn with_max_waiting(self, entries: usize) -> Self {
-        let bounds = Bounds { parked: entries.max(1), ..self.state.lock().bounds() };
+        let bounds = Bounds { delayed: entries.max(1), ..self.state.lock().bounds() };
         *self.state.lock() = InFlightState::new(self.clock.clone(), bounds);
         self
     }

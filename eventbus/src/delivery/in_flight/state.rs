@@ -1,6 +1,6 @@
 //! The state of a consumer's in-flight entries: no tasks, no locks. [`Stage`] has the transition table.
 //!
-//! A *parked* entry waits for a retry, or came behind one that does. It takes no room; the number and the bytes of parked
+//! A *delayed* entry waits for a retry, or came behind one that does. It takes no room; the number and the bytes of delayed
 //! entries have limits of their own.
 //!
 //! Invariant: of each ordering key only the first entry can start; the entries behind it are [`Stage::Blocked`] until
@@ -50,7 +50,7 @@ struct StoredEntry {
     stage: Stage,
     /// `None` if the entry is finished, or no event.
     body: Option<Box<EntryBody>>,
-    is_parked: bool,
+    is_delayed: bool,
     /// The entry does not start before this time.
     not_before: Instant,
     /// When a handler failed first, in milliseconds since 1970, and the handlers that failed.
@@ -70,12 +70,12 @@ struct EntryBody {
 /// The stage of an entry.
 ///
 /// An entry is *activated* when it becomes the first of its ordering key: it is added, or the entry before it leaves the
-/// queue. When the first one begins to wait, all entries of its key are parked.
+/// queue. When the first one begins to wait, all entries of its key are delayed.
 ///
 /// | stage | event | next stage |
 /// |---|---|---|
 /// | – | `add`, was in flight, five process ends while it ran | `Finished`, still first of its key |
-/// | – | `add`, else | `Blocked`, activated if it is the first of its key; parked if the one before it is |
+/// | – | `add`, else | `Blocked`, activated if it is the first of its key; delayed if the one before it is |
 /// | – | `add_dead_letter` | `Finished`, without a key |
 /// | `Blocked` | activated before its time | `Waiting` |
 /// | `Blocked` | activated, a suspect | `Suspect` |
@@ -138,8 +138,8 @@ struct OrderingQueue {
 pub(super) struct Bounds {
     pub(super) entries: usize,
     pub(super) bytes: usize,
-    /// The limit for parked entries.
-    pub(super) parked: usize,
+    /// The limit for delayed entries.
+    pub(super) delayed: usize,
 }
 
 /// A number of events, and their estimated memory in bytes.
@@ -176,24 +176,24 @@ pub(super) struct InFlightState {
     next: u64,
     queues: HashMap<OrderingKey, OrderingQueue>,
     ready: BTreeSet<u64>,
-    /// The ready entries that are parked, the longest due first: none waits for ever behind entries that are due again
+    /// The ready entries that are delayed, the longest due first: none waits for ever behind entries that are due again
     /// and again.
-    ready_parked: BTreeSet<(Instant, u64)>,
-    /// The number of new entries to start before the next parked one, as long as there are new ones.
+    ready_delayed: BTreeSet<(Instant, u64)>,
+    /// The number of new entries to start before the next delayed one, as long as there are new ones.
     new_before_retry: usize,
     waiting: BTreeSet<(Instant, u64)>,
     /// The [`Stage::Suspect`] entries, by `ended_alone`: the likely causes last.
     suspects: BTreeSet<(u32, u64)>,
     permit: Option<HeldPermit>,
     running: usize,
-    /// The number of parked entries that run.
-    running_parked: usize,
+    /// The number of delayed entries that run.
+    running_delayed: usize,
     /// The number of workers.
     workers: usize,
-    /// The entries with a body that are not parked, and those that are.
+    /// The entries with a body that are not delayed, and those that are.
     held: Load,
-    parked: Load,
-    /// When too many entries were parked; cleared once a tenth of them is gone.
+    delayed: Load,
+    /// When too many entries were delayed; cleared once a tenth of them is gone.
     crowded_since: Option<OffsetDateTime>,
     /// The latest change of `crowded_since`, until [`take_limit_change`](Self::take_limit_change) returns it.
     limit_change: Option<WaitingLimit>,
@@ -226,9 +226,9 @@ impl InFlightState {
         self.numbers.keys().cloned().collect()
     }
 
-    /// Returns how many entries are parked, and since when these are too many; `None` if they are not.
+    /// Returns how many entries are delayed, and since when these are too many; `None` if they are not.
     pub(super) fn crowded(&self) -> Option<(usize, OffsetDateTime)> {
-        Some((self.parked.count, self.crowded_since?))
+        Some((self.delayed.count, self.crowded_since?))
     }
 
     /// Returns the time of the earliest first failure among the unfinished entries, in milliseconds since 1970, and the
@@ -256,7 +256,7 @@ impl InFlightState {
 
     /// Returns the number of entries that can start now.
     pub(super) fn startable(&self) -> usize {
-        self.ready.len() + self.ready_parked.len()
+        self.ready.len() + self.ready_delayed.len()
     }
 
     /// Returns the number of dispositions in the outbox.
@@ -280,7 +280,7 @@ impl InFlightState {
         }
         let (workers, window) = self.read_ahead_window();
         let idle = match self.ready.len() {
-            0 => workers.saturating_sub(self.running - self.running_parked + coming),
+            0 => workers.saturating_sub(self.running - self.running_delayed + coming),
             _ => 0,
         };
         let active = self.held.count + coming;
@@ -327,9 +327,9 @@ impl InFlightState {
         self.waiting.first().map(|(at, _)| *at)
     }
 
-    /// Returns the number of entries that take room: all but parked ones.
+    /// Returns the number of entries that take room: all but delayed ones.
     fn taking_room(&self) -> usize {
-        self.items.len() - self.parked.count
+        self.items.len() - self.delayed.count
     }
 
     /// Returns how many entries fit beside those that take room; at least one if none does.
@@ -362,7 +362,7 @@ impl InFlightState {
     /// Moves an entry to another stage, and from the index of the former one to that of the new one.
     ///
     /// No other place may change the stage. What the indexes depend on changes only in stages without an index, or in
-    /// [`park`](Self::park).
+    /// [`delay`](Self::delay).
     fn set_stage(&mut self, number: u64, stage: Stage) {
         self.index(number, false);
         if let Some(item) = self.items.get_mut(&number) {
@@ -382,12 +382,12 @@ impl InFlightState {
         match item.stage {
             Stage::Waiting => set(&mut self.waiting, (item.not_before, number), is_added),
             Stage::Suspect => set(&mut self.suspects, (item.ended_alone.unwrap_or_default(), number), is_added),
-            Stage::Ready if item.is_parked => set(&mut self.ready_parked, (item.not_before, number), is_added),
+            Stage::Ready if item.is_delayed => set(&mut self.ready_delayed, (item.not_before, number), is_added),
             Stage::Ready => set(&mut self.ready, number, is_added),
             Stage::Running { .. } => {
                 count(&mut self.running, is_added);
-                if item.is_parked {
-                    count(&mut self.running_parked, is_added);
+                if item.is_delayed {
+                    count(&mut self.running_delayed, is_added);
                 }
             }
             Stage::Blocked | Stage::Beginning | Stage::Finished { .. } => {}
@@ -408,9 +408,9 @@ impl InFlightState {
     fn take_body(&mut self, number: u64) -> Option<Box<EntryBody>> {
         let item = self.items.get_mut(&number)?;
         let body = item.body.take()?;
-        match std::mem::take(&mut item.is_parked) {
+        match std::mem::take(&mut item.is_delayed) {
             true => {
-                self.parked.remove(body.bytes);
+                self.delayed.remove(body.bytes);
                 self.clear_limit();
             }
             false => self.held.remove(body.bytes),
@@ -419,48 +419,48 @@ impl InFlightState {
     }
 
     /// Parks an entry that is not indexed by its stage.
-    fn park(&mut self, number: u64) {
-        let Some(item) = self.items.get_mut(&number).filter(|item| !item.is_parked) else { return };
+    fn delay(&mut self, number: u64) {
+        let Some(item) = self.items.get_mut(&number).filter(|item| !item.is_delayed) else { return };
         let Some(body) = &item.body else { return };
-        item.is_parked = true;
+        item.is_delayed = true;
         self.held.remove(body.bytes);
-        self.parked.add(body.bytes);
-        let is_over = self.parked.count >= self.bounds.parked || self.parked.bytes >= self.parked_bytes_max();
+        self.delayed.add(body.bytes);
+        let is_over = self.delayed.count >= self.bounds.delayed || self.delayed.bytes >= self.delayed_bytes_max();
         if is_over && self.crowded_since.is_none() {
             self.crowded_since = Some(self.clock.now());
             self.limit_change = Some(WaitingLimit::Reached);
         }
     }
 
-    const fn parked_bytes_max(&self) -> usize {
+    const fn delayed_bytes_max(&self) -> usize {
         self.bounds.bytes.saturating_mul(WAITING_BYTES_FACTOR)
     }
 
     /// Clears the limit only once a tenth of the entries is gone: else it would change with each entry.
     fn clear_limit(&mut self) {
         let is_below = |now: usize, limit: usize| now <= limit - limit.div_ceil(10);
-        if is_below(self.parked.count, self.bounds.parked)
-            && is_below(self.parked.bytes, self.parked_bytes_max())
+        if is_below(self.delayed.count, self.bounds.delayed)
+            && is_below(self.delayed.bytes, self.delayed_bytes_max())
             && self.crowded_since.take().is_some()
         {
             self.limit_change = Some(WaitingLimit::Cleared);
         }
     }
 
-    fn is_parked(&self, number: u64) -> bool {
-        self.items.get(&number).is_some_and(|item| item.is_parked)
+    fn is_delayed(&self, number: u64) -> bool {
+        self.items.get(&number).is_some_and(|item| item.is_delayed)
     }
 
-    /// Makes the first entry of an ordering key wait, and parks it with all entries behind it.
-    fn park_first(&mut self, number: u64, stage: Stage) {
+    /// Makes the first entry of an ordering key wait, and delays it with all entries behind it.
+    fn delay_first(&mut self, number: u64, stage: Stage) {
         self.set_stage(number, Stage::Blocked);
         let queue = self.items.get(&number).and_then(|item| self.queues.get(&item.key?));
-        // parked entries come behind those that are not
+        // delayed entries come behind those that are not
         let numbers: Vec<_> = queue
             .into_iter()
-            .flat_map(|queue| queue.numbers.iter().copied().take_while(|number| !self.is_parked(*number)))
+            .flat_map(|queue| queue.numbers.iter().copied().take_while(|number| !self.is_delayed(*number)))
             .collect();
-        numbers.into_iter().for_each(|number| self.park(number));
+        numbers.into_iter().for_each(|number| self.delay(number));
         self.set_stage(number, stage);
     }
 
@@ -491,7 +491,7 @@ impl InFlightState {
         }
         match before {
             None => self.activate(number, now),
-            Some(before) if self.is_parked(before) => self.park(number),
+            Some(before) if self.is_delayed(before) => self.delay(number),
             Some(_) => {}
         }
         true
@@ -539,8 +539,8 @@ impl InFlightState {
         };
         let number = *vacant.insert(self.next);
         self.next += 1;
-        let (body, is_parked, failing, ended_alone) = Default::default();
-        let item = StoredEntry { id, key, stage, body, is_parked, not_before: now, failing, ended_alone };
+        let (body, is_delayed, failing, ended_alone) = Default::default();
+        let item = StoredEntry { id, key, stage, body, is_delayed, not_before: now, failing, ended_alone };
         self.items.insert(number, item);
         Some(number)
     }
@@ -551,11 +551,11 @@ impl InFlightState {
             return;
         };
         if item.not_before > now {
-            return self.park_first(number, Stage::Waiting);
+            return self.delay_first(number, Stage::Waiting);
         }
         item.not_before = now;
         match item.ended_alone {
-            Some(_) => self.park_first(number, Stage::Suspect),
+            Some(_) => self.delay_first(number, Stage::Suspect),
             None => self.set_stage(number, Stage::Ready),
         }
     }
@@ -568,7 +568,7 @@ impl InFlightState {
         if self.running >= workers {
             return None;
         }
-        let number = match self.ready_parked.first() {
+        let number = match self.ready_delayed.first() {
             Some((_, retry)) if self.new_before_retry == 0 || self.ready.is_empty() => {
                 self.new_before_retry = NEW_ENTRIES_PER_RETRY;
                 *retry
@@ -621,7 +621,7 @@ impl InFlightState {
                     (item.ended_alone, item.not_before) = (None, now + after);
                 }
                 self.dispose(number, None, disposition);
-                self.park_first(number, Stage::Waiting);
+                self.delay_first(number, Stage::Waiting);
             }
             Disposition::DeadLetter(_) => drop(self.finish(number, disposition, true)),
             Disposition::Acknowledge { .. } | Disposition::Skip | Disposition::Begin(_) => {

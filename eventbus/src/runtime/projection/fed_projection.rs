@@ -11,8 +11,8 @@ use super::{
     context::projection_role,
     meter::ProjectionMeter,
     progress::{ProgressCell, ProjectionProgress},
+    rebuild_owner::find_rebuild_owner,
     rebuild_progress::ProgressCallback,
-    shadow_rebuild::find_rebuild_owner,
 };
 use crate::{
     delivery::activity::{Activity, RunSeries},

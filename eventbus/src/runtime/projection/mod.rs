@@ -18,6 +18,7 @@ mod note;
 mod noted_stop;
 mod progress;
 mod rebuild;
+mod rebuild_owner;
 mod rebuild_progress;
 mod registration;
 mod rows_check;

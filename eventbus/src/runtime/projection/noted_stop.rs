@@ -4,10 +4,11 @@
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{context::RunnerContext, note::ProjectionNote};
+use super::context::RunnerContext;
 use crate::{
     domain::{metadata::EventId, name::Name, record::RecordedEvent, shown, stream::Position},
     port::{CheckpointError, EventStore, delivery::HandlerError},
+    support::from_json,
 };
 
 /// Most characters of an error in a note.
@@ -34,6 +35,12 @@ pub struct NotedStop {
     pub since: OffsetDateTime,
 }
 
+/// What the note of a projection says of a stop.
+#[derive(Deserialize)]
+struct NoteWithStop {
+    stopped: Option<NotedStop>,
+}
+
 impl NotedStop {
     /// Loads the noted stop of a projection, by the name of its checkpoint: `projection:{name}`. Returns `None` if there
     /// is none, the projection has passed the event, or the store keeps no notes.
@@ -50,9 +57,11 @@ impl NotedStop {
     /// # Ok(()) }
     /// ```
     pub async fn load(store: &dyn EventStore, reader: &Name) -> Result<Option<Self>, CheckpointError> {
-        let noted = ProjectionNote::load(store, reader).await?.and_then(|note| note.stopped);
+        let Some(notes) = store.notes() else { return Ok(None) };
+        let Some(text) = notes.load_note(reader).await? else { return Ok(None) };
+        let note: NoteWithStop = from_json(&text).map_err(|error| CheckpointError::new(reader, error))?;
         let checkpoint = store.load_checkpoint(reader).await?.unwrap_or_default();
-        Ok(noted.filter(|stop| stop.position > checkpoint))
+        Ok(note.stopped.filter(|stop| stop.position > checkpoint))
     }
 
     /// Makes the stop of a projection in this process. A stop at the same event as the former one keeps its time.

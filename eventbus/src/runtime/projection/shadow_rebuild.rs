@@ -8,7 +8,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -20,19 +19,19 @@ use super::{
     fed_projection::FedProjection,
     feeder::Feeder,
     note::record_rebuild,
+    rebuild_owner::rebuild_role,
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
-    status::RebuildOwner,
     store_check::check_no_event_is_missing,
 };
 use crate::{
     domain::{error::BoxError, name::Name, shown::rfc3339, stream::Position},
-    port::{EventStore, ReadError, Shadow, Transactions, backoff::Backoff},
+    port::{EventStore, Shadow, Transactions, backoff::Backoff},
     runtime::{
         definition::ProjectionDefinition,
         feed_head::LoadedPosition,
         held_lease::{HeldLease, LeaseRequest},
     },
-    support::{Outage, ReaderKind, count_around},
+    support::{Outage, count_around},
 };
 
 /// Number of rounds in which the copies catch up with the live rows, before these have to stand still for the last one.
@@ -418,28 +417,6 @@ pub(super) fn transactions_for_rows(
         return Err(RebuildError::NoTables { name });
     }
     context.store.transactions().ok_or_else(|| RebuildError::store(name, "the store has no transactions"))
-}
-
-/// Finds the process that rebuilds a projection through copies of its tables; `None` if no process does.
-pub(super) async fn find_rebuild_owner(
-    store: &dyn EventStore,
-    name: &'static str,
-) -> Result<Option<RebuildOwner>, ReadError> {
-    let role = rebuild_role(name);
-    let unavailable = |error: BoxError| ReadError::Unavailable(error);
-    let Some(lease) = store.lease_of(&role).await.map_err(|error| unavailable(error.into()))? else {
-        return Ok(None);
-    };
-    let since = match store.notes() {
-        Some(notes) => notes.load_note(&role).await.map_err(|error| unavailable(error.into()))?,
-        None => None,
-    };
-    let since = since.and_then(|since| OffsetDateTime::parse(&since, &Rfc3339).ok());
-    Ok(Some(RebuildOwner { owner: lease.owner, since }))
-}
-
-fn rebuild_role(name: &'static str) -> Name {
-    ReaderKind::Rebuild.name_of(&Name::from_static(name))
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ async fn an_entry_in_hand_is_taken_in_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn parked_entries_go_on_after_success_though_it_is_not_written_down() {
+async fn delayed_entries_go_on_after_success_though_it_is_not_written_down() {
     let handler = RecordingHandler::willing();
     let bench = Bench::new([handler.subscriber("a")]);
     bench.add([entry("a", 1), entry("a", 2)]);

@@ -30,7 +30,7 @@ async fn a_retry_holds_up_its_aggregate_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn parked_entries_go_on_when_a_burial_is_confirmed_and_not_before() {
+async fn delayed_entries_go_on_when_a_burial_is_confirmed_and_not_before() {
     let handler = RecordingHandler::failing(&[1]);
     let bench = Bench::new([handler.subscriber("a").with_options(options(Some(0), None, None))]);
     bench.add([entry("a", 1), entry("a", 2)]);
@@ -159,7 +159,7 @@ async fn a_delay_ends_though_the_worker_that_failed_is_busy_since() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_parked_entry_that_is_to_wait_does_so_when_the_one_before_is_let_go() {
+async fn a_delayed_entry_that_is_to_wait_does_so_when_the_one_before_is_let_go() {
     let held = RecordingHandler::held();
     let bench = Bench::new([held.subscriber("held").with_options(options(None, None, Some(2)))]);
     let now = SharedClock::SYSTEM.unix_millis();

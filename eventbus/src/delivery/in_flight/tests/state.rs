@@ -64,7 +64,7 @@ impl Table {
 /// Retries without limit.
 const FOR_EVER: RetryPolicy = RetryPolicy { max_retries: None, ..RETRY };
 
-const BOUNDS: Bounds = Bounds { entries: 100, bytes: 1_000_000, parked: 100 };
+const BOUNDS: Bounds = Bounds { entries: 100, bytes: 1_000_000, delayed: 100 };
 
 fn later() -> Outcome {
     let later = HandlerError::retry_after(Duration::from_secs(5), "later");
@@ -160,7 +160,7 @@ fn released_entries_leave_nothing() {
     for empty in ["items", "numbers", "queues"] {
         assert!(left.contains(&format!("{empty}: {{}}")), "{left}");
     }
-    for zero in ["running: 0", "held: Load { count: 0, bytes: 0 }", "parked: Load { count: 0, bytes: 0 }"] {
+    for zero in ["running: 0", "held: Load { count: 0, bytes: 0 }", "delayed: Load { count: 0, bytes: 0 }"] {
         assert!(left.contains(&format!(" {zero},")), "{zero}: {left}");
     }
     assert_eq!((table.state.next_wait(), table.state.startable()), (None, 0));
@@ -214,7 +214,7 @@ impl Numbers {
 fn random_steps_keep_the_order_of_each_aggregate_and_lose_nothing() {
     for seed in 0..300 {
         let mut numbers = Numbers(seed);
-        let bounds = Bounds { entries: 8, bytes: 1_000_000, parked: 30 };
+        let bounds = Bounds { entries: 8, bytes: 1_000_000, delayed: 30 };
         let mut table = Table::bounded(bounds, []);
         let (mut added, mut running, mut finished) = (0, Vec::<Job>::new(), HashMap::<String, u64>::new());
         while added < 60 || table.state.len() > 0 {
