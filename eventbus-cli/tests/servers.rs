@@ -234,7 +234,7 @@ fn assert_dry_run(ran: &Ran, would: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_store_a_handler_is_created_and_with_a_bus_alone_a_group_on_redis() {
+async fn create_makes_a_handler_of_a_store_and_a_group_on_redis_of_a_bus_alone() {
     let live = LiveApp::start().await;
     live.stop().await;
     let created = live.document(&["--yes", "groups", "create", "reports", "--after", "2"]);

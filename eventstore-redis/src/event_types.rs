@@ -5,17 +5,14 @@ use eventbus::{
     BoxError, Name, Position,
     port::{EventTypes, ReadError, StoredEventType},
 };
-use eventbus_redis_core::error::boxed;
 
-use crate::{RedisEventStore, commands, error::corrupt_key};
+use crate::{RedisEventStore, commands, error::corrupt_key, read::query};
 
 #[async_trait]
 impl EventTypes for RedisEventStore {
     async fn stored_event_types(&self) -> Result<Vec<StoredEventType>, ReadError> {
         let key = self.inner().keys().event_types();
-        let rows: Result<Vec<(String, String)>, _> =
-            self.inner().connection().query_idempotent(&commands::hash(&key)).await;
-        let rows = rows.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+        let rows: Vec<(String, String)> = query(self.inner(), &commands::hash(&key)).await?;
         let types: Result<Vec<_>, BoxError> = rows.iter().map(parse_stored_type).collect();
         let mut types = types.map_err(|source| corrupt_key(&key, source))?;
         types.sort_unstable_by(|one, two| one.event_type.cmp(&two.event_type));

@@ -12,7 +12,7 @@ use eventbus::{
     },
     support::{LISTING_ROWS_MAX, NameScan},
 };
-use eventbus_redis_core::{error::boxed, reply};
+use eventbus_redis_core::reply;
 use redis::{Cmd, FromRedisValue, Value};
 use time::OffsetDateTime;
 
@@ -23,7 +23,7 @@ use crate::{
     entry::parse_micros,
     error::{corrupt_key, read_error},
     inner::StoreInner,
-    read::query_all,
+    read::{query, query_all},
     script::STREAM_ENDS,
 };
 
@@ -159,10 +159,6 @@ impl Listings for RedisEventStore {
         }
         Ok(Listing { items, next })
     }
-}
-
-async fn query<T: FromRedisValue>(inner: &StoreInner, command: &Cmd) -> Result<T, ReadError> {
-    inner.connection().query_idempotent(command).await.map_err(|error| ReadError::Unavailable(boxed(error)))
 }
 
 /// Sends commands in one round trip, and returns the replies.

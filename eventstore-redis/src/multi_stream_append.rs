@@ -21,6 +21,7 @@ use crate::{
     commands::millis,
     keys::event_keys,
     notes::{command_field, delivery_note, parse_command, parse_delivery_note},
+    read::query,
     script::{FORGET_COMMANDS, FORGET_DELIVERIES},
     value_change::ValueChange,
 };
@@ -50,12 +51,7 @@ impl MultiStreamAppends for RedisEventStore {
 
     async fn is_handled(&self, delivery: &HandledDelivery) -> Result<bool, ReadError> {
         let command = request("ZSCORE", (self.inner().keys().deliveries(), delivery_note(delivery)));
-        let noted: Option<String> = self
-            .inner()
-            .connection()
-            .query_idempotent(&command)
-            .await
-            .map_err(|error| ReadError::Unavailable(boxed(error)))?;
+        let noted: Option<String> = query(self.inner(), &command).await?;
         Ok(noted.is_some())
     }
 
@@ -64,9 +60,7 @@ impl MultiStreamAppends for RedisEventStore {
         let (key, mut cursor, mut found) = (self.inner().keys().deliveries(), 0_u64, HashSet::new());
         loop {
             let scan = request("ZSCAN", (&key, cursor, "COUNT", SCAN_BATCH_MAX));
-            let scanned = self.inner().connection().query_idempotent(&scan).await;
-            let (next, notes): (u64, Vec<(Vec<u8>, String)>) =
-                scanned.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+            let (next, notes): (u64, Vec<(Vec<u8>, String)>) = query(self.inner(), &scan).await?;
             for (note, _) in notes {
                 // a scan may return a note twice
                 if let Some((handler, event)) = parse_delivery_note(&note)
@@ -93,12 +87,7 @@ impl MultiStreamAppends for RedisEventStore {
         key: &IdempotencyKey,
     ) -> Result<Option<HandledCommand>, ReadError> {
         let command = request("HGET", (self.inner().keys().commands(), command_field(tenant_id, key)));
-        let found: Option<String> = self
-            .inner()
-            .connection()
-            .query_idempotent(&command)
-            .await
-            .map_err(|error| ReadError::Unavailable(boxed(error)))?;
+        let found: Option<String> = query(self.inner(), &command).await?;
         let damaged = || ReadError::corrupt(format!("the command `{key}`"), "neither a fingerprint nor an answer");
         found.map(|note| parse_command(tenant_id, key, &note).ok_or_else(damaged)).transpose()
     }

@@ -10,7 +10,7 @@ use eventbus_redis_core::{
     reply::{self, Entry},
     script::READ_PAGE,
 };
-use redis::{Cmd, RedisResult, ToRedisArgs, Value};
+use redis::{Cmd, FromRedisValue, RedisResult, ToRedisArgs, Value};
 
 use crate::{
     commands, entry,
@@ -117,6 +117,11 @@ fn missing_event(key: &str, version: Version) -> ReadError {
 pub(crate) async fn query_entries(inner: &StoreInner, key: &str, command: &Cmd) -> Result<Vec<Entry>, ReadError> {
     let reply = inner.connection().query_idempotent(command).await.map_err(|error| read_error(key, error))?;
     parse_entries(key, Ok(reply))
+}
+
+/// Sends a command that only reads.
+pub(crate) async fn query<T: FromRedisValue>(inner: &StoreInner, command: &Cmd) -> Result<T, ReadError> {
+    inner.connection().query_idempotent(command).await.map_err(|error| ReadError::Unavailable(boxed(error)))
 }
 
 /// Sends commands that only read, in one round trip.

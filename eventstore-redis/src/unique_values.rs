@@ -8,21 +8,16 @@ use eventbus::{
     store::{UniqueKey, UniqueValues},
     support::last_of_each_name,
 };
-use eventbus_redis_core::{error::boxed, reply::request};
+use eventbus_redis_core::reply::request;
 
-use crate::{RedisEventStore, append::append_together, value_change::ValueChange};
+use crate::{RedisEventStore, append::append_together, read::query, value_change::ValueChange};
 
 #[async_trait]
 impl UniqueValues for RedisEventStore {
     async fn find_holder(&self, key: &UniqueKey) -> Result<Option<StreamId>, ReadError> {
         let holders = self.inner().keys().unique_holders(key.tenant_id(), &key.scope());
         let command = request("HGET", (holders, key.value()));
-        let found: Option<String> = self
-            .inner()
-            .connection()
-            .query_idempotent(&command)
-            .await
-            .map_err(|error| ReadError::Unavailable(boxed(error)))?;
+        let found: Option<String> = query(self.inner(), &command).await?;
         let Some(id) = found else { return Ok(None) };
         let stream = StreamId::parse(key.aggregate_type(), &id);
         let stream =

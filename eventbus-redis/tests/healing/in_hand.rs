@@ -105,7 +105,7 @@ async fn dead_letters(rig: &Rig) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_in_flight_and_what_waits_is_handled_though_the_server_forgets_it() {
+async fn a_consumer_handles_the_entries_it_holds_after_the_server_has_lost_them() {
     let (mut rig, slow, fails) = with_full_hands().await;
     let _: () = rig.command("FLUSHALL", &[]).await;
     rig.next().await;

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_this_process_appended_is_left_out_too_if_it_is_skipped() {
+    async fn the_reader_leaves_out_a_skipped_event_of_this_process() {
         let (store, bus) = (InMemoryEventStore::new(), Name::from_static("bus"));
         let _kept = store.appended().recent().keep();
         append(&store, small(3)).await;

@@ -9,11 +9,12 @@ use std::{
 };
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, Never,
+    InMemoryEventBus, InMemoryEventStore, Name, Never,
     port::EventBus,
     prelude::*,
     testkit::{Fault, FaultyBus},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     gated::GatedStore,
@@ -98,28 +99,54 @@ async fn settled_waits_for_what_handlers_save() {
     assert_eq!(app.bus().stats().events_processed_success, 4);
 }
 
+/// What two handlers wait for: one before it saves, the other before it ends.
+#[derive(Clone)]
+struct Gates {
+    saves: Arc<Semaphore>,
+    ends: Arc<Semaphore>,
+}
+
 #[handler(manual, name = "z_ships")]
-async fn ships(event: &OrderCreated, id: &AggregateId, orders: Repository<Order>) -> eventbus::Result<()> {
-    let _ = event;
+async fn ships(
+    _event: &OrderCreated,
+    id: &AggregateId,
+    orders: Repository<Order>,
+    State(gates): State<Gates>,
+) -> eventbus::Result<()> {
+    gates.saves.acquire().await?.forget();
     orders.update(id, |_| Ok::<_, Never>(OrderShipped { tracking_number: "T".into() })).await?;
     Ok(())
 }
 
-/// Its group is before that of the handler whose event it takes.
 #[handler(manual, name = "a_notes")]
-async fn notes(_event: &OrderShipped, State(has_noted): State<Arc<AtomicBool>>) {
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    has_noted.store(true, Ordering::SeqCst);
+async fn notes(_event: &OrderShipped, State(gates): State<Gates>) -> eventbus::Result<()> {
+    gates.ends.acquire().await?.forget();
+    Ok(())
 }
 
 #[tokio::test]
-async fn settled_waits_for_what_handlers_save_in_an_app_with_a_store_alone() {
-    let has_noted = Arc::new(AtomicBool::new(false));
-    let app = App::builder().store(InMemoryEventStore::new()).state(Arc::clone(&has_noted));
+async fn settled_waits_for_a_handler_of_what_another_one_saves_in_an_app_with_a_store_alone() {
+    let gates = Gates { saves: Arc::new(Semaphore::new(0)), ends: Arc::new(Semaphore::new(0)) };
+    let app = App::builder().store(InMemoryEventStore::new()).state(gates.clone());
     let app = app.handler::<ships>().handler::<notes>().start().await.unwrap();
     save(&app).await;
-    app.settled().await.unwrap();
-    assert!(has_noted.load(Ordering::SeqCst));
+    let mut settled = Box::pin(app.settled());
+    // the group that comes first is settled before the other one saves
+    let first = Name::from_static("a_notes");
+    let is_settled =
+        until("the first group is settled", async || app.bus().progress(&first).await.unwrap().is_settled());
+    tokio::select! {
+        biased;
+        early = &mut settled => panic!("settled before the first run ended: {early:?}"),
+        () = is_settled => {}
+    }
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut settled).await;
+    assert!(early.is_err(), "settled before the first run ended");
+    gates.saves.add_permits(1);
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut settled).await;
+    assert!(early.is_err(), "settled before the second run ended");
+    gates.ends.add_permits(1);
+    settled.await.unwrap();
 }
 
 #[derive(Default)]

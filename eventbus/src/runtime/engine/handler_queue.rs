@@ -265,10 +265,11 @@ impl HandlerQueue {
         self.state.lock().shards.values().filter_map(|owned| owned.shard.next_due()).min()
     }
 
-    /// Returns `true` if the handler may hold more events; notes that it is full otherwise.
-    fn has_room(&self, state: &QueueState) -> bool {
+    /// Returns `true` if the handler may hold so many more events; notes that it is full otherwise.
+    fn has_room(&self, state: &QueueState, events: usize) -> bool {
         let size = state.size();
-        let has_room = size.bodies < READ_AHEAD && size.bytes < READ_AHEAD_BYTES && size.events < self.spec.max_waiting;
+        let has_room =
+            size.bodies + events <= READ_AHEAD && size.bytes < READ_AHEAD_BYTES && size.events < self.spec.max_waiting;
         if !has_room {
             self.is_full.store(true, Ordering::Relaxed);
         }
@@ -279,8 +280,9 @@ impl HandlerQueue {
     fn has_room_again(&self, state: &QueueState) -> bool {
         let is_full = self.is_full.load(Ordering::Relaxed);
         let size = if is_full { state.size() } else { return false };
-        let has_much =
-            size.bodies <= READ_AHEAD / 2 && size.bytes <= READ_AHEAD_BYTES / 2 && size.events < self.spec.max_waiting;
+        let has_much = size.bodies + PAGE_EVENTS <= READ_AHEAD
+            && size.bytes <= READ_AHEAD_BYTES / 2
+            && size.events < self.spec.max_waiting;
         has_much && self.is_full.swap(false, Ordering::Relaxed)
     }
 
@@ -288,12 +290,8 @@ impl HandlerQueue {
     /// or no shard.
     pub(super) fn wanted(&self) -> Option<Wanted> {
         let state = self.state.lock();
-        if state.is_paused || !self.has_room(&state) {
-            return None;
-        }
         // a page that is taken in part is read again
-        if state.size().bodies + PAGE_EVENTS > READ_AHEAD {
-            self.is_full.store(true, Ordering::Relaxed);
+        if state.is_paused || !self.has_room(&state, PAGE_EVENTS) {
             return None;
         }
         let reading = || state.shards.values().filter(|owned| !owned.is_leaving);
@@ -325,7 +323,7 @@ impl HandlerQueue {
         let mut reached = through;
         for event in events {
             let position = event.position().unwrap_or_default();
-            if !self.has_room(&state) {
+            if !self.has_room(&state, 1) {
                 reached = Position::new(position.get().saturating_sub(1));
                 break;
             }

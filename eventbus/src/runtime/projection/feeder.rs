@@ -246,7 +246,7 @@ impl<'a> Feeder<'a> {
         let is_ready_enough = self.rows.is_none();
         let mut read_next = async || match is_ready_enough {
             true => next_ready_batch(begin_read(), &mut feed, events_max).await,
-            false => next_batch(begin_read(), &mut feed, events_max).await,
+            false => read_batch(begin_read(), &mut feed, events_max, PAGE_BYTES).await,
         };
         let mut next = stop.run_until_cancelled(read_next()).await;
         loop {
@@ -536,11 +536,6 @@ impl<'a> Feeder<'a> {
     }
 }
 
-/// Reads the next batch, until it is full.
-async fn next_batch(span: FeedRead, feed: &mut RecordStream<'_>, events_max: usize) -> Result<FeedBatch, ReadError> {
-    read_batch(span, feed, events_max, PAGE_BYTES).await
-}
-
 /// Reads the next batch, until it is full or the feed has to wait for the store, as in the search for a rare type.
 async fn next_ready_batch(
     span: FeedRead,
@@ -558,7 +553,7 @@ async fn next_ready_batch(
             polled
         }
     }));
-    let mut batch = next_batch(span, &mut ready, events_max).await?;
+    let mut batch = read_batch(span, &mut ready, events_max, PAGE_BYTES).await?;
     drop(ready);
     if waits.into_inner() {
         batch.end = BatchEnd::Full;
@@ -607,7 +602,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_read_before_an_error_is_written() {
+    async fn the_feeder_writes_the_events_before_one_that_cannot_be_read() {
         let event = |number: u64| {
             let stream = StreamId::parse("Order", "1").unwrap();
             let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
@@ -622,10 +617,10 @@ pub(super) mod tests {
         };
         let mut feed: RecordStream<'_> =
             Box::pin(futures_util::stream::iter([event(1), event(2), damaged(), damaged()]));
-        let batch = next_batch(FeedRead::none(), &mut feed, TRANSACTION_EVENTS_MAX).await.unwrap();
+        let batch = read_batch(FeedRead::none(), &mut feed, TRANSACTION_EVENTS_MAX, PAGE_BYTES).await.unwrap();
         assert_eq!((batch.events.len(), batch.through(Position::new(9))), (2, Position::new(2)));
         assert!(matches!(batch.end, BatchEnd::Failed(_)), "the writer returns it once they are written");
-        assert!(next_batch(FeedRead::none(), &mut feed, TRANSACTION_EVENTS_MAX).await.is_err());
+        assert!(read_batch(FeedRead::none(), &mut feed, TRANSACTION_EVENTS_MAX, PAGE_BYTES).await.is_err());
     }
 
     const TTL: Duration = Duration::from_secs(10);

@@ -10,22 +10,24 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ProjectionError, RebuildError,
     context::{RunnerContext, projection_role},
     fed_projection::FedProjection,
-    noted_stop::NotedStop,
     rows_check::warn_of_rows_without_checkpoint,
 };
 use crate::{
     domain::{
         error::BoxError,
         event::{EventDescriptor, EventFilter},
+        metadata::EventId,
         name::Name,
         record::RecordedEvent,
+        shown,
         stream::Position,
     },
     port::{CheckpointError, EventStore, FeedFilter, delivery::HandlerError},
@@ -35,6 +37,9 @@ use crate::{
     },
     support::from_json,
 };
+
+/// Most characters of an error in a note.
+const ERROR_CHARS_MAX: usize = 500;
 
 /// Stands for every type.
 const ALL_TYPES: &str = "*";
@@ -56,6 +61,78 @@ pub(super) struct ProjectionNote {
     /// Stands while the checkpoint is before it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) stopped: Option<NotedStop>,
+}
+
+/// The stop of a projection before an event that it cannot handle, as the store keeps it.
+///
+/// It stands while the checkpoint of the projection is before the position, and the projection does not skip the event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct NotedStop {
+    /// The position of the event.
+    pub position: Position,
+    /// The type of the event.
+    pub event_type: String,
+    /// The id of the event.
+    pub event_id: EventId,
+    /// The error of the projection's method, in one line of at most 500 characters.
+    pub error: String,
+    /// The process that stopped there last: host, process id, and random digits that tell starts apart.
+    pub owner: String,
+    /// Time of the stop, which later retries do not change.
+    #[serde(serialize_with = "shown::moment", deserialize_with = "parse_time")]
+    pub since: OffsetDateTime,
+}
+
+impl NotedStop {
+    /// Loads the noted stop of a projection, by the name of its checkpoint: `projection:{name}`. Returns `None` if there
+    /// is none, the projection has passed the event, or the store keeps no notes.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if the store cannot be reached, or the note cannot be read.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+    /// use eventbus::{InMemoryEventStore, Name, projection::NotedStop};
+    /// let reader = Name::new("reader", "projection:balances")?;
+    /// assert_eq!(NotedStop::load(&InMemoryEventStore::new(), &reader).await?, None);
+    /// # Ok(()) }
+    /// ```
+    pub async fn load(store: &dyn EventStore, reader: &Name) -> Result<Option<Self>, CheckpointError> {
+        let noted = ProjectionNote::load(store, reader).await?.and_then(|note| note.stopped);
+        let checkpoint = store.load_checkpoint(reader).await?.unwrap_or_default();
+        Ok(noted.filter(|stop| stop.position > checkpoint))
+    }
+
+    /// Makes the stop of a projection in this process. A stop at the same event as the former one keeps its time.
+    pub(super) fn new(
+        context: &RunnerContext,
+        record: &RecordedEvent,
+        error: &HandlerError,
+        former: Option<&Self>,
+    ) -> Self {
+        let position = record.position().unwrap_or_default();
+        let former = former.filter(|former| former.position == position);
+        Self {
+            position,
+            event_type: record.event_type().to_string(),
+            event_id: record.metadata().event_id(),
+            error: one_line(&error.to_string()),
+            owner: context.owner.to_string(),
+            since: former.map_or_else(|| context.clock.now(), |former| former.since),
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    let parts: Vec<_> = text.split_whitespace().collect();
+    parts.join(" ").chars().take(ERROR_CHARS_MAX).collect()
+}
+
+fn parse_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffsetDateTime, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    OffsetDateTime::parse(&text, &Rfc3339).map_err(D::Error::custom)
 }
 
 /// Outcome of the check for missed events, before a projection is fed.
@@ -359,5 +436,11 @@ mod tests {
         let (first, second) = (of(1), of(2));
         assert_eq!(first.after_owner_change(&second, Position::new(7)), first);
         assert_eq!(first.after_owner_change(&second, Position::START), second, "there are no rows");
+    }
+
+    #[test]
+    fn an_error_is_noted_in_one_line_of_bounded_length() {
+        assert_eq!(one_line("no such\n  customer\n"), "no such customer");
+        assert_eq!(one_line(&"ü".repeat(ERROR_CHARS_MAX + 1)), "ü".repeat(ERROR_CHARS_MAX));
     }
 }

@@ -117,7 +117,7 @@ fn one_retry_runs_for_twenty_that_are_new_as_long_as_there_are_both() {
 }
 
 #[test]
-fn what_is_due_for_longest_runs_first() {
+fn a_worker_takes_the_entry_that_was_due_first() {
     let mut table = Table::with([entry("a", 1), entry("b", 2)]);
     let (first, second) = (table.job(), table.job());
     assert!(table.record_outcome(second.number, later()));
