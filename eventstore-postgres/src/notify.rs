@@ -1,4 +1,5 @@
-//! Notifications of appends between stores of different processes (`LISTEN`, `NOTIFY`).
+//! Notifications between stores of different processes: of appends, and of processes with handlers that leave (`LISTEN`,
+//! `NOTIFY`).
 //!
 //! Invariant: a notification only wakes readers. No operation waits for one or fails with one; a reader that misses one
 //! finds the events at its next poll. No append shares a transaction with a notification: the commits of transactions
@@ -31,6 +32,9 @@ use crate::{
 
 /// The least time between two notifications; the second covers all appends in between.
 const NOTIFY_INTERVAL_MIN: Duration = Duration::from_millis(20);
+
+/// The payload by which `sql/forget_member.sql` announces that a process with handlers has left.
+const LEFT: &str = "left";
 
 /// The task pings a connection that was silent for this long.
 const PING_AFTER_SILENCE: Duration = Duration::from_secs(30);
@@ -108,6 +112,7 @@ impl Drop for SentAppend<'_> {
 /// | connecting | connected, `LISTEN` done | listening: readers wake, since notifications may have been missed |
 /// | connecting | error or timeout | backoff |
 /// | listening | notification of another store | listening: readers wake |
+/// | listening | notification that a process has left | listening: the apps here learn it |
 /// | listening | own notification | listening |
 /// | listening | this store appended, [`NOTIFY_INTERVAL_MIN`] after the last `NOTIFY` | listening: `NOTIFY` is sent |
 /// | listening | no event for [`PING_AFTER_SILENCE`] | listening: the connection answers a ping |
@@ -218,7 +223,8 @@ impl NotifyTask {
             // one connection for all: `select!` drops the pending receive before a branch sends on it
             tokio::select! {
                 received = listener.try_recv() => match received? {
-                    Some(notification) if notification.payload() != self.sender_id => self.wake_readers(),
+                    Some(notification) if notification.payload() == LEFT => self.signal(AppendSignal::notify_left),
+                    Some(notification) if notification.payload() != self.sender_id => self.signal(AppendSignal::notify),
                     Some(_) => {}
                     None => return Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionAborted.into())),
                 },
@@ -263,15 +269,13 @@ impl NotifyTask {
 
     /// Sets for the readers in this process whether the task listens to other stores, and wakes them.
     fn set_listening(&self, is_listening: bool) {
-        if let Some(append_notifier) = self.append_notifier.upgrade() {
-            append_notifier.signal.set_hears_all(is_listening);
-        }
+        self.signal(|signal| signal.set_hears_all(is_listening));
     }
 
-    /// Wakes the readers in this process.
-    fn wake_readers(&self) {
+    /// Signals what the task has heard in this process.
+    fn signal(&self, signal: impl FnOnce(&AppendSignal)) {
         if let Some(append_notifier) = self.append_notifier.upgrade() {
-            append_notifier.signal.notify();
+            signal(&append_notifier.signal);
         }
     }
 }

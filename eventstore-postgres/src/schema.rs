@@ -59,15 +59,16 @@ impl Schema {
         format!("{:.16}_shadow_{readable:.22}_{hash:016x}", self.0)
     }
 
-    /// Returns the channel on which stores of this schema notify each other of appends.
+    /// Returns the channel on which stores of this schema notify each other.
     pub(crate) fn channel(&self) -> String {
         format!("{:.37}_appended_{:016x}", self.0, fnv1a(&self.0))
     }
 
-    /// Replaces the placeholders `{drawn}`, `{schema}` and `{namespace}` in a text of this crate.
+    /// Replaces the placeholders `{drawn}`, `{schema}`, `{channel}` and `{namespace}` in a text of this crate.
     pub(crate) fn fill_placeholders(&self, sql: &str) -> String {
         sql.replace("{drawn}", LAST_POSITION_SQL)
             .replace("{schema}", &format!("\"{}\"", self.0))
+            .replace("{channel}", &self.channel())
             .replace("{namespace}", &self.lock_namespace().to_string())
     }
 

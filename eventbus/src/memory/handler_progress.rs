@@ -11,7 +11,7 @@ use super::{
 use crate::{
     domain::{metadata::EventId, name::Name, stream::Position},
     port::{
-        HandlerProgress,
+        HandlerProgress, ReadFeed as _,
         attempts::DeliveryAttempts,
         handler_progress::{
             AcquiredShard, DeadRow, DeclaredHandler, DeliveryRow, HandlerProgressError, Heartbeat, ListedHandler,
@@ -45,6 +45,7 @@ impl HandlerProgress for InMemoryEventStore {
 
     async fn leave(&self, member: &Name) -> Result<(), HandlerProgressError> {
         self.handlers().lock().members.remove(member);
+        self.appended().notify_left();
         Ok(())
     }
 

@@ -211,7 +211,8 @@ pub struct ShardSave {
     pub waiting: Vec<Position>,
     /// The events that run, in order.
     pub started: Vec<Position>,
-    /// Set if an event has ended since the shard was acquired: [`AcquiredShard::unclean`] becomes 0.
+    /// Set if an event has ended since the shard was acquired, or the shard had no unfinished event then:
+    /// [`AcquiredShard::unclean`] becomes 0.
     pub has_progressed: bool,
     /// The types that the checkpoint does not count for from a position on; `None` if it counts for the type again.
     pub left: BTreeMap<Name, Option<Position>>,

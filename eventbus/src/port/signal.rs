@@ -16,6 +16,7 @@ pub struct AppendSignal {
     /// Set while it hears all processes.
     appended: watch::Sender<bool>,
     begun: watch::Sender<()>,
+    left: watch::Sender<()>,
     /// The number of signals that came without their events.
     unknown: AtomicU64,
     /// The number of moments at which the store may have been replaced by an older copy.
@@ -66,6 +67,18 @@ impl AppendSignal {
     pub fn notify_begun(&self) {
         self.unknown.fetch_add(1, Ordering::AcqRel);
         self.begun.send_replace(());
+    }
+
+    /// Tells the apps of this process that a process with handlers has [left](super::HandlerProgress::leave): they take
+    /// its shards over at once. Without this signal they do at their next heartbeat, within a second.
+    ///
+    /// # Examples
+    /// ```
+    /// let signal = eventbus::port::AppendSignal::default();
+    /// signal.notify_left(); // the server has announced it
+    /// ```
+    pub fn notify_left(&self) {
+        self.left.send_replace(());
     }
 
     /// Sets whether the store learns of appends by other processes, and calls [`notify`](Self::notify) for them too;
@@ -127,7 +140,8 @@ impl AppendSignal {
     /// Returns a watch for the signals from now on.
     #[must_use]
     pub fn watch(&self) -> AppendWatch {
-        AppendWatch { appended: self.appended.subscribe(), begun: self.begun.subscribe() }
+        let (appended, begun, left) = (self.appended.subscribe(), self.begun.subscribe(), self.left.subscribe());
+        AppendWatch { appended, begun, left }
     }
 }
 
@@ -136,6 +150,7 @@ impl AppendSignal {
 pub struct AppendWatch {
     appended: watch::Receiver<bool>,
     begun: watch::Receiver<()>,
+    left: watch::Receiver<()>,
 }
 
 impl AppendWatch {
@@ -144,6 +159,14 @@ impl AppendWatch {
     /// Waits for ever once the store is dropped.
     pub async fn appended(&mut self) {
         if self.appended.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits for the next process that [leaves](AppendSignal::notify_left) since the last call, as
+    /// [`appended`](Self::appended) does for events.
+    pub async fn left(&mut self) {
+        if self.left.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }

@@ -84,6 +84,28 @@ async fn two_apps_on_one_store_handle_each_event_once_and_one_goes_on_for_the_ot
     assert_eq!(handled.take(), [], "what was handled is handled for good");
 }
 
+/// Less than the second between two heartbeats.
+const AT_ONCE: Duration = Duration::from_millis(200);
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_takes_over_at_once_when_the_owner_ends() {
+    let (store, handled) = (InMemoryEventStore::new(), Handled::default());
+    let owner = app(&store, handled.by("owner")).await;
+    save(&owner, "ada").await;
+    owner.settled().await.unwrap();
+    let standby = app(&store, handled.by("standby")).await;
+    let is_owned = async || store.list_handlers().await.unwrap()[0].shards[0].owner.is_some();
+    // the next heartbeat of the standby is far
+    tokio::time::sleep(Duration::from_millis(1_250)).await;
+    owner.shutdown(Duration::from_secs(60)).await.unwrap();
+    let ended = tokio::time::Instant::now();
+    while !is_owned().await {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(ended.elapsed() < AT_ONCE, "the standby owns the handler after {:?}", ended.elapsed());
+    standby.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_paused_group_begins_nothing_until_it_is_resumed() {
     let (store, handled) = (InMemoryEventStore::new(), Handled::default());

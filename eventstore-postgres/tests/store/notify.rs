@@ -111,6 +111,16 @@ async fn an_append_in_a_transaction_wakes_the_readers_after_its_commit() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_process_with_handlers_is_announced_to_others() {
+    let mut place = Place::new().await;
+    let (one, other) = (place.store(true).await, place.store(true).await);
+    place.listen(2).await;
+    let mut watch = other.appended().watch();
+    one.handler_progress().unwrap().leave(&Name::from_static("process")).await.unwrap();
+    within(watch.left()).await;
+}
+
+#[tokio::test]
 async fn an_append_before_a_checkpoint_moves_wakes_the_readers() {
     let place = Place::new().await;
     let store = place.store(false).await;

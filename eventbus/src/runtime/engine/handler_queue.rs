@@ -375,17 +375,17 @@ impl HandlerQueue {
     }
 
     /// Owns a shard from now on, with the events that the former owner did not finish, in order. Those of types that
-    /// the handler does not take wait for another owner.
+    /// the handler does not take wait for another owner. The feed ends at `head`.
     pub(super) fn acquire(
         &self,
         acquired: &AcquiredShard,
         restored: Vec<Restored>,
-        noted: &BTreeMap<Name, Position>,
+        (noted, head): (&BTreeMap<Name, Position>, Position),
         deadline: Option<Instant>,
         clock: &SharedClock,
     ) {
         let (mut left, leaves) = LeftTypes::new(acquired, &self.spec.types(), noted);
-        let mut shard = Shard::new(acquired);
+        let mut shard = Shard::new(acquired, head);
         for name in left.begun(acquired.checkpoint) {
             shard.set_left(name, None);
         }
@@ -402,6 +402,9 @@ impl HandlerQueue {
         }
         for name in leaves {
             shard.set_left(name, Some(acquired.checkpoint));
+        }
+        if left.unread().is_none() {
+            shard.note_idle();
         }
         let (number, changes) = (acquired.shard.number, acquired.changes);
         let mut state = self.state.lock();

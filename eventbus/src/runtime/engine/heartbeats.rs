@@ -113,6 +113,7 @@ impl Heartbeats {
 
     /// Sends a heartbeat each second, until `cancel`.
     pub(super) async fn run(&self, cancel: &CancellationToken) {
+        let mut others = self.shared.store().appended().watch();
         loop {
             let began = Instant::now();
             match cancel.run_until_cancelled(self.send()).await {
@@ -128,6 +129,7 @@ impl Heartbeats {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = self.shared.heartbeat.notified() => {}
+                () = others.left() => {}
                 () = tokio::time::sleep_until(began + HEARTBEAT_INTERVAL) => {}
             }
         }
@@ -256,6 +258,7 @@ impl Heartbeats {
     ) -> Result<(), HandlerProgressError> {
         let shards: Vec<_> = acquired.iter().map(|acquired| acquired.shard.clone()).collect();
         let mut rows = self.shared.progress()?.live_rows(&shards).await?;
+        let head = self.shared.store().head().await.map_err(HandlerProgressError::new)?;
         for acquired in acquired {
             let Some(queue) = self.shared.queue(&acquired.shard.handler) else { continue };
             let Some(noted) = self.shared.noted(&acquired.shard.handler) else { continue };
@@ -266,7 +269,7 @@ impl Heartbeats {
             let events = self.read_at(&positions).await.map_err(HandlerProgressError::new)?;
             let restored =
                 events.into_iter().map(|(position, event)| Restored { position, event, row: rows.remove(&position) });
-            queue.acquire(&acquired, restored.collect(), &noted.types, deadline, self.shared.clock());
+            queue.acquire(&acquired, restored.collect(), (&noted.types, head), deadline, self.shared.clock());
             if self.is_stopping.load(Ordering::Relaxed) {
                 queue.begin_release(None);
             }

@@ -69,6 +69,9 @@ pub(super) struct Shard {
     unsaved: Unsaved,
     /// The number of events that still run alone because the shard had owners without progress.
     alone_left: usize,
+    /// The end of the feed when the shard was acquired, after owners without progress and while no unfinished event is
+    /// known. A shard that had none up to there counts no death: none of its events ended a process.
+    idle_through: Option<Position>,
 }
 
 /// The number of events in a shard, or in several.
@@ -197,7 +200,8 @@ pub(super) struct Restored {
 }
 
 impl Shard {
-    pub(super) fn new(acquired: &AcquiredShard) -> Self {
+    /// Owns an acquired shard; the feed ends at `head`.
+    pub(super) fn new(acquired: &AcquiredShard, head: Position) -> Self {
         let alone_left = if acquired.unclean >= OWNERS_WITHOUT_PROGRESS { ALONE_AFTER_UNCLEAN } else { 0 };
         Self {
             id: acquired.shard.clone(),
@@ -213,6 +217,7 @@ impl Shard {
             size: Size::default(),
             unsaved: Unsaved::default(),
             alone_left,
+            idle_through: (acquired.unclean > 0).then_some(head),
         }
     }
 
@@ -305,6 +310,15 @@ impl Shard {
     pub(super) fn note_read(&mut self, through: Position) {
         self.read = self.read.max(through);
         self.unsaved.is_changed |= self.open.is_empty();
+        self.note_idle();
+    }
+
+    /// Counts no death of former owners once the shard is known to have had no unfinished event.
+    pub(super) fn note_idle(&mut self) {
+        if self.idle_through.take_if(|head| self.read >= *head).is_some() {
+            self.alone_left = 0;
+            (self.unsaved.is_changed, self.unsaved.has_progressed) = (true, true);
+        }
     }
 
     /// Queues an event that the former owner did not finish. Call it in the order of the positions. `has_crashed` counts
@@ -324,7 +338,7 @@ impl Shard {
                 is_held: false,
             };
             self.unsaved.rows.insert(position, row);
-            self.unsaved.is_changed = true;
+            (self.unsaved.is_changed, self.idle_through) = (true, None);
             if !may_run {
                 return;
             }
@@ -354,6 +368,7 @@ impl Shard {
 
     fn push(&mut self, stream: u64, item: Item, now: u64) {
         self.size.add(&item);
+        self.idle_through = None;
         let queue = self.streams.entry(stream);
         let queue = queue.or_insert_with(|| StreamQueue { items: VecDeque::with_capacity(1), front: Front::Ready });
         // an event of a type that was left comes after later events of its stream

@@ -216,7 +216,8 @@ impl World {
             Restored { position, event, row: rows.remove(&position) }
         });
         let clock = self.shared_clock();
-        self.queue.acquire(&acquired, restored.collect(), &self.noted.types, None, &clock);
+        let head = now(self.store.head()).unwrap();
+        self.queue.acquire(&acquired, restored.collect(), (&self.noted.types, head), None, &clock);
         self.runs = Vec::new();
         // an event that has ended too many processes is a dead letter now
         self.save(true, true);

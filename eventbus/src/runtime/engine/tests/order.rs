@@ -1,16 +1,7 @@
 //! The order in which a shard starts its events.
 
-use std::collections::BTreeMap;
-
-use super::super::shard::{End, Shard};
-use crate::{
-    domain::{
-        name::Name,
-        record::NewEvent,
-        stream::{Position, StreamId},
-    },
-    port::handler_progress::{AcquiredShard, ShardId},
-};
+use super::{super::shard::End, event_at, new_shard};
+use crate::domain::stream::Position;
 
 const EVENTS: u64 = 400;
 
@@ -18,21 +9,9 @@ const EVENTS: u64 = 400;
 /// give them rows.
 #[test]
 fn a_shard_starts_its_oldest_event_first_and_a_backlog_gets_no_rows() {
-    let mut shard = Shard::new(&AcquiredShard {
-        shard: ShardId { handler: Name::from_static("mail"), number: 0 },
-        epoch: 1,
-        has_crashed: false,
-        unclean: 0,
-        changes: 0,
-        checkpoint: Position::START,
-        waiting: Vec::new(),
-        started: Vec::new(),
-        left: BTreeMap::new(),
-    });
+    let mut shard = new_shard(0, EVENTS);
     for number in 1..=EVENTS {
-        let stream = StreamId::parse("Order", &format!("o-{}", (number - 1) / 100)).unwrap();
-        let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
-        shard.add(event.recorded_as(stream, number.into(), Some(number.into())), 0);
+        shard.add(event_at(number, (number - 1) / 100), 0);
     }
     for number in 1..=EVENTS {
         let taken = shard.take().unwrap();
