@@ -167,9 +167,11 @@ async fn a_handler_without_a_stream_in_an_app_that_only_consumes_streams_is_a_mi
 #[tokio::test]
 async fn a_bus_that_an_app_neither_publishes_on_nor_consumes_is_a_mistake() {
     let builder = || App::builder().store(InMemoryEventStore::new()).handler::<first::on>().without_relay();
-    let error = builder().bus(InMemoryEventBus::new()).start().await.unwrap_err();
-    assert!(matches!(error.mistakes(), [StartMistake::BusWithoutUse]), "{error}");
     let bus = InMemoryEventBus::new();
+    for without_use in [builder(), builder().consume("orders", bus.clone())] {
+        let error = without_use.bus(bus.clone()).start().await.unwrap_err();
+        assert!(matches!(error.mistakes(), [StartMistake::BusWithoutUse]), "{error}");
+    }
     let app = builder().bus(bus.clone()).consume("orders", bus).handler::<of_orders>().start().await.unwrap();
     app.shutdown(std::time::Duration::from_secs(5)).await.unwrap();
     let app = builder().start().await.unwrap();

@@ -3,10 +3,7 @@
 //! Invariant: a statement that locks several rows locks handlers first, then shards in the order of handler and number,
 //! then the rows of events or the member.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
@@ -110,19 +107,12 @@ impl HandlerProgress for PgEventStore {
         &self,
         declared: &[DeclaredHandler],
         head: Position,
-    ) -> Result<Vec<(NotedHandler, bool)>, HandlerProgressError> {
-        let mut new = BTreeSet::new();
+    ) -> Result<Vec<NotedHandler>, HandlerProgressError> {
         for _ in 0..DECLARATIONS_MAX {
             let declarations = read_declarations(self, declared, head).await?;
             let changed: Vec<_> = declarations.values().filter(|one| one.is_changed).collect();
-            let saved = save_declarations(self, &changed).await?;
-            let are_saved = saved.len() == changed.len();
-            new.extend(saved.into_iter().filter(|name| declarations[name].former.is_none()));
-            if are_saved {
-                let note = |declared: &DeclaredHandler| {
-                    (declarations[&declared.name].noted.clone(), new.contains(&declared.name))
-                };
-                return Ok(declared.iter().map(note).collect());
+            if save_declarations(self, &changed).await?.len() == changed.len() {
+                return Ok(declared.iter().map(|declared| declarations[&declared.name].noted.clone()).collect());
             }
         }
         Err(HandlerProgressError::new("other processes change the notes of the same handlers all the time"))

@@ -77,14 +77,14 @@ async fn load_note(store: &RedisEventStore, handler: &Name) -> Result<Option<Not
     note.map(|note| from_json(&note).map_err(|error| corrupt(&key, error))).transpose()
 }
 
-async fn declare(store: &RedisEventStore, declared: &DeclaredHandler, head: Position) -> Result<(NotedHandler, bool)> {
+async fn declare(store: &RedisEventStore, declared: &DeclaredHandler, head: Position) -> Result<NotedHandler> {
     loop {
         let former = load_note(store, &declared.name).await?;
         let mut noted = former.clone().unwrap_or_else(|| NotedHandler::new(declared, head));
         let left = noted.declare(declared, head);
         let is_saved = former.as_ref() == Some(&noted) || save_handler(store, former.as_ref(), &noted, &left).await?;
         if is_saved {
-            return Ok((noted, former.is_none()));
+            return Ok(noted);
         }
     }
 }
@@ -129,11 +129,7 @@ impl HandlerProgress for RedisEventStore {
         false
     }
 
-    async fn declare_handlers(
-        &self,
-        declared: &[DeclaredHandler],
-        head: Position,
-    ) -> Result<Vec<(NotedHandler, bool)>> {
+    async fn declare_handlers(&self, declared: &[DeclaredHandler], head: Position) -> Result<Vec<NotedHandler>> {
         let mut noted = Vec::with_capacity(declared.len());
         for declared in declared {
             noted.push(declare(self, declared, head).await?);

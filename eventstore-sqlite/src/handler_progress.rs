@@ -64,7 +64,7 @@ impl HandlerProgress for SqliteEventStore {
         &self,
         declared: &[DeclaredHandler],
         head: Position,
-    ) -> Result<Vec<(NotedHandler, bool)>, HandlerProgressError> {
+    ) -> Result<Vec<NotedHandler>, HandlerProgressError> {
         let declared = declared.to_vec();
         let shards = declared.iter().map(|declared| usize::from(declared.shards)).sum();
         change_handlers(self, shards, move |table| {

@@ -36,11 +36,11 @@ pub(crate) struct HandlerTable<'c> {
 
 impl HandlerTable<'_> {
     /// Notes a handler; returns its note, and whether it is new.
-    pub(crate) fn declare(&self, declared: &DeclaredHandler, head: Position) -> Result<(NotedHandler, bool)> {
+    pub(crate) fn declare(&self, declared: &DeclaredHandler, head: Position) -> Result<NotedHandler> {
         let Some(mut noted) = self.load(&declared.name)? else {
             let noted = NotedHandler::new(declared, head);
             self.add(&noted)?;
-            return Ok((noted, true));
+            return Ok(noted);
         };
         let new = noted.declare(declared, head);
         self.save_note(&noted)?;
@@ -48,7 +48,7 @@ impl HandlerTable<'_> {
             let new = (declared.name.as_str(), to_json(&new));
             self.execute(include_str!("sql/leave_types.sql"), new)?;
         }
-        Ok((noted, false))
+        Ok(noted)
     }
 
     /// Adds a handler that an operator creates; returns `false` if there is one with that name.

@@ -30,7 +30,7 @@ impl HandlerProgress for InMemoryEventStore {
         &self,
         declared: &[DeclaredHandler],
         head: Position,
-    ) -> Result<Vec<(NotedHandler, bool)>, HandlerProgressError> {
+    ) -> Result<Vec<NotedHandler>, HandlerProgressError> {
         let mut handlers = self.handlers().lock();
         Ok(declared.iter().map(|declared| handlers.declare(declared, head)).collect())
     }

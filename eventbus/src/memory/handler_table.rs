@@ -63,17 +63,17 @@ impl Handlers {
         row.owner.as_ref() == Some(member) || self.is_free(row)
     }
 
-    pub(super) fn declare(&mut self, declared: &DeclaredHandler, head: Position) -> (NotedHandler, bool) {
+    pub(super) fn declare(&mut self, declared: &DeclaredHandler, head: Position) -> NotedHandler {
         let Some(noted) = self.noted.get_mut(&declared.name) else {
             let noted = NotedHandler::new(declared, head);
             self.add(noted.clone());
-            return (noted, true);
+            return noted;
         };
         let (new, noted) = (noted.declare(declared, head), noted.clone());
         for (_, row) in self.shards.iter_mut().filter(|(shard, _)| shard.handler == declared.name) {
             row.left.extend(new.clone());
         }
-        (noted, false)
+        noted
     }
 
     pub(super) fn add(&mut self, noted: NotedHandler) {

@@ -313,12 +313,12 @@ pub trait HandlerProgress: Send + Sync {
     fn lease_ends_with_process(&self) -> bool;
 
     /// Notes handlers, and creates the shards that are missing; `head` is the end of the feed. Returns the note of each, in
-    /// order, and whether the store did not know the handler before.
+    /// order.
     async fn declare_handlers(
         &self,
         declared: &[DeclaredHandler],
         head: Position,
-    ) -> Result<Vec<(NotedHandler, bool)>, HandlerProgressError>;
+    ) -> Result<Vec<NotedHandler>, HandlerProgressError>;
 
     /// Adds a live process. It is live until its guard is dropped or, in a store whose leases expire, until it has not
     /// sent a [heartbeat](Self::heartbeat) with `renew_for` for that long.

@@ -1,6 +1,9 @@
 //! The health of a bus, for probes and alerts.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +57,9 @@ pub struct Health {
     /// What keeps handlers of this process from their events, as far as it concerns no single event.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub handlers: Vec<String>,
+    /// The groups of this process that an operator has [paused](crate::App::pause_group), which is no problem.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub paused: BTreeSet<String>,
     /// Handlers and projections that have been busy with one event for long: the longest run of each. Of other
     /// processes the longest run of each group, if the bus knows it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -351,7 +357,8 @@ impl Health {
         alerts.extend(self.in_flight.iter().filter(|run| is_old(run.seconds)).map(ToString::to_string));
         alerts.extend(self.silent.iter().filter(|silent| is_old(silent.seconds)).map(ToString::to_string));
         let is_old = |oldest: &&OldestUnfinished| Duration::from_secs(oldest.seconds) > thresholds.unfinished_age;
-        alerts.extend(self.unfinished.iter().filter(is_old).map(ToString::to_string));
+        let runs = |oldest: &&OldestUnfinished| !self.paused.contains(&oldest.group);
+        alerts.extend(self.unfinished.iter().filter(is_old).filter(runs).map(ToString::to_string));
         for (what, lag) in self.lag_seconds.iter().filter(|(_, lag)| **lag > thresholds.lag_seconds) {
             alerts.push(format!(
                 "{what} lags: its next event has waited for {lag} s, longer than {} s",

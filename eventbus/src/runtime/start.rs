@@ -182,7 +182,7 @@ pub enum StartMistake {
     /// An app with a store was given a bus that it neither publishes on nor consumes.
     #[error(
         "the app has a store and `.without_relay()`, so it does nothing with the bus of `.bus(..)`: handlers read the \
-         store; leave one of the two out, or consume a stream by `.consume(\"name\", bus)`"
+         store; leave one of the two out, or consume a stream by `.consume(\"name\", bus)` and `#[handler(stream = \"name\")]`"
     )]
     BusWithoutUse,
     /// Two projections have one name.

@@ -45,10 +45,6 @@ impl FeedRead {
         self
     }
 
-    pub(crate) const fn has_events(&self) -> bool {
-        false
-    }
-
     pub(crate) const fn add(&mut self, _: &RecordedEvent) {}
 
     pub(crate) const fn fail(&mut self, _: &ReadError) {}

@@ -250,7 +250,7 @@ macro_rules! __delegate {
                     &$self,
                     declared: &[DeclaredHandler],
                     head: Position,
-                ) -> Result<Vec<(NotedHandler, bool)>, HandlerProgressError> {
+                ) -> Result<Vec<NotedHandler>, HandlerProgressError> {
                     $inner.declare_handlers(declared, head).await
                 }
 

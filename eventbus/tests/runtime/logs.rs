@@ -139,6 +139,36 @@ async fn a_line_of_a_handler_says_early_what_it_says() {
     }
 }
 
+#[handler(manual, name = "report")]
+async fn report(_event: &OrderCreated) {}
+
+#[handler(manual, name = "report")]
+async fn report_all(_event: &RecordedEvent) {}
+
+#[tokio::test]
+async fn the_start_logs_how_many_stored_events_new_handlers_and_new_types_get() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=info");
+    let store = InMemoryEventStore::new();
+    let app = App::builder().store(store.clone()).handler::<audit>().start().await.unwrap();
+    for customer in ["ada", "bob"] {
+        let order = AggregateId::new();
+        app.repository::<Order>().upsert(&order, |_| Ok::<_, Never>(created(customer, 1.0))).await.unwrap();
+    }
+    let logged = async |builder: eventbus::app::AppBuilder, line: &str| {
+        let started = builder.store(store.clone()).start().await.unwrap();
+        until(line, async || lines.text().contains(line)).await;
+        started.shutdown(Duration::from_secs(5)).await.unwrap();
+    };
+    let new_handler = "a new handler gets the stored events handler=report events=2";
+    logged(App::builder().handler::<report>(), new_handler).await;
+    let new_types = "a handler gets the stored events of new types handler=report events=2 types=\"*\"";
+    logged(App::builder().handler::<report_all>(), new_types).await;
+    let count = lines.text().matches("gets the stored events").count();
+    assert_eq!(count, 2, "{}", lines.text());
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
 #[tokio::test]
 async fn an_app_without_handlers_says_so() {
     for (is_empty, count) in [(true, 1), (false, 0)] {

@@ -106,6 +106,15 @@ async fn a_standby_takes_over_at_once_when_the_owner_ends() {
     standby.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
+/// Health and metrics show the pause, which is no alert.
+async fn assert_pause(app: &App, is_paused: bool) {
+    let (health, metrics) = (app.health().await, app.metrics().await);
+    assert_eq!(health.paused.contains("mail"), is_paused, "{health:?}");
+    assert_eq!(health.alerts(&HealthThresholds::default()), [""; 0]);
+    let flag = metrics.number("eventbus_group_paused", &[("group", "mail")]);
+    assert_eq!(flag, Some(f64::from(u8::from(is_paused))));
+}
+
 #[tokio::test]
 async fn a_paused_group_begins_nothing_until_it_is_resumed() {
     let (store, handled) = (InMemoryEventStore::new(), Handled::default());
@@ -118,10 +127,17 @@ async fn a_paused_group_begins_nothing_until_it_is_resumed() {
     })
     .await;
     assert_eq!(handled.take(), []);
-    store.set_paused(&mail, false).await.unwrap();
+    assert_pause(&app, true).await;
+    assert!(app.resume_group(&mail).await.unwrap());
     app.settled().await.unwrap();
     assert_eq!(handled.take(), [("app", "ada".to_owned())]);
+    assert_pause(&app, false).await;
+    assert!(!app.pause_group(&Name::from_static("post")).await.unwrap(), "an unknown group");
+    assert!(app.pause_group(&mail).await.unwrap());
+    until("the pause is known", async || app.health().await.paused.contains("mail")).await;
+    save(&app, "bob").await;
     app.shutdown(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(handled.take(), []);
 }
 
 #[tokio::test]

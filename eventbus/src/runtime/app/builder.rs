@@ -437,9 +437,6 @@ impl AppBuilder {
         let consumed = std::mem::take(&mut self.consumed);
         let relayed = given.filter(|_| store_bus.is_some());
         let mut mistakes = Vec::new();
-        if relayed.is_some() && !self.relay && consumed.is_empty() {
-            mistakes.push(StartMistake::BusWithoutUse);
-        }
         if let Some(bus) = relayed.as_ref().filter(|bus| self.relay && bus.relay_target().is_none()) {
             mistakes.push(StartMistake::BusWithoutPosition { destination: bus.destination().clone() });
         }
@@ -472,6 +469,7 @@ impl AppBuilder {
             has_store: !consumes_only,
             has_own_events,
             has_progress: store.handler_progress().is_some(),
+            has_idle_bus: relayed.is_some() && !self.relay,
             groups: &groups,
         }
         .check(mistakes)?;

@@ -216,7 +216,7 @@ fn add_groups(families: &mut FamilyBuilder, app: &AppInner, polled: &PolledStatu
     let in_flight = app.bus.in_flight();
     let infos = &polled.stream.consumer_groups;
     let unfinished = infos.iter().filter_map(|info| info.oldest_unfinished.clone());
-    let unfinished = app.bus.report(Health::default()).with_oldest_unfinished(unfinished).unfinished;
+    let Health { unfinished, paused, .. } = app.bus.report(Health::default()).with_oldest_unfinished(unfinished);
     // the bus may hold groups that no application declares: their names are not bounded
     for group in app.groups.iter().collect::<BTreeSet<_>>() {
         let labels = [group.as_str()];
@@ -226,6 +226,7 @@ fn add_groups(families: &mut FamilyBuilder, app: &AppInner, polled: &PolledStatu
         families.count(&catalog::GROUP_BLOCKED, &labels, counts.blocked_streams);
         let seconds = unfinished.iter().find(|oldest| oldest.group == labels[0]).map_or(0, |oldest| oldest.seconds);
         families.count(&catalog::GROUP_UNFINISHED, &labels, seconds);
+        families.flag(&catalog::GROUP_PAUSED, &labels, paused.contains(labels[0]));
         if polled.stream.connected {
             let none = GroupInfo::default();
             let info = infos.iter().find(|info| info.name == labels[0]).unwrap_or(&none);

@@ -59,10 +59,11 @@ use crate::{
         aggregate::{Aggregate, Apply},
         decision::Decision,
         error::Result,
+        name::Name,
         record::{EncodeEvent, EventSet},
         stream::{Position, StreamId},
     },
-    port::{EventBus, EventStore, ReadError, ShutdownError, health::Health},
+    port::{EventBus, EventStore, ReadError, ShutdownError, handler_progress::HandlerProgressError, health::Health},
     support::relay_to,
 };
 
@@ -464,6 +465,46 @@ impl App {
     /// the builder says `.without_relay()`.
     pub async fn relay_status(&self) -> Option<RelayStatus> {
         relay_health::relay_status(&self.0).await
+    }
+
+    /// Pauses a group of handlers of the store, in all processes, until it is [resumed](Self::resume_group), also after a
+    /// restart: running handlers end, and within a second none begins. The group keeps its shards. For operators. Returns
+    /// `false` if no handler that this app runs on its store has the group: nothing is paused then.
+    ///
+    /// [`health`](Self::health) and metrics show the pause, the group's lag is no alert, and [`settled`](Self::settled)
+    /// names the group if it has events to handle.
+    ///
+    /// # Errors
+    /// [`HandlerProgressError`] if the store cannot be reached.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(app: &eventbus::App) -> eventbus::Result<()> {
+    /// let mail = eventbus::Name::from_static("mail");
+    /// app.pause_group(&mail).await?; // the mail server is being replaced
+    /// app.resume_group(&mail).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn pause_group(&self, group: &Name) -> Result<bool, HandlerProgressError> {
+        self.set_paused(group, true).await
+    }
+
+    /// Resumes a group that is [paused](Self::pause_group): its handlers go on where they stopped, within a second. Returns
+    /// `false` as `pause_group` does.
+    ///
+    /// # Errors
+    /// As [`pause_group`](Self::pause_group).
+    pub async fn resume_group(&self, group: &Name) -> Result<bool, HandlerProgressError> {
+        self.set_paused(group, false).await
+    }
+
+    async fn set_paused(&self, group: &Name, is_paused: bool) -> Result<bool, HandlerProgressError> {
+        let mut subscribers = self.0.tasks.subscribers().iter();
+        let is_known = self.0.has_store
+            && subscribers.any(|status| status.group() == group && status.subscriber().options().stream.is_none());
+        let Some(progress) = self.0.store.handler_progress().filter(|_| is_known) else { return Ok(false) };
+        progress.set_paused(group, is_paused).await.map(|()| true)
     }
 
     /// Makes the relay, in whichever process it runs, publish all events after `from` again, with the same event ids

@@ -51,6 +51,8 @@ pub(super) struct Plan<'a> {
     pub(super) has_own_events: bool,
     /// Set if the store keeps the progress of handlers.
     pub(super) has_progress: bool,
+    /// Set if the app has a store, and a bus on which it does not publish.
+    pub(super) has_idle_bus: bool,
     pub(super) groups: &'a GroupNames,
 }
 
@@ -74,6 +76,8 @@ impl Plan<'_> {
         self.projections.sort_by_key(|instance| instance.definition().place());
         mistakes.extend(duplicate_handlers(&self.handlers));
         mistakes.extend(self.without_events());
+        let consumes = self.handlers.iter().any(|handler| handler.options.stream.is_some());
+        mistakes.extend((self.has_idle_bus && !consumes).then_some(StartMistake::BusWithoutUse));
         mistakes.extend(self.duplicate_projections());
         mistakes.extend(self.unmet_requirements());
         StartError::unless_empty(mistakes)?;

@@ -15,7 +15,7 @@ use super::{
     heartbeats::Heartbeats,
     saver::Saver,
     shared::Shared,
-    start_log::log_new_handlers,
+    start_log::NewTypes,
     workers::Workers,
 };
 use crate::{
@@ -63,14 +63,16 @@ impl Engine {
         Arc::new(Self { shared, saver, workers, feeder, heartbeats })
     }
 
-    /// Declares the handlers to the store and joins its members, before [`run`](Self::run).
-    pub(super) async fn declare(&self) -> Result<(), HandlerProgressError> {
+    /// Declares the handlers to the store and joins its members, before [`run`](Self::run). Returns which events new handlers
+    /// and types get.
+    pub(super) async fn declare(&self) -> Result<NewTypes, HandlerProgressError> {
         let (shared, progress) = (&*self.shared, self.shared.progress()?);
         let head = shared.store().head().await.map_err(HandlerProgressError::new)?;
         let declared: Vec<_> = shared.queues().iter().map(|queue| queue.spec.declared()).collect();
-        let answers = progress.declare_handlers(&declared, head).await?;
-        let new: Vec<_> = answers.iter().filter(|(_, is_new)| *is_new).map(|(noted, _)| noted.name.clone()).collect();
-        let noted: BTreeMap<_, _> = answers.into_iter().map(|(noted, _)| (noted.name.clone(), noted)).collect();
+        let former = progress.list_handlers().await?;
+        let noted = progress.declare_handlers(&declared, head).await?;
+        let new_types = NewTypes::new(&former, &declared, &noted, head);
+        let noted: BTreeMap<_, _> = noted.into_iter().map(|noted| (noted.name.clone(), noted)).collect();
         let mut handlers = BTreeMap::new();
         for queue in shared.queues() {
             let Some(of_handler) = noted.get(&queue.spec.name) else { continue };
@@ -80,13 +82,12 @@ impl Engine {
         }
         self.heartbeats.join(Member { name: shared.member.clone(), handlers }).await?;
         shared.noted.get_or_init(|| noted);
-        log_new_handlers(shared, &new).await;
-        Ok(())
+        Ok(new_types)
     }
 
     /// Runs the handlers until `cancel`: then it starts no event any more, waits for the runs, and releases its shards.
     /// [`abort`](Self::abort) ends the wait.
-    pub(super) async fn run(&self, cancel: CancellationToken) {
+    pub(super) async fn run(&self, new_types: NewTypes, cancel: CancellationToken) {
         let tasks = CancellationToken::new();
         let running = async {
             tokio::join!(
@@ -97,6 +98,7 @@ impl Engine {
                 self.workers.wake_due(&tasks),
                 self.workers.start_in_freed_slots(&tasks),
                 run_alone(&self.shared, &self.saver, &self.workers, &tasks),
+                new_types.log(&**self.shared.store()),
             );
         };
         let stopping = async {
@@ -169,6 +171,11 @@ impl Engine {
             }
         }
         problems
+    }
+
+    /// Returns the paused groups.
+    pub(super) fn paused(&self) -> impl Iterator<Item = &Name> {
+        self.shared.queues().iter().filter(|queue| queue.is_paused()).map(|queue| &queue.spec.group)
     }
 
     /// Returns the number of events of a group's handlers in memory.

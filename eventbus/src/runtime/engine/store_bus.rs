@@ -148,7 +148,7 @@ impl StoreBus {
         let declared = async {
             loop {
                 match engine.declare().await {
-                    Ok(()) => return,
+                    Ok(new_types) => return new_types,
                     Err(error) if !std::mem::replace(&mut has_failed, true) => {
                         tracing::warn!(error = %ErrorLine(&error), "the store cannot note the handlers, trying again");
                     }
@@ -157,8 +157,8 @@ impl StoreBus {
                 clock.sleep(DECLARE_INTERVAL).await;
             }
         };
-        if stop.run_until_cancelled(declared).await.is_some() {
-            engine.run(stop).await;
+        if let Some(new_types) = stop.run_until_cancelled(declared).await {
+            engine.run(new_types, stop).await;
         }
     }
 }
@@ -207,7 +207,10 @@ impl EventBus for StoreBus {
 
     fn report(&self, health: Health) -> Health {
         let mut health = self.inner.subscribers.report(health);
-        health.handlers.extend(self.engine().map(|engine| engine.problems()).unwrap_or_default());
+        if let Some(engine) = self.engine() {
+            health.handlers.extend(engine.problems());
+            health.paused.extend(engine.paused().map(Name::to_string));
+        }
         health
     }
 

@@ -110,6 +110,8 @@ catalog! {
         "Aggregates whose later events wait in this process for an earlier one.";
     GROUP_UNFINISHED: Gauge "eventbus_group_unfinished_seconds" ["group"] "s"
         "Time for which a delivery has been unfinished since a handler failed: the longest one; 0 if none has failed.";
+    GROUP_PAUSED: Gauge "eventbus_group_paused" ["group"] ""
+        "1 while an operator has paused the group, whose handlers then get no event.";
     GROUP_PENDING: Gauge "eventbus_group_pending" ["group"] "{delivery}"
         "Deliveries of the group in all processes: read, and not acknowledged yet.";
     GROUP_PENDING_SECONDS: Gauge "eventbus_group_pending_seconds" ["group"] "s"

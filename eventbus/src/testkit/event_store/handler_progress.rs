@@ -134,7 +134,7 @@ impl<S: EventStore> Progress<S> {
         }
     }
 
-    async fn declare(&self, declared: &DeclaredHandler, head: u64) -> (NotedHandler, bool) {
+    async fn declare(&self, declared: &DeclaredHandler, head: u64) -> NotedHandler {
         let noted = self.port().declare_handlers(std::slice::from_ref(declared), head.into()).await;
         let mut noted = self.ok(noted, format_args!("declaring {}", declared.name));
         self.same(noted.len(), 1, "notes of one handler");
@@ -273,12 +273,11 @@ pub async fn a_declared_handler_gets_its_shards<S: EventStore>(store: S) {
     let now = DeclaredHandler { group: MAIL, start: HandlerStart::Now, ..handler(AUDIT, &[OPENED]) };
     let noted = store.ok(store.port().declare_handlers(&[oldest, now], LATEST.into()).await, "declaring two handlers");
     let types = [since(&[(CLOSED, 0), (OPENED, 0)]), since(&[(OPENED, LATEST)])];
-    let found: Vec<_> = noted.iter().map(|(noted, is_new)| (noted.name.clone(), *is_new)).collect();
-    store.same(found, vec![(MAIL, true), (AUDIT, true)], "declared handlers, and whether they are new");
-    store.same(noted.iter().map(|(noted, _)| noted.types.clone()).collect(), types.to_vec(), "where the types begin");
+    store.same(noted.iter().map(|noted| noted.name.clone()).collect(), vec![MAIL, AUDIT], "declared handlers");
+    store.same(noted.iter().map(|noted| noted.types.clone()).collect(), types.to_vec(), "where the types begin");
     for listed in store.listed().await {
         let (name, shards, checkpoint) = if listed.noted.name == MAIL { (&MAIL, 3, 0) } else { (&AUDIT, 1, LATEST) };
-        let note = noted.iter().find(|(noted, _)| noted.name == *name).map(|(noted, _)| noted);
+        let note = noted.iter().find(|noted| noted.name == *name);
         store.same(Some(&listed.noted), note, "the listed note");
         store.same(&listed.noted.group, &MAIL, "the group");
         store.same(listed.noted.shards, shards, format_args!("noted shards of {name}"));
@@ -300,8 +299,7 @@ pub async fn new_types_are_left_by_each_shard<S: EventStore>(store: S) {
     let older = handler(MAIL, &[CLOSED, OPENED]);
     let now = DeclaredHandler { start: HandlerStart::Now, ..handler(MAIL, &[MOVED, OPENED]) };
     for declared in [older, now] {
-        let (_, is_new) = store.declare(&declared, 12).await;
-        store.check(!is_new, "a handler that the store knows is new");
+        store.declare(&declared, 12).await;
     }
     let wanted = since(&[(CLOSED, 0), (MOVED, 12)]);
     let listed = store.listed_one().await;
@@ -319,10 +317,10 @@ pub async fn lists_of_types_keep_their_numbers<S: EventStore>(store: S) {
     let lists = [vec![OPENED], vec![CLOSED, OPENED], vec![CLOSED]];
     for number in [1, 2, 1, 3, 2] {
         let list = &lists[number - 1];
-        let (noted, _) = store.declare(&handler(MAIL, list), 0).await;
+        let noted = store.declare(&handler(MAIL, list), 0).await;
         store.same(noted.list_number(list) as usize, number, format_args!("the number of {list:?}"));
     }
-    let (noted, _) = store.declare(&DeclaredHandler { group: AUDIT, ..handler(MAIL, &lists[0]) }, 0).await;
+    let noted = store.declare(&DeclaredHandler { group: AUDIT, ..handler(MAIL, &lists[0]) }, 0).await;
     store.same(noted.lists, lists.to_vec(), "the declared lists");
     store.same(store.listed_one().await.noted.group, AUDIT, "the group that was declared last");
 }
@@ -331,19 +329,19 @@ pub async fn lists_of_types_keep_their_numbers<S: EventStore>(store: S) {
 pub async fn declaring_again_changes_nothing<S: EventStore>(store: S) {
     let store = Progress::new("declaring_again_changes_nothing", store);
     let declared = DeclaredHandler { shards: 2, start: HandlerStart::Now, ..handler(MAIL, &[OPENED]) };
-    let (noted, _) = store.declare(&declared, 7).await;
+    let noted = store.declare(&declared, 7).await;
     let process = store.join("one").await;
     let acquired = store.acquire(&process, &shard(&MAIL, 0), HOUR).await;
     store.save(&process, &[ShardSave { rows: vec![waits(9)], ..save(&acquired, 12) }]).await;
     let before = store.listed().await;
     for declared in [declared.clone(), DeclaredHandler { shards: 8, ..declared }] {
         let again = store.declare(&declared, 40).await;
-        store.same(again, (noted.clone(), false), "the note of a handler that is declared again");
+        store.same(again, noted.clone(), "the note of a handler that is declared again");
     }
     store.same(store.listed().await, before, "handlers after a declaration that says nothing new");
 }
 
-/// Processes that declare a handler concurrently get one note: it is new to one of them, and each list has a number.
+/// Processes that declare a handler concurrently get one note, in which each list has a number.
 pub async fn concurrent_declarations_are_one<S: EventStore>(store: S) {
     let store = Progress::new("concurrent_declarations_are_one", store);
     let declared = store
@@ -355,16 +353,11 @@ pub async fn concurrent_declarations_are_one<S: EventStore>(store: S) {
                 let two = DeclaredHandler { shards: 4, ..handler(AUDIT, std::slice::from_ref(&own)) };
                 let both = if task % 2 == 0 { [one, two] } else { [two, one] };
                 let noted = store.ok(store.port().declare_handlers(&both, 0.into()).await, "declaring concurrently");
-                noted
-                    .into_iter()
-                    .map(|(noted, is_new)| (noted.list_number(std::slice::from_ref(&own)), is_new))
-                    .collect::<Vec<_>>()
+                noted.iter().map(|noted| noted.list_number(std::slice::from_ref(&own))).collect::<Vec<_>>()
             }
         })
         .await;
-    let new = declared.iter().flatten().filter(|(_, is_new)| *is_new).count();
-    store.same(new, 2, "declarations to which one of two handlers is new");
-    store.check(declared.iter().flatten().all(|(number, _)| *number > 0), "a declared list has no number");
+    store.check(declared.iter().flatten().all(|number| *number > 0), "a declared list has no number");
     for listed in store.listed().await {
         store.same(listed.noted.lists.len(), 8, "lists that were declared concurrently");
         store.same(listed.noted.types.len(), 8, "types that were declared concurrently");
@@ -833,8 +826,8 @@ pub async fn a_created_handler_begins_after_its_position<S: EventStore>(store: S
     store.check(!store.create(&MAIL, 9).await, "a handler is created twice");
     let listed = store.listed_one().await;
     store.same(&listed.noted, &NotedHandler::created(MAIL, MAIL, 7.into()), "the note of a created handler");
-    let (noted, is_new) = store.declare(&DeclaredHandler { shards: 3, ..handler(MAIL, &[OPENED]) }, 40).await;
-    store.same((noted.types, is_new), (since(&[(OPENED, 7)]), false), "the types of a created handler");
+    let noted = store.declare(&DeclaredHandler { shards: 3, ..handler(MAIL, &[OPENED]) }, 40).await;
+    store.same(noted.types, since(&[(OPENED, 7)]), "the types of a created handler");
     let checkpoints: Vec<_> = store.listed_one().await.shards.iter().map(|shard| shard.checkpoint.get()).collect();
     store.same(checkpoints, vec![7], "the checkpoints of a created handler");
     store.declare(&handler(AUDIT, &[OPENED]), 0).await;
@@ -863,8 +856,7 @@ pub async fn a_retired_handler_is_gone<S: EventStore>(store: S) {
     store.same(store.ok(store.port().count_dead_rows(9).await, "counting"), 1, "dead letters left");
     let shards = store.try_acquire(&process, &shards(&MAIL, 0..2), HOUR).await;
     store.same(shards, Vec::new(), "shards of a retired handler");
-    let (_, is_new) = store.declare(&handler(MAIL, &[OPENED]), 0).await;
-    store.check(is_new, "a retired handler that is declared again is not new");
+    store.declare(&handler(MAIL, &[OPENED]), 0).await;
     store.same(store.rows(&MAIL, 1).await, Vec::new(), "rows of the handler that was declared again");
 }
 
@@ -875,8 +867,7 @@ pub async fn names_of_handlers_are_compared_byte_by_byte<S: EventStore>(store: S
     let process = store.join("it's \"one\" \\ 漢").await;
     let mut all = Vec::new();
     for (number, name) in names.into_iter().map(Name::from_static).enumerate() {
-        let (_, is_new) = store.declare(&handler(name.clone(), std::slice::from_ref(&name)), 0).await;
-        store.check(is_new, format_args!("`{name}` is another handler"));
+        store.declare(&handler(name.clone(), std::slice::from_ref(&name)), 0).await;
         let acquired = store.acquire(&process, &shard(&name, 0), HOUR).await;
         let left = BTreeMap::from([(name.clone(), Some(Position::new(number as u64)))]);
         store.save(&process, &[ShardSave { left, rows: vec![waits(7)], ..save(&acquired, number as u64) }]).await;

@@ -195,7 +195,7 @@ impl World {
         self.left.extend(TYPES.into_iter().filter(|name| !release.events().matches(name)));
         let head = now(self.store.head()).unwrap();
         let mut declared = now(self.store.declare_handlers(&[self.queue.spec.declared()], head)).unwrap();
-        self.noted = declared.remove(0).0;
+        self.noted = declared.remove(0);
         self.queue.set_shard_count(self.noted.shards);
         let member = Member { name: self.member.clone(), handlers: BTreeMap::new() };
         std::mem::forget(now(self.store.join(&member)).unwrap());
