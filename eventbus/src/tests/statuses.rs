@@ -2,7 +2,13 @@
 //!
 //! The tests build each status field by field: a new field does not compile until its JSON is added here.
 
-use std::{borrow::Borrow, collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::Duration,
+};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -14,8 +20,8 @@ use crate::{
     port::{
         DeadLetter, DeadLetterPage, GroupProgress, MessageId, PublishError, StoredEventType,
         health::{
-            CatchingUp, CrowdedGroup, Health, HealthStatus, OldestUnfinished, RunningHandler, SilentConsumer,
-            WaitingForServer,
+            CatchingUp, CrowdedGroup, Health, HealthStatus, HealthThresholds, OldestUnfinished, RunningHandler,
+            SilentConsumer, WaitingForServer,
         },
         stats::{BusStats, GroupInfo, StreamInfo, StreamSummary},
     },
@@ -146,6 +152,7 @@ fn health_of_an_app() {
     health.lost_through = Some(Position::new(3));
     health.waiting = vec![waiting];
     health.crowded = vec![crowded];
+    health.paused = BTreeSet::from(["mail".into()]);
     let expected = json!({
         "status": "unhealthy", "connected": false, "consuming": false, "pending_messages": 0, "dlq_messages": 0,
         "error": "cannot connect", "store": "no connection", "relay": "no connection", "projections": ["stopped"],
@@ -155,10 +162,19 @@ fn health_of_an_app() {
         "waiting": [{ "name": "book", "fault": "SQLSTATE 53100", "since": "2026-11-21T09:30:00Z" }],
         "unfinished": [unfinished_json()],
         "lag_seconds": { "relay": 40 },
+        "paused": ["mail"],
         "crowded": [{ "group": "billing", "waiting": 100_000, "since": "2026-11-21T09:30:00Z" }],
     });
     assert_json(&health, expected);
     assert_json(&HealthStatus::Healthy, json!("healthy"));
+}
+
+#[test]
+fn an_unfinished_event_of_a_paused_group_is_no_alert() {
+    let mut health = Health::connected(true, 0, 0).with_oldest_unfinished([unfinished()]);
+    assert_eq!(health.alerts(&HealthThresholds::default()), [unfinished().to_string()]);
+    health.paused.insert(unfinished().group);
+    assert_eq!(health.alerts(&HealthThresholds::default()), [""; 0]);
 }
 
 fn in_flight_json() -> Value {
