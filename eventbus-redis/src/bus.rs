@@ -4,7 +4,7 @@ use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, Name, Position, RecordedEvent, Uuid,
+    BoxError, Name, RecordedEvent, Uuid,
     health::{BusStats, Health, InFlightCounts, StreamInfo},
     port::{
         ConnectError, ConsumeError, DeadLetters, EventBus, GroupProgress, MessageId, PublishError, RelayTarget,
@@ -20,7 +20,7 @@ use crate::{
     error::{InvalidConfig, boxed},
     group, info,
     inner::BusInner,
-    join, oldest, publish, relay, trim, unfinished,
+    join, publish, relay, trim, unfinished,
     url::address,
 };
 
@@ -185,23 +185,6 @@ impl RedisEventBus {
     /// ```
     pub async fn create_group(&self, group: &Name, start: GroupStart) -> Result<bool, GroupError> {
         group::create_group(&self.inner, group, start).await
-    }
-
-    /// Returns the position of the oldest event of the stream; `None` if the stream has no event with a position. A group that begins after an earlier position does
-    /// not get the events in between, which were trimmed.
-    ///
-    /// # Errors
-    /// [`RedisCommandError`].
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
-    /// println!("the stream begins with the event at {:?}", bus.oldest_position().await?);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn oldest_position(&self) -> Result<Option<Position>, RedisCommandError> {
-        oldest::oldest_position(&self.inner).await
     }
 
     /// Removes a consumer group for good, with all its records, so that it no longer blocks [trimming](Self::trim).

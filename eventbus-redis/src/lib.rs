@@ -16,7 +16,6 @@ mod join;
 /// Names of keys, for the tools of this repository: no part of the API.
 #[doc(hidden)]
 pub mod keys;
-mod oldest;
 #[cfg(feature = "opentelemetry")]
 mod otel;
 #[cfg(not(feature = "opentelemetry"))]

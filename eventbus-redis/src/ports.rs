@@ -35,6 +35,14 @@ impl RelayTarget for RedisEventBus {
         relay::set_position(self.inner(), store, from, to).await
     }
 
+    async fn published_before(
+        &self,
+        store: Uuid,
+        before: Option<&MessageId>,
+    ) -> Result<Vec<(MessageId, PublishedPosition)>, PublishError> {
+        relay::published_before(self.inner(), store, before).await
+    }
+
     async fn other_store(&self, own: Uuid) -> Result<Option<Uuid>, PublishError> {
         relay::other_store(self.inner(), own).await
     }

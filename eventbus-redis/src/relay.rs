@@ -14,7 +14,10 @@ use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use crate::{
-    command,
+    command::{
+        self,
+        pages::{self, EntryPage},
+    },
     inner::BusInner,
     keys::{self, field},
     otel,
@@ -22,6 +25,7 @@ use crate::{
     reply::request,
     script,
     trace::{self, TraceCarrier},
+    wire,
 };
 
 /// An event of a range that cannot be written to the stream.
@@ -32,6 +36,9 @@ struct Unpublishable {
     position: Position,
     source: BoxError,
 }
+
+/// The entries of a page that are searched for events of a store.
+const PUBLISHED_PAGE_LEN: usize = 256;
 
 /// Index of the field with the store: after the fields of the shared wire format.
 const STORE_FIELD_INDEX: usize = 7;
@@ -90,6 +97,34 @@ pub(crate) async fn set_position(
     let record: String =
         bus.connection().run_idempotent(&set).await.map_err(|error| publish::publish_error(bus, error))?;
     parse_record(bus, &record)
+}
+
+/// Returns events of a store that the stream has before an entry, newest first; none at its beginning.
+pub(crate) async fn published_before(
+    bus: &BusInner,
+    store: Uuid,
+    before: Option<&MessageId>,
+) -> Result<Vec<(MessageId, PublishedPosition)>, PublishError> {
+    publish::ensure_publishing(bus)?;
+    let (store, mut before) = (store.to_string(), before.map(ToString::to_string));
+    loop {
+        let page = pages::newest_before(bus.stream(), before.as_deref(), PUBLISHED_PAGE_LEN);
+        let page: EntryPage =
+            bus.connection().run_idempotent(&page).await.map_err(|error| publish::publish_error(bus, error))?;
+        let Some(last) = page.entries.last() else { return Ok(Vec::new()) };
+        before = Some(last.id.clone());
+        let published = page.entries.iter().filter_map(|entry| {
+            let fields = entry.field_refs()?;
+            wire::flat_field(&fields, field::STORE).filter(|of| *of == store)?;
+            let event = wire::decode(&fields).ok()?;
+            let (position, event_id) = (event.position()?, Some(event.metadata().event_id()));
+            Some((MessageId::new(&*entry.id), PublishedPosition { position, event_id }))
+        });
+        let published: Vec<_> = published.collect();
+        if !published.is_empty() {
+            return Ok(published);
+        }
+    }
 }
 
 /// Returns a store that has a record, unless `own` has one too.

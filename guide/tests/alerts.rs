@@ -33,7 +33,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("dlq_messages", "Too many dead letters"),
 ];
 /// The fields that are no alerts of their own.
-const NO_ALERTS: &[&str] = &["status", "has_nothing_to_consume", "has_store"];
+const NO_ALERTS: &[&str] = &["status", "has_nothing_to_consume", "has_store", "paused"];
 
 fn text(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
@@ -85,13 +85,14 @@ fn alerts() -> Vec<String> {
     let position = Position::new(7);
     let stops = [
         ProjectionError::MissedEvents { name, position, types: "Closed".into(), is_elsewhere: true },
+        ProjectionError::WentBack { name },
         ProjectionError::NoTable { name, table: "rows" },
         ProjectionError::NoColumn { name, table: "rows", column: "id" },
     ];
     let relay = RelayError::StoreBehindBus {
         destination: Name::from_static("bank:stream"),
         published: position,
-        newest: Position::new(6),
+        fork: Position::new(6),
     };
     let mut health = Health::disconnected(false, "connection refused")
         .with_store_problem("the server is away".into())

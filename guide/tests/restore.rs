@@ -131,7 +131,7 @@ async fn beside_a_newer_redis_the_relay_stops_until_it_publishes_again() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 
-    app.republish(restored.ends_at).await.unwrap();
+    assert_eq!(app.republish(None).await.unwrap(), restored.ends_at);
     let began = Instant::now();
     while app.relay_status().await.unwrap().stopped.is_some() {
         assert!(began.elapsed() < Duration::from_secs(70), "the relay stays stopped");

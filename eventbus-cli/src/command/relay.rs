@@ -42,14 +42,14 @@ enum RelayAction {
         #[arg(long, value_name = "POSITION")]
         after: u64,
     },
-    /// Publish all events after a position again, as a store needs that was restored
+    /// Publish events again: those that a restored store does not share with the stream, or all after a position
     ///
     /// Every group gets them again, with the same ids. The relay of the application does it, in whichever process it runs, and
     /// goes on if it had stopped as the store was restored.
     Republish {
-        /// Where the restored copy ended, or an earlier position; 0 publishes all events
+        /// Publish all events after this one; 0 publishes all. By default those after the last event that stream and store share
         #[arg(long, value_name = "POSITION")]
-        after: u64,
+        after: Option<u64>,
     },
     /// Skip an event for good, which the relay cannot read or the bus refuses; handlers of the store skip it if it cannot be read
     Skip(SkipArgs),
@@ -99,7 +99,7 @@ impl RelayArgs {
             RelayAction::Republish { after } => {
                 let published = reader(session, &*store).await?.position.unwrap_or_default();
                 let bus = session.bus().await?.as_bus();
-                republish_after(session, &*store, bus, (Position::new(*after), published)).await
+                republish_after(session, &*store, bus, (after.map(Position::new), published)).await
             }
             RelayAction::Retire { destination } => retire(session, &store, destination).await,
         }
@@ -191,14 +191,17 @@ async fn republish_after(
     session: &Session,
     store: &dyn EventStore,
     bus: &dyn EventBus,
-    (after, published): (Position, Position),
+    (after, published): (Option<Position>, Position),
 ) -> Result<ExitStatus, CommandError> {
     let (destination, head) = (bus.destination(), store.head().await?);
-    if after > head {
+    if after.is_some_and(|after| after > head) {
         return Err(CommandError::Usage(format!("the store ends at position {head}")));
     }
-    let question =
-        format!("publish all events after position {after} again to {destination}, which has those up to {published}");
+    let from = match after {
+        Some(after) => format!("all events after position {after}"),
+        None => "the events after the last one that stream and store share".to_owned(),
+    };
+    let question = format!("publish {from} again to {destination}, which has those up to {published}");
     if session.may_change(&question).await? {
         let position = republish(store, bus, after).await?;
         session.show(&position_set(destination, position), |_| {

@@ -30,12 +30,17 @@ pub(crate) fn page(
     through: Option<&str>,
     count: usize,
 ) -> ScriptInvocation<'static> {
-    range_script(stream, "XRANGE", &exclusive_start(after), through.unwrap_or("+"), count)
+    range_script(stream, "XRANGE", &exclusive(after, "-"), through.unwrap_or("+"), count)
 }
 
 /// Reads the newest entries after an id, newest first, with the limits of [`page`].
 pub(crate) fn newest(stream: &str, after: Option<&str>, count: usize) -> ScriptInvocation<'static> {
-    range_script(stream, "XREVRANGE", "+", &exclusive_start(after), count)
+    range_script(stream, "XREVRANGE", "+", &exclusive(after, "-"), count)
+}
+
+/// Reads the newest entries before an id, or of all, newest first, with the limits of [`page`].
+pub(crate) fn newest_before(stream: &str, before: Option<&str>, count: usize) -> ScriptInvocation<'static> {
+    range_script(stream, "XREVRANGE", &exclusive(before, "+"), "-", count)
 }
 
 fn range_script(stream: &str, command: &str, from: &str, to: &str, count: usize) -> ScriptInvocation<'static> {
@@ -44,6 +49,6 @@ fn range_script(stream: &str, command: &str, from: &str, to: &str, count: usize)
     script
 }
 
-fn exclusive_start(after: Option<&str>) -> String {
-    after.map_or_else(|| "-".to_owned(), |id| format!("({id}"))
+fn exclusive(id: Option<&str>, all: &str) -> String {
+    id.map_or_else(|| all.to_owned(), |id| format!("({id}"))
 }

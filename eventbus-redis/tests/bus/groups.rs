@@ -77,21 +77,6 @@ async fn a_group_begins_after_a_position_also_far_down_the_stream() {
 }
 
 #[tokio::test]
-async fn the_oldest_event_of_a_stream_is_the_first_one_with_a_position() {
-    let bus = fresh_bus().await;
-    let stream = bus.config().stream_name();
-    let oldest = async || bus.oldest_position().await.unwrap();
-    assert_eq!(oldest().await, None);
-    // more than a page of entries of a different publisher
-    bus.publish(&vec![event("order-1"); 25]).await.unwrap();
-    assert_eq!(oldest().await, None);
-    bus.publish(&[at(7), at(8)]).await.unwrap();
-    assert_eq!(oldest().await, Some(Position::new(7)));
-    let _: u64 = command(&bus, "XTRIM", &[&stream, "MAXLEN", "1"]).await;
-    assert_eq!(oldest().await, Some(Position::new(8)));
-}
-
-#[tokio::test]
 async fn positions_are_numbers_and_what_is_none_is_passed_over() {
     let bus = fresh_bus().await;
     for (id, position) in

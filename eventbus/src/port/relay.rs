@@ -47,6 +47,21 @@ pub trait RelayTarget: Send + Sync {
         true
     }
 
+    /// Returns events of a store that the bus carries, the newest first, with the ids of their entries: some of those before
+    /// `before`, or of all. None at the beginning of the stream; that is the default, for a bus that does not keep what it
+    /// carried.
+    ///
+    /// # Errors
+    /// [`PublishError`] if the bus cannot be reached.
+    async fn published_before(
+        &self,
+        store: Uuid,
+        before: Option<&MessageId>,
+    ) -> Result<Vec<(MessageId, PublishedPosition)>, PublishError> {
+        let _ = (store, before);
+        Ok(Vec::new())
+    }
+
     /// Returns a store whose events the bus carries, unless it carries those of the store `own` too. The default is
     /// `None`.
     ///

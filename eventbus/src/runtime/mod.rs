@@ -21,6 +21,7 @@ pub(crate) mod projection;
 pub(crate) mod registry;
 pub(crate) mod relay;
 pub(crate) mod repository;
+mod restore_watch;
 mod retention;
 pub(crate) mod skip;
 pub(crate) mod start;

@@ -17,7 +17,7 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId},
     },
     port::{
-        AppendError, AppendEvents, CheckpointError, Checkpoints, EventBus, EventStore, HandlerProgress,
+        AppendError, AppendEvents, CheckpointError, Checkpoints, EventBus, EventStore, HandlerProgress, MessageId,
         MultiStreamAppends, PublishError, ReadError, RelayTarget,
         multi_stream_append::{HandledCommand, HandledDelivery, MultiStreamAppend, MultiStreamOutcome},
         relay::{PublishRange, PublishedPosition, RangeOutcome},
@@ -280,6 +280,14 @@ impl RelayTarget for FaultyBus {
         to: PublishedPosition,
     ) -> Result<PublishedPosition, PublishError> {
         self.target()?.set_position(store, from, to).await
+    }
+
+    async fn published_before(
+        &self,
+        store: Uuid,
+        before: Option<&MessageId>,
+    ) -> Result<Vec<(MessageId, PublishedPosition)>, PublishError> {
+        self.target()?.published_before(store, before).await
     }
 
     async fn other_store(&self, own: Uuid) -> Result<Option<Uuid>, PublishError> {

@@ -15,7 +15,7 @@ use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     memory::InMemoryEventBus,
     port::{
-        EventBus, PublishError, RelayTarget,
+        EventBus, MessageId, PublishError, RelayTarget,
         relay::{PublishRange, PublishedPosition, RangeOutcome},
     },
 };
@@ -161,6 +161,22 @@ impl RelayTarget for LossyBus {
         to: PublishedPosition,
     ) -> Result<PublishedPosition, PublishError> {
         Ok(self.data.lock().set_position(store, from, to))
+    }
+
+    async fn published_before(
+        &self,
+        _store: Uuid,
+        before: Option<&MessageId>,
+    ) -> Result<Vec<(MessageId, PublishedPosition)>, PublishError> {
+        let data = self.data.lock();
+        let entries = data.losable.entries.iter().rev().map(|(id, event)| (MessageId::new(id.to_string()), event));
+        let published = |event: &RecordedEvent| PublishedPosition {
+            position: event.position().unwrap_or_default(),
+            event_id: Some(event.metadata().event_id()),
+        };
+        let entries: Vec<_> = entries.map(|(id, event)| (id, published(event))).collect();
+        let first = before.map_or(0, |before| entries.iter().take_while(|(id, _)| id != before).count() + 1);
+        Ok(entries.into_iter().skip(first).take(2).collect())
     }
 
     async fn other_store(&self, own: Uuid) -> Result<Option<Uuid>, PublishError> {

@@ -251,7 +251,7 @@ fn relay_and_followers() {
     let stopped = RelayError::StoreBehindBus {
         destination: Name::from_static("bus"),
         published: Position::new(9),
-        newest: Position::new(5),
+        fork: Position::new(5),
     };
     let text = stopped.to_string();
     let relay = RelayStatus {

@@ -34,6 +34,7 @@ mod relay_stopped;
 mod relay_target;
 mod relay_turns;
 mod repository;
+mod restored;
 mod rolling;
 mod rows;
 mod rows_rebuild;

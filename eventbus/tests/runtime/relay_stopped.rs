@@ -35,11 +35,14 @@ async fn a_store_that_went_back_stops_the_relay_until_somebody_says_from_where()
     let (store, bus) = restored().await;
     let first = app(&store, &bus).await;
     let error = first.published(Position::new(4)).await.unwrap_err();
-    let PublishedError::Relay(stopped @ RelayError::StoreBehindBus { published, newest, .. }) = &error else {
+    let PublishedError::Relay(stopped @ RelayError::StoreBehindBus { published, fork, .. }) = &error else {
         panic!("{error}");
     };
-    assert_eq!((published.get(), newest.get()), (10, 3));
-    assert!(error.to_string().contains("`app.republish(position)`"), "{error}");
+    assert_eq!((published.get(), fork.get()), (10, 3));
+    assert!(
+        error.to_string().contains("has the published events up to 3 only; run `eventbus relay republish`"),
+        "{error}"
+    );
     assert_eq!(first.relay_status().await.unwrap().stopped.as_ref(), Some(stopped));
     let health = first.health().await;
     assert!(!health.is_healthy());
@@ -106,6 +109,50 @@ async fn a_store_that_went_back_is_known_by_its_events_however_far_it_has_come_s
     app.republish(Position::new(7)).await.unwrap();
     until_at(&store, &bus, 20).await;
     assert_eq!(bus.history(), (1..=10).chain(8..=20).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_goes_on_from_the_last_event_that_the_restored_store_and_the_bus_share() {
+    let (newer, store, bus) = (InMemoryEventStore::new(), InMemoryEventStore::new(), LossyBus::new());
+    append(&newer, 10).await;
+    append(&store, 6).await;
+    begin(&store, &bus).await;
+    publish(&store, &bus, 6).await;
+    let own = store.store_id().await.unwrap();
+    let after = bus.published_position(own).await.unwrap().unwrap();
+    let events: Vec<_> = newer.read_all(6.into()).try_collect().await.unwrap();
+    bus.publish_range(own, PublishRange { after, through: 10.into(), events: &events }).await.unwrap();
+    // positions that the newer copy had published, before the relay notices
+    append(&store, 8).await;
+
+    let app = app(&store, &bus).await;
+    let error = app.published(Position::new(14)).await.unwrap_err();
+    let PublishedError::Relay(RelayError::StoreBehindBus { published, fork, .. }) = error else { panic!("{error}") };
+    assert_eq!((published.get(), fork.get()), (10, 6));
+    assert_eq!(app.republish(None).await.unwrap(), 6);
+    until_at(&store, &bus, 14).await;
+    assert_eq!(bus.history(), (1..=10).chain(7..=14).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn beside_a_bus_that_keeps_no_events_a_relay_goes_on_from_what_it_noted_in_the_restored_store() {
+    let (store, copy, bus) = (GatedStore::open(), InMemoryEventStore::new(), InMemoryEventBus::new());
+    let app = App::builder().store(store.clone()).bus(bus).lease(LEASE).start().await.unwrap();
+    let orders = app.repository::<Order>();
+    let mut order = orders.create_new(AggregateId::new());
+    order.record(vec![created("ada", 1.0); 10]);
+    let last = orders.save(&mut order).await.unwrap().position.unwrap();
+    app.published(last).await.unwrap();
+    until("it is noted", async || store.load_checkpoint(&ROLE).await.unwrap() == Some(last)).await;
+    store.store.save_checkpoint(&ROLE, 4.into()).await.unwrap();
+    append(&copy, 14).await;
+    store.restored.set(copy).unwrap();
+    store.appended().note_possible_restore();
+    let error = app.published(Position::new(14)).await.unwrap_err();
+    let PublishedError::Relay(RelayError::StoreBehindBus { fork, .. }) = error else { panic!("{error}") };
+    assert_eq!(fork, 4);
+    app.shutdown(LEASE).await.unwrap();
+    assert_eq!(store.load_checkpoint(&ROLE).await.unwrap(), Some(4.into()), "the stop saves no position");
 }
 
 /// By what the relay notices that an older copy replaced the store.

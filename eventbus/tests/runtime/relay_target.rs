@@ -94,7 +94,7 @@ async fn after_a_loss_at_rest_the_relay_goes_on_behind_its_checkpoint_and_an_ope
     assert_eq!(bus.positions(), [11, 12]);
     assert_eq!(lost_through().await, Some(10.into()), "until an operator decides");
 
-    app.republish(4.into()).await.unwrap();
+    app.republish(eventbus::Position::new(4)).await.unwrap();
     until("it is filled", async || bus.positions().len() == 2 + 8).await;
     assert_eq!(bus.positions()[2..], [5, 6, 7, 8, 9, 10, 11, 12]);
     until("the alert ends", async || lost_through().await.is_none()).await;

@@ -228,10 +228,10 @@ async fn a_database_restored_from_a_backup_publishes_nothing_until_somebody_says
     append(&world.store, 100).await; // far beyond the published position, so that positions alone do not show the copy
     let app = world.app().await;
     let error = app.published(world.head().await).await.unwrap_err();
-    assert!(matches!(error, PublishedError::Relay(RelayError::StoreBehindBus { .. })), "{error}");
-    assert_eq!(world.published().await, before);
+    let PublishedError::Relay(RelayError::StoreBehindBus { fork, .. }) = error else { panic!("{error}") };
+    assert_eq!((fork, world.published().await), (backed_up, before.clone()));
 
-    app.republish(backed_up).await.unwrap();
+    assert_eq!(app.republish(None).await.unwrap(), backed_up);
     world.until_published(world.head().await).await;
     let stored = world.stored().await;
     let again: Vec<_> = world.published().await.split_off(before.len());
@@ -253,7 +253,7 @@ async fn a_database_that_goes_back_while_the_relay_is_at_rest_stops_it() {
         .await
         .unwrap();
     until("it stops", async || app.relay_status().await.unwrap().stopped.is_some()).await;
-    app.republish(before[9].into()).await.unwrap();
+    app.republish(Position::from(before[9])).await.unwrap();
     until("it goes on", async || app.relay_status().await.unwrap().stopped.is_none()).await;
     append(&world.store, 5).await;
     world.until_published(world.head().await).await;

@@ -509,11 +509,11 @@ impl App {
 
     /// Makes the relay, in whichever process it runs, publish all events after `from` again, with the same event ids
     /// and positions: for operators. Returns the position after which the relay publishes: `from`, or a lower one if
-    /// the relay or the store has not got that far.
+    /// the relay or the store has not got that far. Without a position it is the last one at which the store has the event
+    /// that was published.
     ///
-    /// It resolves [`RelayError::StoreBehindBus`](crate::relay::RelayError::StoreBehindBus): pass the position at which
-    /// the restored backup ended, or any position before it; [`Position::START`] is always right. Handlers get the
-    /// republished events again.
+    /// It resolves [`RelayError::StoreBehindBus`](crate::relay::RelayError::StoreBehindBus), after a restore of the store,
+    /// without a position. Consumers of the stream get republished events again.
     ///
     /// The call returns before the relay publishes. The relay notices within a second; until then
     /// [`published`](Self::published) does not wait for the events to be published again, but
@@ -521,8 +521,8 @@ impl App {
     ///
     /// # Errors
     /// [`RepublishError`]; a bus in the process keeps no position to set back.
-    pub async fn republish(&self, from: Position) -> Result<Position, RepublishError> {
-        relay_health::republish(&self.0, from).await
+    pub async fn republish(&self, from: impl Into<Option<Position>>) -> Result<Position, RepublishError> {
+        relay_health::republish(&self.0, from.into()).await
     }
 
     /// Makes the relay skip for good an event that it cannot read or the bus refuses: for operators. The handlers of the

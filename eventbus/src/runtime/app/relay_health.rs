@@ -104,7 +104,7 @@ pub(super) async fn health(app: &AppInner) -> Health {
     }
 }
 
-pub(super) async fn republish(app: &AppInner, from: Position) -> Result<Position, RepublishError> {
+pub(super) async fn republish(app: &AppInner, from: Option<Position>) -> Result<Position, RepublishError> {
     // a bus that has no position of this store has none to set back either, and its own error would not say why
     let stopped = relay_view(app).and_then(|relay| relay.read(|now| now.stopped.clone()));
     if let Some(error @ RelayError::OtherStore { .. }) = stopped {

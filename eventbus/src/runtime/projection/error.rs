@@ -30,6 +30,16 @@ pub enum ProjectionError {
         /// The error of its method.
         error: String,
     },
+    /// The store was replaced by an older copy, and the state in memory includes events that it lacks. The state is folded
+    /// anew in a new instance; without a factory the process must be started again. It is not ready meanwhile.
+    #[error(
+        "projection `{name}` includes events that the store does not have: an older copy has replaced it; the state is folded \
+         anew, or, if the app cannot make a new instance, start the process again"
+    )]
+    WentBack {
+        /// The projection.
+        name: &'static str,
+    },
     /// The store cannot read an event at this position or after it. The projection stays before it, and retries every
     /// minute and when it is rebuilt or resumed.
     #[error("projection `{name}` stopped before position {position}: {error}")]

@@ -24,6 +24,9 @@ pub(super) enum FeedStop {
     EventFailed(RecordedEvent, HandlerError),
     /// The attribute names a table or a column that the store does not have.
     MissingTable(ProjectionError),
+    /// State in memory includes events that the store, which ends at this position, does not have: an older copy has
+    /// replaced it.
+    WentBack(Position),
     /// The store failed, or cannot read an event.
     Store(BoxError),
 }

@@ -30,7 +30,7 @@ use super::{
     note::record_rebuild,
 };
 use crate::{
-    domain::{error::BoxError, record::RecordedEvent, stream::Position},
+    domain::{error::BoxError, metadata::EventId, record::RecordedEvent, stream::Position},
     port::{
         ReadError, RecordStream, Shadow, Transaction, Transactions,
         delivery::{Delivery, HandlerError},
@@ -41,6 +41,7 @@ use crate::{
         feed_poller::{EndCheck, FeedPoller},
         handler_inbox::classify_error,
         held_lease::HeldLease,
+        restore_watch::{RestoreWatch, holds_event},
     },
     support::{
         PAGE_BYTES, read_around, read_batch,
@@ -83,8 +84,21 @@ pub(super) struct Feeder<'a> {
     has_tables: bool,
     /// The generation of the projection's progress when the last pass began.
     generation: u64,
+    /// State in memory: the last event that it includes.
+    last_folded: LastFolded,
+    restore_watch: RestoreWatch,
     /// State in memory is filled from the first event: the traces of events older than this have ended.
     traced_since: Option<OffsetDateTime>,
+}
+
+/// The last event that state in memory includes.
+#[derive(Debug, Clone, Copy)]
+enum LastFolded {
+    /// It includes no event.
+    None,
+    Event(Position, EventId),
+    /// A rebuild has replaced the state.
+    Unknown,
 }
 
 /// The transactions in which the methods write rows.
@@ -141,6 +155,8 @@ impl<'a> Feeder<'a> {
             unsaved_events: 0,
             end_check: EndCheck::new(&*context.store),
             generation: 0,
+            last_folded: LastFolded::None,
+            restore_watch: RestoreWatch::new(&*context.store),
             traced_since: held_lease.is_none().then(|| context.clock.now()),
         }
     }
@@ -183,6 +199,9 @@ impl<'a> Feeder<'a> {
     async fn try_feed_available(&mut self, feed: &mut FeedPoller) -> Result<bool, FeedStop> {
         self.begin_pass().await?;
         let head = feed.head().await?;
+        if self.inner.definition().kind == ProjectionKind::InMemory {
+            self.compare_with_store(head, feed.take_failure()).await?;
+        }
         let (inner, generation) = (self.inner, self.generation);
         inner.progress().note_head(head);
         let is_behind = head > self.position;
@@ -214,6 +233,9 @@ impl<'a> Feeder<'a> {
         }
         let is_set_back = {
             let progress = inner.progress().borrow();
+            if progress.generation != self.generation {
+                self.last_folded = LastFolded::Unknown;
+            }
             (self.position, self.generation) = (progress.position, progress.generation);
             progress.must_reset_checkpoint
         };
@@ -224,6 +246,39 @@ impl<'a> Feeder<'a> {
             record_rebuild(&inner.definition(), context, held_lease).await?;
             inner.progress().confirm_checkpoint_reset(self.generation);
         }
+        Ok(())
+    }
+
+    /// Compares state in memory with the store if an older copy may have replaced it: the store must hold the last event
+    /// that the state includes. Then the feed is read again from that event on, since the copy may have others of its types
+    /// at the positions that were passed.
+    async fn compare_with_store(&mut self, head: Position, has_failed: bool) -> Result<(), FeedStop> {
+        let store = &*self.context.store;
+        if has_failed {
+            self.restore_watch.note_failure();
+        }
+        self.restore_watch.note_head(head);
+        self.restore_watch.note_restores(store);
+        if matches!(self.last_folded, LastFolded::Unknown) {
+            let event = store.read_events_at(&[self.position]).await.into_iter().next().transpose()?.flatten();
+            if let Some(event) = event {
+                self.last_folded = LastFolded::Event(self.position, event.metadata().event_id());
+            }
+        }
+        if !self.restore_watch.is_check_due() {
+            return Ok(());
+        }
+        let shared = match self.last_folded {
+            LastFolded::None => Some(Position::START),
+            LastFolded::Event(position, event_id) => holds_event(store, position, event_id).await?.then_some(position),
+            LastFolded::Unknown => None,
+        };
+        self.restore_watch.mark_checked();
+        let Some(shared) = shared else { return Err(FeedStop::WentBack(head)) };
+        let progress = self.inner.progress();
+        progress.follow_checkpoint(shared);
+        let progress = progress.borrow();
+        (self.position, self.generation) = (progress.position, progress.generation);
         Ok(())
     }
 
@@ -379,6 +434,7 @@ impl<'a> Feeder<'a> {
             Err(error) => return Ok(Outcome::Failed(0..1, error)),
         }
         self.position = delivery.record().position().unwrap_or(self.position);
+        self.last_folded = LastFolded::Event(self.position, delivery.record().metadata().event_id());
         self.unsaved_events += 1;
         if self.unsaved_events >= CHECKPOINT_EVENTS_MAX {
             self.save_checkpoint(true).await?;

@@ -66,8 +66,9 @@ impl ProjectionProgress {
     /// Returns its progress if its process is not ready before it includes more events: its state is in memory, and has yet
     /// to reach the first head. A stop ends this for good: all processes would be unready, or become so when they go on.
     pub(super) fn catching_up(&self, definition: &ProjectionDefinition) -> Option<CatchingUp> {
-        let is_behind =
-            definition.kind == ProjectionKind::InMemory && !self.has_caught_up && self.stopped_since.is_none();
+        let may_catch_up =
+            self.stopped_since.is_none() || matches!(self.stopped, Some(ProjectionError::WentBack { .. }));
+        let is_behind = definition.kind == ProjectionKind::InMemory && !self.has_caught_up && may_catch_up;
         is_behind.then(|| CatchingUp { name: definition.name.into(), position: self.position })
     }
 
@@ -351,6 +352,21 @@ impl ProgressCell {
             );
         }
         self.stop(ProjectionError::Stopped { name: self.projection, position, error: error.to_string() }, generation);
+    }
+
+    /// Stops state in memory until it is folded anew, from the start: an older copy, which ends at `head`, has replaced the
+    /// store.
+    pub(super) fn stop_behind(&self, head: Position, generation: u64) {
+        tracing::error!(
+            projection = self.projection,
+            "an older copy has replaced the store, which lacks events that the state in memory includes: it is folded anew"
+        );
+        self.stop(ProjectionError::WentBack { name: self.projection }, generation);
+        self.progress.send_modify(|progress| {
+            (progress.position, progress.stopped_at) = (Position::START, head);
+            progress.generation += 1;
+            (progress.has_caught_up, progress.first_head) = (false, Some(head));
+        });
     }
 
     /// Stops before an event that the store cannot read.

@@ -215,6 +215,10 @@ impl ProjectionRunner {
                 progress.stop(error, generation);
                 return Some(FeedingEnd::Stopped);
             }
+            Err(FeedStop::WentBack(head)) => {
+                progress.stop_behind(head, generation);
+                return Some(FeedingEnd::Stopped);
+            }
             Err(FeedStop::Store(error)) => return self.after_failure(&error, feed, stop).await,
         };
         (!more).then_some(FeedingEnd::Ended)

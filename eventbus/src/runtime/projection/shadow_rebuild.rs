@@ -225,7 +225,8 @@ impl<'a> ShadowRebuild<'a> {
             let error = match filled {
                 Ok(position) => return Ok(position),
                 Err(FeedStop::Interrupted) => return Err(self.interrupted_error(meter.progress().position)),
-                Err(FeedStop::LeaseLost) => return Err(self.lost_error()),
+                // only state in memory goes back
+                Err(FeedStop::LeaseLost | FeedStop::WentBack(_)) => return Err(self.lost_error()),
                 Err(FeedStop::MissingTable(error)) => return Err(error.into()),
                 Err(FeedStop::EventFailed(record, error)) => {
                     let at = record.position().unwrap_or_default();

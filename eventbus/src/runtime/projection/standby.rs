@@ -205,7 +205,8 @@ pub(super) async fn wait_for_retry_in_memory(
     cancel: &CancellationToken,
 ) -> bool {
     let (clock, name) = (&context.clock, inner.name());
-    let mut pause = STOPPED_RETRY_INTERVAL;
+    let has_gone_back = matches!(inner.progress().borrow().stopped, Some(ProjectionError::WentBack { .. }));
+    let mut pause = if has_gone_back { Duration::ZERO } else { STOPPED_RETRY_INTERVAL };
     loop {
         // a rebuild or an operator need not wait for the next retry
         tokio::select! {

@@ -20,17 +20,17 @@ pub enum RelayError {
     /// The bus is ahead of the store: the store was restored from an older copy. Events that it appends now would get
     /// published positions, and never reach the bus. Resolved by [`App::republish`](crate::App::republish).
     #[error(
-        "`{destination}` was published up to position {published} by a newer copy of this store, which ends at {newest} \
-         now: the store was restored; call `app.republish(position)`, or run `eventbus relay republish --after <position>`, \
-         with the position at which the restored copy ended, or an earlier one"
+        "`{destination}` was published up to position {published} by a newer copy of this store, which was restored and has \
+         the published events up to {fork} only; run `eventbus relay republish`, or call `app.republish(None)`, to publish \
+         the later ones"
     )]
     StoreBehindBus {
         /// The bus.
         destination: Name,
         /// Position up to which the newer copy was published.
         published: Position,
-        /// The end of the store.
-        newest: Position,
+        /// The last position at which the store has the event that was published.
+        fork: Position,
     },
     /// The stream carries the events of a different store, and the app does not share it: the address of the store or
     /// the prefix of the stream may be wrong, or the database is new. The app does not start; if it runs already, its

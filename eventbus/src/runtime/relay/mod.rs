@@ -9,11 +9,11 @@
 mod begin;
 mod checkpoint_names;
 mod error;
+mod fork;
 mod other_store;
 mod publisher;
 mod range;
 mod republish;
-mod restore_watch;
 mod status;
 mod task;
 

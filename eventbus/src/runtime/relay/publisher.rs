@@ -15,8 +15,8 @@ use super::{
     RelayError,
     checkpoint_names::{halt_checkpoint_name, load_halt},
     error::{is_shut_down, relay_error_of_publish, relay_error_of_read},
+    fork::find_fork,
     range::{FeedRange, RANGE_LIMITS},
-    restore_watch::{RestoreWatch, holds_event},
     status::RelayStatusCell,
 };
 use crate::{
@@ -25,7 +25,12 @@ use crate::{
         EventBus, EventStore, FeedFilter, PublishError, RelayTarget,
         relay::{PublishRange, PublishedPosition, RangeOutcome},
     },
-    runtime::{feed_head::FeedHead, feed_poller::FeedPoller, page_reader::PageReader},
+    runtime::{
+        feed_head::FeedHead,
+        feed_poller::FeedPoller,
+        page_reader::PageReader,
+        restore_watch::{RestoreWatch, holds_event},
+    },
     support::{is_beyond_end, relay_to, spans},
 };
 
@@ -177,8 +182,7 @@ impl<'a> Publisher<'a> {
     /// Asks the bus for its record, unless an operator has to decide first.
     async fn start(&mut self) -> Result<PublishStep, BoxError> {
         if let Some(published) = load_halt(self.store, self.destination()).await? {
-            let newest = self.store.head().await?;
-            return Ok(self.store_behind(published, newest));
+            return self.store_behind(published).await;
         }
         let store_id = self.store.store_id().await?;
         let step = self.read_record(store_id).await?;
@@ -323,11 +327,10 @@ impl<'a> Publisher<'a> {
     /// Returns the stop, and saves the halt checkpoint, if the store is an older copy than the one published last: it
     /// would assign published positions again, to new events.
     async fn check_store_behind(&mut self, record: PublishedPosition) -> Result<Option<PublishStep>, BoxError> {
-        let newest = self.store.head().await?;
         let published = record.position;
         let is_behind = match record.event_id {
             Some(event_id) => !holds_event(self.store, published, event_id).await?,
-            None => published > newest && is_beyond_end(self.store, published).await?,
+            None => published > self.store.head().await? && is_beyond_end(self.store, published).await?,
         };
         self.restore_watch.mark_checked();
         // events that were read before the check may be of the former copy
@@ -337,11 +340,13 @@ impl<'a> Publisher<'a> {
             return Ok(None);
         }
         self.store.save_checkpoint(&halt_checkpoint_name(self.destination()), published).await?;
-        Ok(Some(self.store_behind(published, newest)))
+        self.store_behind(published).await.map(Some)
     }
 
-    fn store_behind(&self, published: Position, newest: Position) -> PublishStep {
-        PublishStep::Stopped(RelayError::StoreBehindBus { destination: self.destination().clone(), published, newest })
+    async fn store_behind(&mut self, published: Position) -> Result<PublishStep, BoxError> {
+        let destination = self.destination().clone();
+        let fork = find_fork(self.store, &destination, self.target).await?;
+        Ok(PublishStep::Stopped(RelayError::StoreBehindBus { destination, published, fork }))
     }
 
     fn destination(&self) -> &'a Name {

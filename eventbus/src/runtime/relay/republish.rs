@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::{
     RepublishError,
     checkpoint_names::{halt_checkpoint_name, load_halt},
+    fork::find_fork,
 };
 use crate::{
     domain::{name::Name, stream::Position},
@@ -21,6 +22,8 @@ const REPUBLISH_LEASE_TTL: Duration = Duration::from_secs(5);
 /// Makes the relay of a store, in whichever process it runs, publish all events after `from` again, with the same event
 /// ids and positions: for tools without an app; an app has [`App::republish`](crate::App::republish). Returns the
 /// position after which the relay publishes: `from`, or a lower one if the relay or the store has not got that far.
+/// Without a position that is the last one at which the store has the event that was published, which is right after the
+/// store was restored.
 ///
 /// # Errors
 /// [`RepublishError`], also for a bus that keeps no position.
@@ -33,7 +36,12 @@ const REPUBLISH_LEASE_TTL: Duration = Duration::from_secs(5);
 /// assert_eq!(relay::republish(&store, &bus, Position::START).await?, Position::START);
 /// # Ok(()) }
 /// ```
-pub async fn republish(store: &dyn EventStore, bus: &dyn EventBus, from: Position) -> Result<Position, RepublishError> {
+pub async fn republish(
+    store: &dyn EventStore,
+    bus: &dyn EventBus,
+    from: impl Into<Option<Position>>,
+) -> Result<Position, RepublishError> {
+    let from = from.into();
     let destination = bus.destination();
     let Some(target) = bus.relay_target() else {
         return Err(RepublishError::NoPosition { destination: destination.clone() });
@@ -41,7 +49,12 @@ pub async fn republish(store: &dyn EventStore, bus: &dyn EventBus, from: Positio
     let own = store.store_id().await.map_err(RepublishError::unavailable(destination))?;
     // not ahead of the store: there the relay would stop again
     let newest = store.head().await.map_err(RepublishError::unavailable(destination))?;
-    let from = from.min(newest);
+    let from = match from {
+        Some(from) => from.min(newest),
+        None => find_fork(store, destination, target)
+            .await
+            .map_err(|source| RepublishError::Unavailable { destination: destination.clone(), source })?,
+    };
     // a leader that pauses here does not save the former position behind this call
     let (role, owner) = (relay_to(destination), new_owner());
     let lease = store.seize_lease(&role, &owner, REPUBLISH_LEASE_TTL).await;

@@ -157,8 +157,9 @@ impl Relay {
                 return LeadershipEnd::TakenOver;
             }
         };
-        // the lease may have passed on since its last renewal
-        if let Some(position) = status.known_position()
+        // a restored store has the right checkpoint; the lease may have passed on since its last renewal
+        if !status.is_halted()
+            && let Some(position) = status.known_position()
             && matches!(held_lease.renew().await, Ok(true))
         {
             self.save_checkpoint(position).await;

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use eventbus::{
     Uuid,
-    port::{EventBus, PublishError, RelayTarget},
+    port::{EventBus, MessageId, PublishError, RelayTarget},
     relay::{PublishRange, PublishedPosition, RangeOutcome},
     testkit::delegate,
 };
@@ -62,6 +62,14 @@ impl RelayTarget for FailPointBus {
 
     fn outlives_process(&self) -> bool {
         self.bus.relay_target().is_none_or(RelayTarget::outlives_process)
+    }
+
+    async fn published_before(
+        &self,
+        store: Uuid,
+        before: Option<&MessageId>,
+    ) -> Result<Vec<(MessageId, PublishedPosition)>, PublishError> {
+        self.target()?.published_before(store, before).await
     }
 
     async fn other_store(&self, own: Uuid) -> Result<Option<Uuid>, PublishError> {
