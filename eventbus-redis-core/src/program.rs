@@ -60,11 +60,6 @@ impl AtomicProgram {
         self.step("at").key(key).arg(value);
     }
 
-    /// Checks that a key holds no different token; else the reply is [`ProgramReply::TokenTaken`].
-    pub fn require_token(&mut self, key: &str, token: &str) {
-        self.step("token").key(key).arg(token);
-    }
-
     /// Adds a name to the set of written keys; undone if a later step fails.
     pub fn list_key(&mut self, set: &str, name: &str) {
         self.step("list").key(set).arg(name);
@@ -80,11 +75,6 @@ impl AtomicProgram {
             false => self.part_backup_key.get_or_insert_with(|| backup_key.to_owned()).clone(),
         };
         self.step("do").key(stored_key).arg(undo.to_string()).key(&backup_key).arg(command).arg_list(args);
-    }
-
-    /// Renames a copy over a live key, or removes the live key if there is no copy.
-    pub fn swap(&mut self, copy: &str, live: &str) {
-        self.step("swap").key(copy).key(live);
     }
 
     pub fn unlink(&mut self, key: &str) {
@@ -128,10 +118,6 @@ impl AtomicProgram {
         &self.keys
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.args.is_empty()
-    }
-
     /// Returns the call of a script that knows all steps of the program.
     pub fn invocation<'s>(&self, script: &'s Script) -> ScriptInvocation<'s> {
         let mut invocation = script.prepare_invoke();
@@ -147,8 +133,6 @@ pub enum ProgramReply {
     Done(Vec<String>),
     /// A key no longer holds the value that the program requires.
     Moved,
-    /// A key holds a different token.
-    TokenTaken,
     /// The server refused a write.
     Refused { key: String, command: String, reason: String },
     /// A step that the caller added refused.
@@ -162,7 +146,6 @@ impl ProgramReply {
         match next().as_str() {
             "ok" => Self::Done(words.collect()),
             "lost" => Self::Moved,
-            "taken" => Self::TokenTaken,
             "failed" => Self::Refused { key: next(), command: next(), reason: next() },
             _ => Self::Other(reply),
         }

@@ -171,7 +171,7 @@ impl RedisEventBus {
     /// the result is `false`. From then on [`trim`](Self::trim) keeps the entries that the group has yet to handle.
     ///
     /// # Errors
-    /// [`GroupError::InvalidStart`], or [`GroupError::Command`].
+    /// [`GroupError::Command`].
     ///
     /// # Examples
     /// ```no_run

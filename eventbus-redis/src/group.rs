@@ -1,40 +1,29 @@
 //! Creating and retiring consumer groups on request.
 
-use eventbus::{Name, Position, port::MessageId};
+use eventbus::Name;
 use redis::ScriptInvocation;
-use time::OffsetDateTime;
 
 use crate::{
     RedisCommandError, command,
-    entry_id::EntryId,
     error::CommandError,
     inner::BusInner,
     keys::{self, FORMAT},
     script::{self, PASSED_BYTES_MAX},
 };
 
-/// Entries that one script searches for a position.
-const POSITION_SEARCH_PAGE: usize = 500;
 /// Entries that one script counts.
 const COUNT_PAGE: usize = 1_000;
 
 /// Start of a consumer group.
 ///
 /// A group that its first consumer creates begins with the oldest entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GroupStart {
     /// The oldest entry of the stream.
     Beginning,
     /// The next entry that is published.
     Now,
-    /// The first entry after this one.
-    After(MessageId),
-    /// The first entry published at this time or later, by the server's clock, to the millisecond.
-    AtTime(OffsetDateTime),
-    /// The first entry whose event has a higher position in its store; if there is none, the next entry that is
-    /// published. Until then the group passes over entries without a position, which other publishers added.
-    Position(Position),
 }
 
 /// Unfinished entries of a retired group.
@@ -69,14 +58,6 @@ pub enum GroupError {
         /// Number of live consumers.
         consumers: u64,
     },
-    /// The start is not the id of an entry.
-    #[error("`{id}` is no id of an entry of `{stream}`")]
-    InvalidStart {
-        /// The stream.
-        stream: String,
-        /// The id.
-        id: MessageId,
-    },
     /// The command to the server failed.
     #[error(transparent)]
     Command(#[from] RedisCommandError),
@@ -84,14 +65,11 @@ pub enum GroupError {
 
 /// Creates a group; returns `true` if it is new.
 pub(crate) async fn create_group(bus: &BusInner, group: &Name, start: GroupStart) -> Result<bool, GroupError> {
-    let start = match &start {
-        GroupStart::Beginning => EntryId::ZERO.to_string(),
-        GroupStart::Now => "$".into(),
-        GroupStart::After(id) => parse_entry_id(bus, id)?.to_string(),
-        GroupStart::AtTime(at) => id_before_time(*at).to_string(),
-        GroupStart::Position(position) => id_before_position(bus, *position).await?,
+    let start = match start {
+        GroupStart::Beginning => "0-0",
+        GroupStart::Now => "$",
     };
-    Ok(bus.run(&create_group_script(bus, group, &start)).await?)
+    Ok(bus.run(&create_group_script(bus, group, start)).await?)
 }
 
 /// Prepares creating a group for its consumers: with the oldest entry, or with the next one if all its handlers request
@@ -127,25 +105,6 @@ pub(crate) async fn retire_group(bus: &BusInner, group: &Name) -> Result<Retired
         Err(_) => count_after(bus, &last).await.map_err(|error| bus.command_error(error))?,
     };
     Ok(RetiredGroup { pending: count, unread })
-}
-
-fn parse_entry_id(bus: &BusInner, id: &MessageId) -> Result<EntryId, GroupError> {
-    let parsed = id.as_str().parse();
-    parsed.map_err(|_| GroupError::InvalidStart { stream: bus.stream().to_owned(), id: id.clone() })
-}
-
-/// Returns the id before the first entry with a higher position, or the end of the stream.
-async fn id_before_position(bus: &BusInner, position: Position) -> Result<String, RedisCommandError> {
-    let mut after = EntryId::ZERO.to_string();
-    loop {
-        let mut find = script::group::FIND_POSITION.prepare_invoke();
-        find.key(bus.stream()).arg(after).arg(position.get()).arg(POSITION_SEARCH_PAGE).arg(PASSED_BYTES_MAX);
-        let (goes_on, id): (bool, String) = bus.run(&find).await?;
-        if !goes_on {
-            return Ok(id);
-        }
-        after = id;
-    }
 }
 
 /// Counts the entries after an id, page by page on the server.
@@ -185,11 +144,4 @@ pub(crate) async fn count_exhausted(bus: &BusInner, group: &Name) -> Result<u64,
         exhausted += found;
     }
     Ok(exhausted)
-}
-
-/// Returns the highest id of an entry before a time.
-fn id_before_time(at: OffsetDateTime) -> EntryId {
-    let ms = at.unix_timestamp_nanos().div_euclid(1_000_000);
-    // ids are in milliseconds: an entry of the same millisecond counts as later
-    EntryId { ms: u64::try_from(ms).unwrap_or_default(), number: 0 }.previous()
 }

@@ -49,8 +49,8 @@
 //!
 //! # Guarantees
 //! A save that returned is durable; a conflict stores no event. The feed of a store neither skips nor repeats nor
-//! reorders events. The relay publishes the stored events in order, at least once; every consumer group gets every
-//! event at least once. Projections whose state is in memory are exact, and writes of a handler through the store's
+//! reorders events. Every handler gets every event that it takes at least once. The relay publishes the stored events in
+//! order, at least once. Projections whose state is in memory are exact, and writes of a handler through the store's
 //! connection take effect once. Other effects of handlers may be repeated after a crash: deduplicate by
 //! [`Metadata::stream`] and [`Metadata::event_id`] where a repetition would hurt.
 #![cfg_attr(docsrs, feature(doc_cfg))]

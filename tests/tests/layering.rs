@@ -75,7 +75,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
             &["command", "trace_context"],
             &["blocking_read"],
             &["entry_cursor", "inner"],
-            &["group", "no_otel", "join", "oldest", "otel", "trace", "trim", "unfinished"],
+            &["group", "no_otel", "join", "otel", "trace", "trim", "unfinished"],
             &["dead_letters", "info", "publish", "relay"],
             &["consumer", "history", "streams"],
             &["bus"],

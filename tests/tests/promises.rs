@@ -104,7 +104,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         ],
     ),
     (
-        "Every consumer group gets every event at least once",
+        "Every handler gets every event of its types at least once",
         &[
             (
                 "tests/tests/backends/handlers_on_store.rs",

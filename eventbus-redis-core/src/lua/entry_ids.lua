@@ -22,25 +22,11 @@ local function plus_one(number)
   return digit .. string.rep('0', #nines)
 end
 
-local function minus_one(number)
-  local head, zeros = string.match(number, '^(%d-)(0*)$')
-  local less = string.sub(head, 1, -2) .. (string.sub(head, -1) - 1) .. string.rep('9', #zeros)
-  return string.match(less, '^0*(%d+)$')
-end
-
 -- Returns the lowest id after an id.
 local function after(id)
   local ms, seq = parts(id)
   if seq == LAST then return plus_one(ms) .. '-0' end
   return ms .. '-' .. plus_one(seq)
-end
-
--- Returns the highest id before an id.
-local function before(id)
-  local ms, seq = parts(id)
-  if seq ~= '0' then return ms .. '-' .. minus_one(seq) end
-  if ms ~= '0' then return minus_one(ms) .. '-' .. LAST end
-  return id
 end
 
 -- Converts a flat list of names and values to a table.

@@ -3,7 +3,7 @@
 -- KEYS  every key, in any order; the steps name them by number
 -- ARGV  the steps: each a word and its arguments. Steps that check come before steps that write; effects, which may
 --       fail and are then undone, come before writes that cannot fail.
--- Reply: `ok` and what steps have added; or the reason why the script wrote no key: `lost`, `taken`, `failed` and the
+-- Reply: `ok` and what steps have added; or the reason why the script wrote no key: `lost`, `failed` and the
 --       key, the command and the server's error; or the reply of a step of the script's own.
 local function take_key() return KEYS[tonumber(take())] end
 
@@ -111,13 +111,6 @@ function steps.at()
   if (redis.call('GET', take_key()) or '0') ~= take() then return { 'lost' } end
 end
 
--- Checks that no different token holds a lock. The lock may have expired and be free: further steps find what was
--- committed since.
-function steps.token()
-  local holder, token = redis.call('GET', take_key()), take()
-  if holder and holder ~= token then return { 'taken' } end
-end
-
 -- Lists a key as written, so that a rebuild finds it; undone if an effect fails.
 function steps.list()
   local names, name = take_key(), take()
@@ -136,12 +129,6 @@ steps['do'] = function()
     refused = error_of(redis.pcall(name, key, unpack(args)))
   end
   if refused then return undo_all(key, name, refused) end
-end
-
--- Renames a copy over a key, or removes the key.
-function steps.swap()
-  local copy, live = take_key(), take_key()
-  if redis.call('EXISTS', copy) == 1 then redis.call('RENAME', copy, live) else redis.call('UNLINK', live) end
 end
 
 -- Removes a key.

@@ -3,7 +3,6 @@
 use super::{ENTRY_BYTES, ENTRY_IDS, FORMAT, Lua, PAGES, TRIM_FLOOR, lua};
 
 pub(crate) static CREATE_GROUP: Lua = lua(&[FORMAT, include_str!("create_group.lua")]);
-pub(crate) static FIND_POSITION: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("find_position.lua")]);
 pub(crate) static COUNT_AFTER: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("count_after.lua")]);
 pub(crate) static RETIRE_GROUP: Lua = lua(&[ENTRY_IDS, include_str!("retire_group.lua")]);
 pub(crate) static TRIM: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, TRIM_FLOOR, include_str!("trim.lua")]);

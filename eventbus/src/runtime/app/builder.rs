@@ -214,9 +214,9 @@ impl AppBuilder {
     /// Sets the shortest time between two publications of the relay: 0 by default, at most 1 s. The relay publishes
     /// together all events that are saved within `gather` after a publication.
     ///
-    /// Handlers get an event later by `gather` at most; the first event after a pause reaches them at once. Relay, bus
-    /// and consumer have less work, since a few events take each of them no longer than one. A relay that has fallen
-    /// behind does not wait.
+    /// Consumers of the stream get an event later by `gather` at most; the first event after a pause reaches them at once.
+    /// Relay, bus and consumer have less work, since a few events take each of them no longer than one. A relay that has
+    /// fallen behind does not wait. Handlers of the store do not wait for the relay.
     ///
     /// # Examples
     /// ```
