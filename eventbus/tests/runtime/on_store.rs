@@ -17,7 +17,7 @@ use eventbus::{
     health::HealthThresholds,
     port::{
         Append, AppendEvents as _, DeadLetterFilter, EventBus as _, HandlerProgress,
-        handler_progress::{DeclaredHandler, HandlerProgressError, Member, MemberGuard, Saved, ShardId, ShardSave},
+        handler_progress::{DeclaredHandler, Member, MemberGuard, ShardId},
     },
     prelude::*,
     testkit::{ManualClock, TestApp, delegate},
@@ -526,41 +526,47 @@ async fn settled_does_not_wait_for_the_next_heartbeat_when_nobody_owns_a_shard()
     standby.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
-/// How many handlers run, and the most that ran at once.
+/// How many handlers run, and the most that ran beside a suspect, itself included.
 #[derive(Clone, Default)]
 struct Running(Arc<(AtomicUsize, AtomicUsize)>);
 
 impl Running {
-    async fn run(&self) {
-        let Self(counts) = self;
-        counts.1.fetch_max(counts.0.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+    async fn run(&self, is_suspect: bool) {
+        let (now, most) = &*self.0;
+        now.fetch_add(1, Ordering::SeqCst);
         for _ in 0..10 {
+            most.fetch_max(now.load(Ordering::SeqCst) * usize::from(is_suspect), Ordering::SeqCst);
             tokio::task::yield_now().await;
         }
-        counts.0.fetch_sub(1, Ordering::SeqCst);
+        now.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 #[handler(manual, concurrency = 5)]
-async fn greet_beside(_event: &OrderCreated, State(running): State<Running>) {
-    running.run().await;
+async fn kill_owner(_event: &OrderCreated, State(running): State<Running>) {
+    running.run(true).await;
 }
 
 #[handler(manual, concurrency = 5)]
-async fn note_beside(_event: &OrderCreated, State(running): State<Running>) {
-    running.run().await;
+async fn kill_owner_too(_event: &OrderCreated, State(running): State<Running>) {
+    running.run(true).await;
+}
+
+#[handler(manual, concurrency = 5)]
+async fn harm_nobody(_event: &OrderCreated, State(running): State<Running>) {
+    running.run(false).await;
 }
 
 #[tokio::test]
 async fn after_three_owners_without_progress_events_run_one_at_a_time_in_a_process() {
-    for (owners, at_once) in [(2, 10), (3, 1)] {
+    for (owners, at_once) in [(2, 15), (3, 1)] {
         let (store, running) = (InMemoryEventStore::new(), Running::default());
         append_orders(&store, 20).await;
         for _ in 0..owners {
-            drop(owned_elsewhere(&store, &["greet_beside", "note_beside"]).await);
+            drop(owned_elsewhere(&store, &["kill_owner", "kill_owner_too"]).await);
         }
-        let builder = App::builder().store(store).state(running.clone()).handler::<greet_beside>();
-        let app = builder.handler::<note_beside>().start().await.unwrap();
+        let builder = App::builder().store(store).state(running.clone()).handler::<harm_nobody>();
+        let app = builder.handler::<kill_owner>().handler::<kill_owner_too>().start().await.unwrap();
         app.settled().await.unwrap();
         assert_eq!(running.0.1.load(Ordering::SeqCst), at_once, "after {owners} owners");
         app.shutdown(Duration::from_secs(60)).await.unwrap();
