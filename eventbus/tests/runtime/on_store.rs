@@ -401,7 +401,7 @@ async fn an_event_that_cannot_be_decoded_here_waits_for_a_release_of_its_version
     current.shutdown(Duration::from_secs(10)).await.unwrap();
 }
 
-/// [`greet`] as another crate defines it.
+/// [`greet`] as the crate `mail` defines it.
 struct GreetOfMail;
 
 impl Handler for GreetOfMail {
@@ -491,7 +491,7 @@ async fn a_pause_lets_the_running_handler_end_and_outlasts_a_restart() {
     assert_eq!(app.handled::<greet_when_let>(), 2);
 }
 
-/// Lets another process own the only shards of these handlers, which dies when the result is dropped.
+/// Gives the only shards of these handlers to a process that dies when the result is dropped.
 async fn owned_elsewhere(store: &InMemoryEventStore, handlers: &[&'static str]) -> MemberGuard {
     let declared = handlers.iter().map(|handler| DeclaredHandler {
         name: Name::from_static(handler),

@@ -1,4 +1,4 @@
-//! Handlers of a stream of another service: the inbox of their own store gives each entry one effect.
+//! Handlers of a foreign stream: the inbox of their own store gives each entry one effect.
 //!
 //! Each process is a second run of this test binary, with its role in environment variables.
 
@@ -46,7 +46,7 @@ async fn orders(redis_url: &str) -> RedisEventBus {
     RedisEventBus::connect(config).await.unwrap()
 }
 
-/// The role of a process that invoices the orders of another service; returns at once in an ordinary run.
+/// The role of a process that invoices orders; returns at once in an ordinary run.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_process_that_invoices() {
     let (Ok(place), Ok(redis_url)) = (env::var("INVOICES_STORE"), env::var("INVOICES_REDIS")) else {
