@@ -77,6 +77,24 @@ async fn an_app_starts_and_saves_while_the_server_is_away_and_goes_on_when_it_co
     assert_eq!((told(away), told(connected)), (1, 1), "{:?}", log::lines(&[&stream]));
 }
 
+#[handler(manual, stream = "accounts")]
+async fn count_too(event: &Opened, opened: State<Arc<AtomicU32>>) {
+    count(event, opened).await;
+}
+
+#[tokio::test]
+async fn handlers_of_a_consumed_bus_share_its_consumer_group_unless_they_name_one() {
+    let opened = Arc::default();
+    let config = RedisEventBusConfig { consumer_group: "billing".into(), ..config() };
+    let app = builder(config, &opened).handler::<count_too>().start().await.unwrap();
+    let account = "1".parse().unwrap();
+    app.repository::<Account>().upsert(&account, |_| Ok::<_, Never>(Opened {})).await.unwrap();
+    until("both have handled it", async || opened.load(Ordering::SeqCst) == 2).await;
+    let groups = app.bus().stream_info().await.consumer_groups;
+    assert_eq!(groups.iter().map(|group| &*group.name).collect::<Vec<_>>(), ["billing"]);
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_server_that_refuses_is_an_error_of_the_start() {
     let opened = Arc::default();

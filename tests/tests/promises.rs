@@ -111,6 +111,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 &[
                     "on_sqlite_each_event_is_handled_by_one_process_and_a_killed_one_is_replaced",
                     "on_postgres_each_event_is_handled_by_one_process_and_a_killed_one_is_replaced",
+                    "on_postgres_a_handler_has_a_lease_of_10_s_by_default",
                 ],
             ),
             (
@@ -122,7 +123,21 @@ const PROMISES: &[(&str, &[Proof])] = &[
                     "deaths_are_counted_until_a_shard_progresses",
                 ],
             ),
-            ("eventbus/tests/runtime/on_store.rs", &["two_apps_share_the_shards_of_a_handler"]),
+            ("eventbus/src/runtime/engine/tests/deaths.rs", &["a_shard_without_unfinished_events_counts_no_death"]),
+            (
+                "eventstore-postgres/tests/store/notify.rs",
+                &["the_end_of_a_process_with_handlers_is_announced_to_others"],
+            ),
+            (
+                "eventbus/tests/runtime/on_store.rs",
+                &[
+                    "two_apps_share_the_shards_of_a_handler",
+                    "a_standby_takes_over_at_once_when_the_owner_ends",
+                    "the_progress_of_all_handlers_of_a_process_is_saved_in_one_step",
+                    "after_three_owners_without_progress_events_run_one_at_a_time_in_a_process",
+                    "two_processes_whose_handlers_of_one_name_are_of_different_crates_both_say_so",
+                ],
+            ),
             (
                 "tests/tests/backends/kill.rs",
                 &["what_a_killed_consumer_had_in_hand_is_handled_by_the_other_and_nothing_else_twice"],
@@ -156,14 +171,17 @@ const PROMISES: &[(&str, &[Proof])] = &[
     ),
     (
         "A handler that does not return times out",
-        &[(
-            "tests/tests/backends/stuck_handlers.rs",
-            &[
-                "a_handler_that_awaits_for_ever_is_shown_then_ended_after_a_minute_and_others_go_on",
-                "a_handler_that_blocks_its_thread_is_named_others_go_on_and_the_process_ends_with_70",
-                "a_process_whose_only_thread_is_blocked_ends_with_70",
-            ],
-        )],
+        &[
+            (
+                "tests/tests/backends/stuck_handlers.rs",
+                &[
+                    "a_handler_that_awaits_for_ever_is_shown_then_ended_after_a_minute_and_others_go_on",
+                    "a_handler_that_blocks_its_thread_is_named_others_go_on_and_the_process_ends_with_70",
+                    "a_process_whose_only_thread_is_blocked_ends_with_70",
+                ],
+            ),
+            ("eventbus/tests/runtime/on_store.rs", &["a_handler_that_does_not_end_holds_up_no_other"]),
+        ],
     ),
     (
         "A failing event blocks only its own aggregate",
@@ -229,6 +247,14 @@ const PROMISES: &[(&str, &[Proof])] = &[
                     "a_failing_event_of_a_batch_is_found_and_those_before_it_are_committed_once",
                 ],
             ),
+            (
+                "tests/tests/backends/consumed_stream.rs",
+                &[
+                    "on_sqlite_an_entry_takes_effect_once_though_its_process_dies_before_it_acknowledges",
+                    "on_postgres_an_entry_takes_effect_once_though_its_process_dies_before_it_acknowledges",
+                ],
+            ),
+            ("eventbus/tests/runtime/effects.rs", &["a_handler_in_another_group_repeats_no_effect"]),
             (
                 "eventstore-redis/tests/store",
                 &[
@@ -329,6 +355,14 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 &[
                     "a_store_that_goes_back_and_comes_further_while_the_relay_runs_stops_it",
                     "what_was_read_before_the_store_went_back_is_not_published",
+                    "a_relay_goes_on_from_the_last_event_that_the_restored_store_and_the_bus_share",
+                ],
+            ),
+            (
+                "eventbus/tests/runtime/restored.rs",
+                &[
+                    "state_in_memory_is_folded_anew_when_the_store_went_back_and_is_unready_meanwhile",
+                    "state_in_memory_takes_new_events_at_positions_that_it_had_passed",
                 ],
             ),
             (

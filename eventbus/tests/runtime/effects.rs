@@ -91,6 +91,27 @@ async fn an_event_that_is_delivered_again_takes_effect_once() {
     assert_eq!((stats.handler_errors, stats.messages_sent_to_dlq), (0, 0), "it counts as handled");
 }
 
+#[handler(name = "reserve", group = "warehouse", manual)]
+async fn reserve_in_warehouse(event: &OrderCreated, tables: &mut Tables, state: State<Calls>) {
+    reserve(event, tables, state).await;
+}
+
+#[tokio::test]
+async fn a_handler_in_another_group_repeats_no_effect() {
+    let (store, calls, bus) = (TableStore::new(), Calls::default(), InMemoryEventBus::new());
+    let state = StateMap::new().with(calls.clone());
+    bus.subscribe_handler::<reserve>((&state, &store)).unwrap();
+    bus.subscribe_handler::<reserve_in_warehouse>((&state, &store)).unwrap();
+    let event = RecordedEvent::from_event(&created("ada", 1.0), AggregateId::new(), Version::FIRST).unwrap();
+    let consumer = bus.start_consuming_in_background();
+    bus.publish(&[event]).await.unwrap();
+    until("both groups have handled it", async || bus.stats().events_processed_success == 2).await;
+    bus.stop_consuming().await;
+    consumer.await.unwrap().unwrap();
+    assert_eq!(reserved(&store, "ada").await.as_deref(), Some("1"));
+    assert_eq!(calls.0.load(Ordering::SeqCst), 1);
+}
+
 #[tokio::test]
 async fn another_group_or_handler_has_effects_of_its_own() {
     let (store, calls) = (TableStore::new(), Calls::default());

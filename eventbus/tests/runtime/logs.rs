@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Never,
-    port::{DeadLetterFilter, RelayTarget},
+    port::{DeadLetterFilter, EventBus as _, RelayTarget},
     prelude::*,
     relay::PublishedPosition,
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
@@ -167,6 +167,39 @@ async fn the_start_logs_how_many_stored_events_new_handlers_and_new_types_get() 
     let count = lines.text().matches("gets the stored events").count();
     assert_eq!(count, 2, "{}", lines.text());
     app.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_start_says_how_to_keep_the_progress_of_a_handler_that_was_renamed() {
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=warn");
+    let store = InMemoryEventStore::new();
+    let app = App::builder().store(store.clone()).handler::<patient>().start().await.unwrap();
+    let order = AggregateId::new();
+    app.repository::<Order>().upsert(&order, |_| Ok::<_, Never>(created("ada", 1.0))).await.unwrap();
+    app.settled().await.unwrap();
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+    let renamed = App::builder().store(store).handler::<report>().start().await.unwrap();
+    let warning =
+        "if it was renamed, write `#[handler(name = \"patient\")]` handler=report events=1 unused=\"patient\"";
+    until("it is said", async || lines.text().contains(warning)).await;
+    renamed.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_event_that_is_published_by_hand_beside_a_store_is_logged_once() {
+    let event = RecordedEvent::from_event(&created("ada", 1.0), AggregateId::new(), 1.into()).unwrap();
+    let builder = || App::builder().bus(InMemoryEventBus::new());
+    for (builder, count) in [(builder().store(InMemoryEventStore::new()), 1), (builder(), 0)] {
+        let lines = Lines::default();
+        let _here = lines.capture("eventbus=warn");
+        let app = builder.start().await.unwrap();
+        for _ in 0..2 {
+            app.bus().publish(std::slice::from_ref(&event)).await.unwrap();
+        }
+        let said = "an event was published by hand: it is not in the store";
+        assert_eq!(lines.text().matches(said).count(), count, "{}", lines.text());
+    }
 }
 
 #[tokio::test]

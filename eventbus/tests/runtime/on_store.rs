@@ -4,20 +4,25 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use async_trait::async_trait;
 use eventbus::{
-    ExpectedVersion, InMemoryEventStore, Name, Never, NewEvent, Position, StreamId,
+    EventId, ExpectedVersion, InMemoryEventStore, Name, Never, NewEvent, Position, StreamId,
+    event::{EncodeError, FieldError, Fields},
+    handler::{Handler, HandlerDefinition, HandlerStart},
     health::HealthThresholds,
     port::{
-        AppendEvents as _, DeadLetterFilter, EventBus as _, HandlerProgress as _,
-        handler_progress::{Member, ShardId},
+        Append, AppendEvents as _, DeadLetterFilter, EventBus as _, HandlerProgress,
+        handler_progress::{DeclaredHandler, Member, MemberGuard, ShardId},
     },
     prelude::*,
+    testkit::{ManualClock, TestApp, delegate},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     gated::GatedStore,
@@ -344,9 +349,14 @@ mod releases {
         use super::*;
 
         #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-        #[event(aggregate_type = "Offer", version = 2)]
+        #[event(aggregate_type = "Offer", version = 2, upcast(from_euros))]
         pub(crate) struct Priced {
             pub(crate) cents: u64,
+        }
+
+        fn from_euros(fields: &mut Fields) -> Result<(), FieldError> {
+            let euros: u64 = fields.take("euros")?;
+            fields.insert("cents", euros * 100)
         }
 
         #[handler(manual)]
@@ -358,22 +368,245 @@ mod releases {
 
 #[tokio::test]
 async fn an_event_that_cannot_be_decoded_here_waits_for_a_release_of_its_version() {
-    let (store, prices) = (InMemoryEventStore::new(), releases::Prices::default());
-    let (newer, other) = (StreamId::parse("Offer", "newer").unwrap(), StreamId::parse("Offer", "other").unwrap());
-    let event = NewEvent::from_event(&releases::second::Priced { cents: 150 }).unwrap();
-    store.append(&newer, ExpectedVersion::NoStream, vec![event]).await.unwrap();
-    let event = NewEvent::from_event(&releases::first::Priced { euros: 2 }).unwrap();
-    store.append(&other, ExpectedVersion::NoStream, vec![event]).await.unwrap();
+    let (store, prices, clock) = (InMemoryEventStore::new(), releases::Prices::default(), ManualClock::new());
+    let append = async |offer: &str, event: Result<NewEvent, EncodeError>| {
+        let stream = StreamId::parse("Offer", offer).unwrap();
+        store.append(&stream, ExpectedVersion::Any, vec![event.unwrap()]).await.unwrap();
+    };
+    append("newer", NewEvent::from_event(&releases::second::Priced { cents: 150 })).await;
+    append("newer", NewEvent::from_event(&releases::first::Priced { euros: 3 })).await;
+    append("other", NewEvent::from_event(&releases::first::Priced { euros: 2 })).await;
 
-    let builder = || App::builder().store(store.clone()).state(prices.clone());
+    let builder = || App::builder().store(store.clone()).clock(clock.clone()).state(prices.clone());
     let older = builder().handler::<releases::first::note_price>().start().await.unwrap();
     until("the other offer is handled", async || *prices.lock().unwrap() == [200]).await;
     older.settled().await.unwrap();
+    let alerts = async || older.health().await.alerts(&HealthThresholds::default());
+    clock.advance(Duration::from_secs(300));
+    assert_eq!(alerts().await, [""; 0]);
+    clock.advance(Duration::from_secs(1));
+    let alert = alerts().await.concat();
+    assert!(alert.contains("`note_price`"), "{alert}");
     older.shutdown(Duration::from_secs(10)).await.unwrap();
+    let shard = ShardId { handler: Name::from_static("note_price"), number: 0 };
+    let rows = store.live_rows(&[shard]).await.unwrap().into_values().flatten();
+    let attempts: Vec<_> = rows.map(|row| (row.attempts.attempts, row.attempts.most_attempts())).collect();
+    assert_eq!(attempts, [(0, 0)], "no attempt counts");
     assert_eq!(store.count_dead_rows(10).await.unwrap(), 0);
 
     let current = builder().handler::<releases::second::note_price>().start().await.unwrap();
-    until("the newer event is handled", async || *prices.lock().unwrap() == [200, 150]).await;
+    until("the newer event is handled, and the one behind it", async || *prices.lock().unwrap() == [200, 150, 300])
+        .await;
     current.settled().await.unwrap();
     current.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+/// [`greet`] as the crate `mail` defines it.
+struct GreetOfMail;
+
+impl Handler for GreetOfMail {
+    fn definition() -> HandlerDefinition {
+        let mut definition = greet::definition();
+        definition.source.module = "mail::greet";
+        definition
+    }
+}
+
+#[tokio::test]
+async fn two_processes_whose_handlers_of_one_name_are_of_different_crates_both_say_so() {
+    let (store, handled) = (InMemoryEventStore::new(), Handled::default());
+    let own = app(&store, handled.by("own")).await;
+    let builder = App::builder().store(store.clone()).state(handled.by("mail"));
+    let mail = builder.handler::<GreetOfMail>().start().await.unwrap();
+    let says = async |app: &App, here: &str, there: &str| {
+        let problem = format!("handler `greet` is of crate `{here}` here and of `{there}` in another process");
+        let health = app.health().await;
+        health.alerts(&HealthThresholds::default()).iter().any(|alert| alert.contains(&problem))
+    };
+    until("both say so", async || says(&own, "runtime", "mail").await && says(&mail, "mail", "runtime").await).await;
+    mail.shutdown(Duration::from_secs(60)).await.unwrap();
+    until("one is alone", async || !says(&own, "runtime", "mail").await).await;
+    own.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+async fn append_orders(store: &InMemoryEventStore, count: usize) {
+    let append = |number| Append {
+        stream: StreamId::parse("Order", &format!("o{number}")).unwrap(),
+        expected: ExpectedVersion::NoStream,
+        events: vec![NewEvent::from_event(&created("ada", 1.0)).unwrap()],
+    };
+    for result in store.append_many((0..count).map(append).collect()).await {
+        result.unwrap();
+    }
+}
+
+#[handler(manual)]
+async fn never_end(_event: &OrderCreated) {
+    std::future::pending().await
+}
+
+#[tokio::test]
+async fn a_handler_that_does_not_end_holds_up_no_other() {
+    const EVENTS: usize = 10_000;
+    let (store, handled) = (InMemoryEventStore::new(), Handled::default());
+    let builder = App::builder().store(store.clone()).state(handled.clone()).handler::<greet>();
+    let app = builder.handler::<never_end>().start().await.unwrap();
+    append_orders(&store, EVENTS).await;
+    until("the other one has handled all", async || handled.log.lock().unwrap().len() == EVENTS).await;
+    app.shutdown(Duration::ZERO).await.unwrap_err();
+}
+
+#[handler(manual)]
+async fn greet_when_let(event: &OrderCreated, State(handled): State<Handled>, State(let_run): State<Arc<Semaphore>>) {
+    handled.log.lock().unwrap().push((handled.by, event.customer_id.clone()));
+    let_run.acquire().await.unwrap().forget();
+}
+
+#[tokio::test]
+async fn a_pause_lets_the_running_handler_end_and_outlasts_a_restart() {
+    let (handled, let_run) = (Handled::default(), Arc::new(Semaphore::new(0)));
+    let (group, states) = (Name::from_static("greet_when_let"), (handled.clone(), Arc::clone(&let_run)));
+    let builder = move || {
+        let builder = App::builder().state(states.0.clone()).state(Arc::clone(&states.1));
+        builder.handler::<greet_when_let>().wait_timeout(Duration::from_millis(50))
+    };
+    let mut app = TestApp::start(builder).await;
+    app.save("1", created("ada", 1.0)).await;
+    app.save("2", created("bob", 1.0)).await;
+    until("one runs", async || !handled.log.lock().unwrap().is_empty()).await;
+    assert!(app.pause_group(&group).await.unwrap());
+    until("the pause is known", async || app.health().await.paused.contains("greet_when_let")).await;
+    let_run.add_permits(2);
+    let assert_paused = async |app: &TestApp| {
+        app.settle().await;
+        assert_eq!(app.handled::<greet_when_let>(), 1);
+        let error = app.settled().await.unwrap_err().to_string();
+        assert!(error.contains("group `greet_when_let` (") && error.contains("paused)"), "{error}");
+    };
+    assert_paused(&app).await;
+    app.restart().await;
+    assert_paused(&app).await;
+    assert!(app.resume_group(&group).await.unwrap());
+    app.settle().await;
+    assert_eq!(app.handled::<greet_when_let>(), 2);
+}
+
+/// Gives the only shards of these handlers to a process that dies when the result is dropped.
+async fn owned_elsewhere(store: &InMemoryEventStore, handlers: &[&'static str]) -> MemberGuard {
+    let declared = handlers.iter().map(|handler| DeclaredHandler {
+        name: Name::from_static(handler),
+        group: Name::from_static(handler),
+        types: vec![Name::from_static("OrderCreated")],
+        shards: 1,
+        start: HandlerStart::Oldest,
+    });
+    let declared: Vec<_> = declared.collect();
+    store.declare_handlers(&declared, Position::START).await.unwrap();
+    let owner = Member { name: Name::new("name", EventId::new().to_string()).unwrap(), handlers: BTreeMap::new() };
+    let guard = store.join(&owner).await.unwrap();
+    let shards: Vec<_> = declared.into_iter().map(|declared| ShardId { handler: declared.name, number: 0 }).collect();
+    let acquired = store.acquire_shards(&owner.name, &shards, Duration::ZERO).await.unwrap();
+    assert_eq!(acquired.len(), handlers.len());
+    guard
+}
+
+#[tokio::test(start_paused = true)]
+async fn settled_does_not_wait_for_the_next_heartbeat_when_nobody_owns_a_shard() {
+    let (store, handled) = (InMemoryEventStore::new(), Handled::default());
+    let owner = owned_elsewhere(&store, &["greet"]).await;
+    let standby = app(&store, handled.by("standby")).await;
+    // the next heartbeat of the standby is far
+    tokio::time::sleep(Duration::from_millis(1_250)).await;
+    save(&standby, "ada").await;
+    drop(owner);
+    let died = tokio::time::Instant::now();
+    standby.settled().await.unwrap();
+    assert!(died.elapsed() < AT_ONCE, "it has settled after {:?}", died.elapsed());
+    assert_eq!(handled.take(), [("standby", "ada".to_owned())]);
+    standby.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+/// How many handlers run, and the most that ran beside a suspect, itself included.
+#[derive(Clone, Default)]
+struct Running(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Running {
+    async fn run(&self, is_suspect: bool) {
+        let (now, most) = &*self.0;
+        now.fetch_add(1, Ordering::SeqCst);
+        for _ in 0..10 {
+            most.fetch_max(now.load(Ordering::SeqCst) * usize::from(is_suspect), Ordering::SeqCst);
+            tokio::task::yield_now().await;
+        }
+        now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[handler(manual, concurrency = 5)]
+async fn kill_owner(_event: &OrderCreated, State(running): State<Running>) {
+    running.run(true).await;
+}
+
+#[handler(manual, concurrency = 5)]
+async fn kill_owner_too(_event: &OrderCreated, State(running): State<Running>) {
+    running.run(true).await;
+}
+
+#[handler(manual, concurrency = 5)]
+async fn harm_nobody(_event: &OrderCreated, State(running): State<Running>) {
+    running.run(false).await;
+}
+
+#[tokio::test]
+async fn after_three_owners_without_progress_events_run_one_at_a_time_in_a_process() {
+    for (owners, at_once) in [(2, 15), (3, 1)] {
+        let (store, running) = (InMemoryEventStore::new(), Running::default());
+        append_orders(&store, 20).await;
+        for _ in 0..owners {
+            drop(owned_elsewhere(&store, &["kill_owner", "kill_owner_too"]).await);
+        }
+        let builder = App::builder().store(store).state(running.clone()).handler::<harm_nobody>();
+        let app = builder.handler::<kill_owner>().handler::<kill_owner_too>().start().await.unwrap();
+        app.settled().await.unwrap();
+        assert_eq!(running.0.1.load(Ordering::SeqCst), at_once, "after {owners} owners");
+        app.shutdown(Duration::from_secs(60)).await.unwrap();
+    }
+}
+
+/// A store that notes of which handlers each save is.
+#[derive(Clone, Default)]
+struct NotingStore {
+    store: InMemoryEventStore,
+    saves: Arc<Mutex<Vec<Vec<Name>>>>,
+}
+
+delegate!(NotingStore, self => self.store; HandlerProgress {
+    async fn save_shards(
+        &self,
+        member: &Name,
+        last_read: Option<(Position, EventId)>,
+        saves: &[ShardSave],
+    ) -> Result<Saved, HandlerProgressError> {
+        self.saves.lock().unwrap().push(saves.iter().map(|save| save.shard.handler.clone()).collect());
+        self.store.save_shards(member, last_read, saves).await
+    }
+});
+
+delegate!(NotingStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Checkpoints, Leases, EventStore {
+    fn handler_progress(&self) -> Option<&dyn HandlerProgress> {
+        Some(self)
+    }
+});
+
+#[tokio::test]
+async fn the_progress_of_all_handlers_of_a_process_is_saved_in_one_step() {
+    let (store, handled) = (NotingStore::default(), Handled::default());
+    let builder = App::builder().store(store.clone()).state(handled.by("app")).handler::<greet>();
+    let app = builder.handler::<options::greet_in_shards>().start().await.unwrap();
+    save(&app, "ada").await;
+    app.settled().await.unwrap();
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+    let last = store.saves.lock().unwrap().pop().unwrap();
+    let shards_of = |handler: &str| last.iter().filter(|saved| **saved == *handler).count();
+    assert_eq!((shards_of("greet"), shards_of("greet_in_shards")), (1, 4), "{last:?}");
 }

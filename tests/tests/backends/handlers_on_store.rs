@@ -11,6 +11,7 @@ use std::{
 
 use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, port::EventStore, prelude::*};
 use eventbus_test::internal::Actor;
+use sqlx::{AssertSqlSafe, Connection as _};
 
 use crate::unfinished::{folder, opened, until};
 
@@ -144,4 +145,39 @@ async fn on_sqlite_each_event_is_handled_by_one_process_and_a_killed_one_is_repl
 async fn on_postgres_each_event_is_handled_by_one_process_and_a_killed_one_is_replaced() {
     let place = format!("schema {}", eventbus_test::unique_name("tracked"));
     each_event_is_handled_by_one_process_and_a_killed_one_is_replaced(&place).await;
+}
+
+#[tokio::test]
+async fn on_postgres_a_handler_has_a_lease_of_10_s_by_default() {
+    let schema = eventbus_test::unique_name("tracked");
+    let app = App::builder().store(opened(&format!("schema {schema}")).await).handler::<track>();
+    let app = app.start().await.unwrap();
+    app.settled().await.unwrap();
+    let mut connection = sqlx::PgConnection::connect(eventbus_test::postgres_url()).await.unwrap();
+    let lease = format!("SELECT extract(epoch FROM expires_at - renewed_at)::float8 FROM {schema}.handler_shards");
+    let seconds: Vec<f64> = sqlx::query_scalar(AssertSqlSafe(lease)).fetch_all(&mut connection).await.unwrap();
+    assert_eq!(seconds, [10.0]);
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_app_on_sqlite_writes_nothing() {
+    let folder = folder();
+    let path = folder.join("idle.db");
+    let store = opened(path.to_str().unwrap()).await;
+    move_parcels(&*store).await;
+    let app = App::builder().store(Arc::clone(&store)).handler::<track>().start().await.unwrap();
+    app.settled().await.unwrap();
+    until("the progress is saved", async || {
+        let progress = store.handler_progress().unwrap().list_handlers().await.unwrap().remove(0);
+        progress.shards[0].checkpoint == store.head().await.unwrap()
+    })
+    .await;
+    let written = || [&path, &folder.join("idle.db-wal")].map(|file| std::fs::read(file).unwrap());
+    let before = written();
+    // the time of several heartbeats
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(before == written());
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
 }

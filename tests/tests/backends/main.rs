@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests; processes that die report by printing")]
 
 mod cached_writers;
+mod consumed_stream;
 mod crash;
 mod damaged_rows;
 mod database_faults;
