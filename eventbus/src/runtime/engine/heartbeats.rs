@@ -32,6 +32,9 @@ use crate::{
 
 /// The interval between two heartbeats. Real time, as a store that expires leases does it by its own clock.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// A shard that no live process has acquired for this long is anyone's, whatever its share: the one whose share it is hangs,
+/// or died just after it had joined.
+const ORPHAN_AFTER: Duration = Duration::from_secs(2);
 /// The longest wait for the store when the process leaves.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -232,7 +235,7 @@ impl Heartbeats {
         Ok(())
     }
 
-    /// Notes which shards are free, and returns those that no process has acquired for the time of a lease.
+    /// Notes which shards are free, and returns those that no process has acquired for [`ORPHAN_AFTER`].
     ///
     /// `None` after a failed or slow heartbeat: the processes first renew the leases that ran out during an outage of the
     /// store, and a shard counts as free only at the next heartbeat.
@@ -246,7 +249,7 @@ impl Heartbeats {
         for shard in free {
             known.free_since.entry(shard.clone()).or_insert(now);
         }
-        let is_orphan = |(_, since): &(&ShardId, &Instant)| now - **since > self.shared.lease;
+        let is_orphan = |(_, since): &(&ShardId, &Instant)| now - **since > ORPHAN_AFTER;
         Some(known.free_since.iter().filter(is_orphan).map(|(shard, _)| shard.clone()).collect())
     }
 
