@@ -17,7 +17,7 @@ use eventbus::{
     health::HealthThresholds,
     port::{
         Append, AppendEvents as _, DeadLetterFilter, EventBus as _, HandlerProgress,
-        handler_progress::{DeclaredHandler, Member, MemberGuard, ShardId},
+        handler_progress::{DeclaredHandler, Member, MemberGuard, MemberHandler, ShardId},
     },
     prelude::*,
     testkit::{ManualClock, TestApp, delegate},
@@ -524,6 +524,32 @@ async fn settled_does_not_wait_for_the_next_heartbeat_when_nobody_owns_a_shard()
     assert!(died.elapsed() < AT_ONCE, "it has settled after {:?}", died.elapsed());
     assert_eq!(handled.take(), [("standby", "ada".to_owned())]);
     standby.shutdown(Duration::from_secs(60)).await.unwrap();
+}
+
+/// Half of the shards are the share of a process that lives and acquires none: it hangs.
+#[tokio::test(start_paused = true)]
+async fn shards_that_a_live_process_does_not_acquire_are_acquired_by_another_after_two_heartbeats() {
+    let (store, handled) = (InMemoryEventStore::new(), Handled::default());
+    let builder = App::builder().store(store.clone()).state(handled.by("app"));
+    let app = builder.handler::<options::greet_in_shards>().start().await.unwrap();
+    let types = [Name::from_static("OrderCreated")];
+    let list = store.list_handlers().await.unwrap()[0].noted.list_number(&types);
+    let handler = MemberHandler { list, crate_name: "shop".into() };
+    let handlers = BTreeMap::from([(Name::from_static("greet_in_shards"), handler)]);
+    let _hangs = store.join(&Member { name: Name::from_static("hangs"), handlers }).await.unwrap();
+    let owned = async || {
+        let listed = store.list_handlers().await.unwrap().remove(0);
+        listed.shards.iter().filter(|shard| shard.owner.is_some()).count()
+    };
+    until("the app gives up half of its shards", async || owned().await == 2).await;
+    let free = tokio::time::Instant::now();
+    for number in 0..20 {
+        save(&app, &number.to_string()).await;
+    }
+    app.settled().await.unwrap();
+    assert!(free.elapsed() < Duration::from_secs(4), "it has settled after {:?}", free.elapsed());
+    assert_eq!(handled.take().len(), 20);
+    app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
 /// How many handlers run, and the most that ran beside a suspect, itself included.
