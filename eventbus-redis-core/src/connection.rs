@@ -164,16 +164,6 @@ impl SharedConnection {
         }
     }
 
-    /// Converts the error of a setup command that was sent after connecting.
-    pub fn setup_error(&self, error: CommandError) -> RedisConnectError {
-        match error {
-            CommandError::Sent(error) => self.connect_error(error),
-            CommandError::NotSent(text) => {
-                RedisConnectError::Unavailable { address: self.address.clone(), source: text.into() }
-            }
-        }
-    }
-
     fn connect_error(&self, error: RedisError) -> RedisConnectError {
         // the caller limits the connect time, so this is the timeout of a reply
         let (address, timeout) = (self.address.clone(), self.response_timeout);
@@ -242,16 +232,6 @@ impl SharedConnection {
             Err(error) if self.drop_if_lost(number, &error) => self.query_all(commands).await,
             reply => Ok(reply?),
         }
-    }
-
-    /// Runs a script once, on a connection that counts as lost if the reply is not there soon.
-    pub async fn run_with_short_timeout<T: FromRedisValue>(
-        &self,
-        script: &ScriptInvocation<'_>,
-    ) -> Result<T, CommandError> {
-        let (mut connection, number) = self.get_with_short_timeout().await?;
-        let reply = script.invoke_async(&mut connection).await;
-        self.check_reply(number, reply)
     }
 
     /// Runs a script once; sends its text if the server does not know it.

@@ -100,12 +100,8 @@ impl AtomicProgram {
     }
 
     pub fn arg(&mut self, word: impl AsRef<[u8]>) -> &mut Self {
-        self.push_arg(word.as_ref());
+        self.args.push(word.as_ref().to_vec());
         self
-    }
-
-    pub fn push_arg(&mut self, word: &[u8]) {
-        self.args.push(word.to_vec());
     }
 
     pub fn arg_list(&mut self, words: &[Vec<u8>]) -> &mut Self {

@@ -520,12 +520,6 @@ impl<E> Envelope<E> {
     pub fn metadata(&self) -> &Metadata {
         self.record.metadata()
     }
-
-    /// Returns the event.
-    #[must_use]
-    pub fn into_event(self) -> E {
-        self.event
-    }
 }
 
 /// Events that a handler, a projection method or a subscriber can request.
