@@ -150,9 +150,13 @@ async fn on_postgres_each_event_is_handled_by_one_process_and_a_killed_one_is_re
 #[tokio::test]
 async fn on_postgres_a_handler_has_a_lease_of_10_s_by_default() {
     let schema = eventbus_test::unique_name("tracked");
-    let app = App::builder().store(opened(&format!("schema {schema}")).await).handler::<track>();
-    let app = app.start().await.unwrap();
-    app.settled().await.unwrap();
+    let store = opened(&format!("schema {schema}")).await;
+    let app = App::builder().store(Arc::clone(&store)).handler::<track>().start().await.unwrap();
+    until("it owns the handler", async || {
+        let listed = store.handler_progress().unwrap().list_handlers().await.unwrap();
+        listed.iter().any(|listed| listed.shards[0].owner.is_some())
+    })
+    .await;
     let mut connection = sqlx::PgConnection::connect(eventbus_test::postgres_url()).await.unwrap();
     let lease = format!("SELECT extract(epoch FROM expires_at - renewed_at)::float8 FROM {schema}.handler_shards");
     let seconds: Vec<f64> = sqlx::query_scalar(AssertSqlSafe(lease)).fetch_all(&mut connection).await.unwrap();
