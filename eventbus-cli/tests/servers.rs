@@ -323,6 +323,8 @@ async fn a_relay_that_stopped_at_a_restored_store_publishes_again() {
     let app = live.start_app().await;
     live.wait_for(&["relay"], |document| document["relays"][0]["position"] == "4").await;
     app.shutdown(Duration::from_secs(60)).await.unwrap();
+    let shared = live.document(&["--yes", "relay", "republish"]);
+    assert_eq!(shared["position"], "4", "stream and store share all events");
 
     let without_bus = eventbus(&["--store", live.database.url(), "--yes", "relay", "republish", "--after", "2"]);
     assert_eq!(without_bus.code, 64, "{without_bus:?}");

@@ -747,12 +747,12 @@ WHERE seconds > {clock_skew} ORDER BY seconds DESC LIMIT 1
 
 --! check relay-ahead on bus_and_store: a bus that has events of later positions than the store
 --! fault if _is_ahead: `{_stream}` has events of this store up to position {published}, and the store ends at {head}
---! so the store came back from an older copy: the relay stops, and handlers have seen events that are gone
---! repair compare the last entries of the stream with the store; then `eventbus relay republish --after POSITION`, with the position up to which both agree
+--! so the store came back from an older copy: the relay stops, and consumers of the stream have seen events that are gone
+--! repair `eventbus relay republish`, which publishes the events after the last one that stream and store share
 
 --! check relay-stalled on bus_and_store: events that the relay does not publish
 --! note if _is_absent: no relay has published events of this store to `{_stream}`
---! so unless the programs publish by `publish_to`, no handler gets an event
+--! so unless the programs publish by `publish_to`, no consumer of the stream gets an event
 --! repair start a process with the relay; programs that publish by `publish_to` have none
 --! fault if _is_stalled: the event at position {_position} has not been published for {seconds:.0} s (the head is {head})
 --! so no relay runs, or it stops there: no handler gets this event and the later ones

@@ -51,7 +51,7 @@ async fn a_relay_that_does_not_publish_is_ahead_or_of_a_different_store_is_found
     publish(&id, 9).await;
     let found = expect_finding(&doctor, "relay-ahead", Fault, "up to position 9, and the store ends at 3").await;
     assert_eq!(found.finding.observed["store"], id.as_str());
-    assert!(found.finding.repair.contains("`eventbus relay republish --after POSITION`"), "{found:?}");
+    assert!(found.finding.repair.contains("`eventbus relay republish`"), "{found:?}");
     publish("11111111-2222-4333-8444-555555555555", 9).await;
     expect_finding(&doctor, "relay-other-store", Note, "11111111-2222-4333-8444-555555555555").await;
 }

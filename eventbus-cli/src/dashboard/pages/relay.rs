@@ -49,8 +49,8 @@ pub(in crate::dashboard) async fn relay(visit: &Visit) -> Result<Markup, Command
             @for row in relays.iter().filter(|row| row.halted_at.is_some()) {
                 p.problem role="alert" {
                     "The relay to " code { (row.destination) } " has stopped: position " (optional(row.halted_at.as_ref()))
-                    " was published by a newer copy of the store. An operator says from where to publish again: "
-                    code { "eventbus relay republish --after POSITION" }
+                    " was published by a newer copy of the store. To go on from the last event that both have, run "
+                    code { "eventbus relay republish" }
                 }
             }
             @if relays.is_empty() {

@@ -10,8 +10,11 @@
 use std::{
     num::NonZeroUsize,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
+use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -31,17 +34,22 @@ use crate::{
 /// The limits of a page.
 const LIMITS: PageLimits = PageLimits { events: NonZeroUsize::new(PAGE_EVENTS).unwrap(), bytes: PAGE_BYTES };
 
+/// For so long after an event at the end of the feed, a handler that catches up is read for less.
+const LIVE_FOR: Duration = Duration::from_millis(100);
+
 /// Feeds the handlers of a process.
 pub(super) struct Feeder {
     shared: Arc<Shared>,
     workers: Arc<Workers>,
     /// The filter for the types that any handler takes.
     of_types: OnceLock<FeedFilter>,
+    /// When an event was last read at the end of the feed; held for moments.
+    live_at: Mutex<Option<Instant>>,
 }
 
 impl Feeder {
-    pub(super) const fn new(shared: Arc<Shared>, workers: Arc<Workers>) -> Self {
-        Self { shared, workers, of_types: OnceLock::new() }
+    pub(super) fn new(shared: Arc<Shared>, workers: Arc<Workers>) -> Self {
+        Self { shared, workers, of_types: OnceLock::new(), live_at: Mutex::new(None) }
     }
 
     /// Returns the filter for the events that any handler takes, of the slots of the shards here, and these slots.
@@ -90,6 +98,7 @@ impl Feeder {
             match self.read_end(&mut reader, after, head).await {
                 Ok(page) => {
                     self.shared.note_read(&page.events);
+                    *self.live_at.lock() = Some(Instant::now());
                     self.shared.window.lock().push(&page);
                     self.offer_window();
                     self.shared.backlog.notify_one();
@@ -156,11 +165,13 @@ impl Feeder {
         true
     }
 
-    /// Reads for the handlers that are behind the window.
+    /// Reads for the handlers that are behind the window. While events come at the end of the feed, it leaves two thirds of
+    /// the time to the handlers there. Real time: what it shares is the processor.
     pub(super) async fn feed_backlogs(&self, cancel: &CancellationToken) {
         let mut reader = self.page_reader();
         let mut failures = BackoffTimer::new(FAILURE_BACKOFF);
         loop {
+            let began = Instant::now();
             // a page that is dropped unread is read again
             let fed = tokio::select! {
                 biased;
@@ -168,7 +179,12 @@ impl Feeder {
                 fed = self.feed_backlog(&mut reader) => fed,
             };
             match fed {
-                Ok(true) => failures.reset(),
+                Ok(true) => {
+                    failures.reset();
+                    if self.live_at.lock().is_some_and(|at| at.elapsed() < LIVE_FOR) {
+                        cancel.run_until_cancelled(tokio::time::sleep(2 * began.elapsed())).await;
+                    }
+                }
                 Ok(false) => {
                     if cancel.run_until_cancelled(self.shared.backlog.notified()).await.is_none() {
                         return;
