@@ -48,6 +48,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventbus/src/runtime/app/tasks.rs", 2, "the reply of a store that may be gone"),
     ("eventbus/src/runtime/projection/runner.rs", 1, "the reply of a store that may be gone"),
     ("eventbus/src/runtime/engine/handler_queue.rs", 5, "leases, by the clock of a store"),
+    ("eventbus/src/runtime/engine/feeder.rs", 4, "the processor, whose time handlers share"),
     ("eventbus/src/runtime/engine/heartbeats.rs", 6, "leases, by the clock of a store"),
     ("eventbus/src/runtime/engine/saver.rs", 5, "how long changes gather, so that one save writes many"),
     ("eventbus/src/runtime/held_lease.rs", 2, "the replies of a store before and to the release of a lease"),

@@ -56,8 +56,8 @@ struct Arguments {
     /// Number of server failures, each kind in turn.
     #[arg(long, default_value_t = 300)]
     server_kills: u64,
-    /// Number of transfers, each of which causes a reaction, on PostgreSQL with consumers over Redis; a tenth as many on
-    /// Redis and in SQLite.
+    /// Number of transfers, each of which causes a reaction, on PostgreSQL by two processes with a relay to Redis; a tenth as
+    /// many on Redis and in SQLite.
     #[arg(long, default_value_t = 100_000)]
     reactions: u64,
     /// Number of attempts to take one of 1,000 unique values, on each store.

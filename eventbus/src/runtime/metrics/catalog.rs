@@ -123,7 +123,7 @@ catalog! {
     GROUP_CONSUMERS: Gauge "eventbus_group_consumers" ["group"] "{consumer}"
         "Live consumers of the group in all processes.";
     DEAD_LETTERS: Gauge "eventbus_dead_letters" [] "{delivery}"
-        "Dead letters that the bus holds.";
+        "Dead letters that store and bus hold; of a store 500 at most.";
     DEAD_LETTERS_TOTAL: Counter "eventbus_dead_letters_total" [] "{delivery}"
         "Deliveries that this process made dead letters.";
     PROJECTION_LAG_EVENTS: Gauge "eventbus_projection_lag_events" ["projection"] "{event}"

@@ -1,7 +1,8 @@
 //! The relay: the one publisher of a store's events.
 //!
-//! Reads the feed after its position and publishes it in order; a save only wakes it, so a bus outage delays handlers
-//! but never fails a save. Of the processes of an app one is the leader, by a lease in the store; the rest stand by.
+//! Reads the feed after its position and publishes it in order; a save only wakes it, so a bus outage delays the
+//! consumers of the bus, and neither fails a save nor delays handlers of the store. Of the processes of an app one is the
+//! leader, by a lease in the store; the rest stand by.
 //!
 //! Invariant: the lease only saves double work. Events are published once because a
 //! [`RelayTarget`](crate::port::RelayTarget) moves its record of the store together with them.

@@ -44,8 +44,8 @@ pub struct Plan {
     pub transfers: u64,
     /// Number of members that die.
     pub crashes: u64,
-    /// Set for members of one consumer group over Redis, two at a time; unset for one after the other, each with the
-    /// in-process bus and a short lease.
+    /// Set for two members at a time, whose relay publishes on Redis; unset for one after the other, each without a bus
+    /// and with a short lease.
     pub over_redis: bool,
     /// The seed of all random choices.
     pub seed: u64,
@@ -55,7 +55,7 @@ pub struct Plan {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Member {
     place: Place,
-    /// The address and the prefix of the bus, and the consumer's name; `None` for the in-process bus.
+    /// The address and the prefix of the bus, and the consumer's name; `None` without a bus.
     bus: Option<(String, String, String)>,
     /// Its transfers: the first one, and then each so many later, below the last number.
     first: u64,
