@@ -16,7 +16,8 @@ const COUNT_PAGE: usize = 1_000;
 
 /// Start of a consumer group.
 ///
-/// A group that its first consumer creates begins with the oldest entry.
+/// A group that its first consumer creates begins with the oldest entry, or with the next one if all its handlers have
+/// `start = "now"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GroupStart {

@@ -601,7 +601,7 @@ WHERE seconds > {clock_skew} ORDER BY seconds DESC LIMIT 1
 --! repair CONFIG SET appendonly yes, and the same in redis.conf
 -- the bus gets the events again from its relay
 --! warning if _is_off and _of_bus: the server has no append-only file
---! so a crash loses every entry since the last snapshot, with groups, retries and dead letters; the relay publishes the events of its store again, so that handlers get some twice
+--! so a crash loses every entry since the last snapshot, with groups, retries and dead letters; the relay publishes the events of its store again, so that consumers get some twice
 --! repair CONFIG SET appendonly yes, and the same in redis.conf
 --! fault if _has_failed: the last write of the append-only file failed ({aof_last_write_status})
 --! so the server refuses every write until it can write the file again
@@ -611,7 +611,7 @@ WHERE seconds > {clock_skew} ORDER BY seconds DESC LIMIT 1
 --! repair CONFIG SET appendfsync always, and the same in redis.conf
 -- the default of Redis, and bearable for a bus
 --! note if _is_late and _of_bus: `appendfsync` is `{appendfsync}`: a crash of the machine loses {_lost} of acknowledged writes
---! so the relay publishes the events of its store again, so that handlers get some twice
+--! so the relay publishes the events of its store again, so that consumers get some twice
 --! repair CONFIG SET appendfsync always, and the same in redis.conf
 
 --! check redis-snapshot on redis: a snapshot or rewrite that failed
