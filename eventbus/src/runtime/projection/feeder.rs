@@ -58,6 +58,8 @@ const TRANSACTIONS_PER_LEASE: u32 = 8;
 
 /// Interval at which the feeder saves a checkpoint past events of other types.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+/// State in memory reads at most about so many positions again after a new connection to the store.
+const READ_AGAIN_MAX: u64 = 10_000;
 /// A checkpoint of rows that a projection keeps itself is saved at least this often, in events.
 const CHECKPOINT_EVENTS_MAX: u64 = 256;
 
@@ -84,16 +86,16 @@ pub(super) struct Feeder<'a> {
     has_tables: bool,
     /// The generation of the projection's progress when the last pass began.
     generation: u64,
-    /// State in memory: the last event that it includes.
-    last_folded: LastFolded,
+    /// Of state in memory.
+    last_known: LastKnown,
     restore_watch: RestoreWatch,
     /// State in memory is filled from the first event: the traces of events older than this have ended.
     traced_since: Option<OffsetDateTime>,
 }
 
-/// The last event that state in memory includes.
+/// The last event that state in memory includes, or a later one of another type that its feed has passed.
 #[derive(Debug, Clone, Copy)]
-enum LastFolded {
+enum LastKnown {
     /// It includes no event.
     None,
     Event(Position, EventId),
@@ -155,7 +157,7 @@ impl<'a> Feeder<'a> {
             unsaved_events: 0,
             end_check: EndCheck::new(&*context.store),
             generation: 0,
-            last_folded: LastFolded::None,
+            last_known: LastKnown::None,
             restore_watch: RestoreWatch::new(&*context.store),
             traced_since: held_lease.is_none().then(|| context.clock.now()),
         }
@@ -234,7 +236,7 @@ impl<'a> Feeder<'a> {
         let is_set_back = {
             let progress = inner.progress().borrow();
             if progress.generation != self.generation {
-                self.last_folded = LastFolded::Unknown;
+                self.last_known = LastKnown::Unknown;
             }
             (self.position, self.generation) = (progress.position, progress.generation);
             progress.must_reset_checkpoint
@@ -249,9 +251,19 @@ impl<'a> Feeder<'a> {
         Ok(())
     }
 
-    /// Compares state in memory with the store if an older copy may have replaced it: the store must hold the last event
-    /// that the state includes. Then the feed is read again from that event on, since the copy may have others of its types
-    /// at the positions that were passed.
+    /// Returns `true` if reading the feed again from the last known event would take long.
+    fn is_far_from_known(&self) -> bool {
+        let known = match self.last_known {
+            LastKnown::None => Position::START,
+            LastKnown::Event(position, _) => position,
+            LastKnown::Unknown => return true,
+        };
+        self.position.get().saturating_sub(known.get()) > READ_AGAIN_MAX
+    }
+
+    /// Compares state in memory with the store if an older copy may have replaced it: the store must hold the last known
+    /// event. Then the feed is read again from that event on, since the copy may have others of the state's types at the
+    /// positions that were passed.
     async fn compare_with_store(&mut self, head: Position, has_failed: bool) -> Result<(), FeedStop> {
         let store = &*self.context.store;
         if has_failed {
@@ -259,19 +271,20 @@ impl<'a> Feeder<'a> {
         }
         self.restore_watch.note_head(head);
         self.restore_watch.note_restores(store);
-        if matches!(self.last_folded, LastFolded::Unknown) {
+        if !self.restore_watch.is_check_due() && self.is_far_from_known() {
             let event = store.read_events_at(&[self.position]).await.into_iter().next().transpose()?.flatten();
-            if let Some(event) = event {
-                self.last_folded = LastFolded::Event(self.position, event.metadata().event_id());
+            self.restore_watch.note_restores(store);
+            if let Some(event) = event.filter(|_| !self.restore_watch.is_check_due()) {
+                self.last_known = LastKnown::Event(self.position, event.metadata().event_id());
             }
         }
         if !self.restore_watch.is_check_due() {
             return Ok(());
         }
-        let shared = match self.last_folded {
-            LastFolded::None => Some(Position::START),
-            LastFolded::Event(position, event_id) => holds_event(store, position, event_id).await?.then_some(position),
-            LastFolded::Unknown => None,
+        let shared = match self.last_known {
+            LastKnown::None => Some(Position::START),
+            LastKnown::Event(position, event_id) => holds_event(store, position, event_id).await?.then_some(position),
+            LastKnown::Unknown => None,
         };
         self.restore_watch.mark_checked();
         let Some(shared) = shared else { return Err(FeedStop::WentBack(head)) };
@@ -434,7 +447,7 @@ impl<'a> Feeder<'a> {
             Err(error) => return Ok(Outcome::Failed(0..1, error)),
         }
         self.position = delivery.record().position().unwrap_or(self.position);
-        self.last_folded = LastFolded::Event(self.position, delivery.record().metadata().event_id());
+        self.last_known = LastKnown::Event(self.position, delivery.record().metadata().event_id());
         self.unsaved_events += 1;
         if self.unsaved_events >= CHECKPOINT_EVENTS_MAX {
             self.save_checkpoint(true).await?;
