@@ -81,3 +81,20 @@ async fn state_in_memory_takes_new_events_at_positions_that_it_had_passed() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(customers(&app, next).await, ["ada", "bob"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn state_in_memory_that_had_stopped_is_not_folded_twice_after_an_outage() {
+    let store = GatedStore::open();
+    let app = App::builder().store(store.clone()).projection_with(Customers::default).start().await.unwrap();
+    let first = save(&app, "ada").await;
+    assert_eq!(customers(&app, first).await, ["ada"]);
+    store.damaged_at.store(first.get() + 1, Ordering::SeqCst);
+    let next = save(&app, "bob").await;
+    until("it stops", async || app.projections().await.unwrap()[0].stopped.is_some()).await;
+    store.failures.store(3, Ordering::SeqCst);
+    store.appended().notify();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    store.damaged_at.store(0, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(customers(&app, next).await, ["ada", "bob"]);
+}

@@ -99,7 +99,7 @@ enum LastKnown {
     /// It includes no event.
     None,
     Event(Position, EventId),
-    /// A rebuild has replaced the state.
+    /// A rebuild has replaced the state, or a former feeder has filled it.
     Unknown,
 }
 
@@ -157,7 +157,10 @@ impl<'a> Feeder<'a> {
             unsaved_events: 0,
             end_check: EndCheck::new(&*context.store),
             generation: 0,
-            last_known: LastKnown::None,
+            last_known: match inner.progress().position() {
+                Position::START => LastKnown::None,
+                _ => LastKnown::Unknown,
+            },
             restore_watch: RestoreWatch::new(&*context.store),
             traced_since: held_lease.is_none().then(|| context.clock.now()),
         }
