@@ -348,7 +348,10 @@ const PROMISES: &[(&str, &[Proof])] = &[
         &[
             (
                 "tests/tests/relay/main.rs",
-                &["a_database_restored_from_a_backup_publishes_nothing_until_somebody_says_from_where"],
+                &[
+                    "a_database_restored_from_a_backup_publishes_nothing_until_somebody_says_from_where",
+                    "effects_and_progress_stay_of_one_moment_when_an_older_database_takes_over_under_a_running_app",
+                ],
             ),
             (
                 "eventbus/tests/runtime/relay_stopped.rs",

@@ -29,7 +29,7 @@ use eventbus::{
     relay::RelayError,
 };
 use eventbus_test::internal::Actor;
-use eventstore_postgres::PgEventStore;
+use eventstore_postgres::{PgConnection, PgEventStore};
 use tokio::task::JoinHandle;
 
 use self::world::{World, administer, append, builder, database, relay, until};
@@ -237,6 +237,108 @@ async fn a_database_restored_from_a_backup_publishes_nothing_until_somebody_says
     let again: Vec<_> = world.published().await.split_off(before.len());
     assert_eq!(again, stored[20..]);
     app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+/// An effect in the database of the store, which counts how often an event took effect.
+#[handler(manual)]
+async fn take_effect(event: &RecordedEvent, connection: &mut PgConnection) -> Result<(), HandlerError> {
+    const EFFECT: &str =
+        "INSERT INTO effects AS e VALUES ($1, 1) ON CONFLICT (event_id) DO UPDATE SET times = e.times + 1";
+    let effect = sqlx::query(EFFECT).bind(event.metadata().event_id().to_string());
+    effect.execute(connection).await?;
+    Ok(())
+}
+
+/// The ids of the events that state in memory has folded.
+#[derive(Debug, Default)]
+struct Folded(Vec<String>);
+
+#[projection(name = "folded", manual)]
+impl Folded {
+    fn fold(&mut self, event: &RecordedEvent) {
+        self.0.push(event.metadata().event_id().to_string());
+    }
+}
+
+/// Ends all sessions of a database, and runs statements before there are new ones.
+async fn between_sessions(name: &str, statements: &[String]) {
+    administer(format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
+    administer(format!(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+    ))
+    .await;
+    for statement in statements {
+        administer(statement.clone()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn effects_and_progress_stay_of_one_moment_when_an_older_database_takes_over_under_a_running_app() {
+    // fewer events than were lost, and more
+    for later in [10, 60] {
+        let (name, url) = database().await;
+        let mut world = World::on(url).await;
+        let mut admin = <sqlx::PgConnection as sqlx::Connection>::connect(&world.database).await.unwrap();
+        let table = "CREATE TABLE effects (event_id text PRIMARY KEY, times bigint NOT NULL)";
+        sqlx::query(table).execute(&mut admin).await.unwrap();
+        drop(admin);
+        let app = builder(&world.database, world.redis.url()).await;
+        let app = app.handler::<take_effect>().projection_with(Folded::default).start().await.unwrap();
+        append(&world.store, 20).await;
+        app.settled().await.unwrap();
+        let backed_up = world.head().await;
+
+        let copy = format!("{name}_copy");
+        let allow = |name: &str| format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true");
+        between_sessions(&name, &[format!("CREATE DATABASE {copy} TEMPLATE {name}"), allow(&name)]).await;
+        until("it answers again", async || world.store.head().await.is_ok()).await;
+        append(&world.store, 30).await;
+        app.settled().await.unwrap();
+        let before = world.published().await;
+        assert_eq!(before.len(), 50);
+
+        // the copy replaces the original under its name, while the app runs on
+        let rename = |from: &str, to: &str| format!("ALTER DATABASE {from} RENAME TO {to}");
+        let swap = [rename(&name, &format!("{name}_lost")), rename(&copy, &name), allow(&name)];
+        between_sessions(&name, &swap).await;
+        until("the copy answers", async || matches!(world.store.head().await, Ok(head) if head == backed_up)).await;
+        append(&world.store, later).await;
+
+        let mut admin = <sqlx::PgConnection as sqlx::Connection>::connect(&world.database).await.unwrap();
+        let mut effects: (i64, i64) = (0, 0);
+        let wanted = i64::try_from(20 + later).unwrap();
+        until("all stored events took effect", async || {
+            let counts = "SELECT count(*), sum(times)::bigint FROM effects f
+                JOIN eventbus.events e ON e.event_id::text = f.event_id";
+            effects = sqlx::query_as(counts).fetch_one(&mut admin).await.unwrap();
+            effects.0 == wanted
+        })
+        .await;
+        let all: (i64, i64) =
+            sqlx::query_as("SELECT count(*), sum(times)::bigint FROM effects").fetch_one(&mut admin).await.unwrap();
+        assert_eq!((effects, all), ((wanted, wanted), (wanted, wanted)), "no lost event has an effect");
+
+        until("the relay stops", async || app.relay_status().await.unwrap().stopped.is_some()).await;
+        let Some(RelayError::StoreBehindBus { fork, .. }) = app.relay_status().await.unwrap().stopped else { panic!() };
+        assert_eq!((fork, world.published().await), (backed_up, before.clone()));
+
+        let ids: Vec<(String,)> = sqlx::query_as("SELECT event_id::text FROM eventbus.events ORDER BY position")
+            .fetch_all(&mut admin)
+            .await
+            .unwrap();
+        let ids: Vec<String> = ids.into_iter().map(|id| id.0).collect();
+        until("the state is folded anew", async || {
+            let is_folded = app.projected::<Folded>(world.head().await).await.is_ok_and(|folded| folded.0 == ids);
+            is_folded && app.health().await.is_ready()
+        })
+        .await;
+
+        assert_eq!(app.republish(None).await.unwrap(), backed_up);
+        until("the later events are published", async || world.published().await.len() >= before.len() + later).await;
+        assert_eq!(world.published().await.split_off(before.len()), world.stored().await[20..]);
+        app.shutdown(Duration::from_secs(10)).await.unwrap();
+        administer(format!("DROP DATABASE {name}_lost WITH (FORCE)")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     feed_window::Page,
     handler_queue::{HandlerQueue, PAGE_EVENTS, Wanted},
+    saver::Saver,
     shared::Shared,
     slots::Slots,
     workers::Workers,
@@ -27,7 +28,10 @@ use super::{
 use crate::{
     domain::{name::Name, stream::Position},
     port::{FeedFilter, ReadError, backoff::BackoffTimer, feed_page::PageLimits, handler_progress::ALL_TYPES},
-    runtime::{feed_head::FAILURE_BACKOFF, feed_poller::FeedPoller, head_poll::PageRequest, page_reader::PageReader},
+    runtime::{
+        feed_head::FAILURE_BACKOFF, feed_poller::FeedPoller, head_poll::PageRequest, page_reader::PageReader,
+        restore_watch::RestoreWatch,
+    },
     support::PAGE_BYTES,
 };
 
@@ -41,6 +45,7 @@ const LIVE_FOR: Duration = Duration::from_millis(100);
 pub(super) struct Feeder {
     shared: Arc<Shared>,
     workers: Arc<Workers>,
+    saver: Arc<Saver>,
     /// The filter for the types that any handler takes.
     of_types: OnceLock<FeedFilter>,
     /// When an event was last read at the end of the feed; held for moments.
@@ -48,8 +53,8 @@ pub(super) struct Feeder {
 }
 
 impl Feeder {
-    pub(super) fn new(shared: Arc<Shared>, workers: Arc<Workers>) -> Self {
-        Self { shared, workers, of_types: OnceLock::new(), live_at: Mutex::new(None) }
+    pub(super) fn new(shared: Arc<Shared>, workers: Arc<Workers>, saver: Arc<Saver>) -> Self {
+        Self { shared, workers, saver, of_types: OnceLock::new(), live_at: Mutex::new(None) }
     }
 
     /// Returns the filter for the events that any handler takes, of the slots of the shards here, and these slots.
@@ -67,8 +72,9 @@ impl Feeder {
         let mut reader = self.page_reader();
         let kept = Arc::clone(self.shared.store());
         let _kept = kept.appended().recent().keep();
+        let mut restore_watch = RestoreWatch::new(&*kept);
         while !cancel.is_cancelled() {
-            let head = match poller.head().await {
+            let head = match self.checked_head(&mut poller, &mut restore_watch).await {
                 Ok(head) => head,
                 Err(error) => {
                     self.shared.note_feed_error(&error);
@@ -97,6 +103,12 @@ impl Feeder {
             }
             match self.read_end(&mut reader, after, head).await {
                 Ok(page) => {
+                    restore_watch.note_restores(&*kept);
+                    if restore_watch.is_check_due() {
+                        // its events may be of an older copy, and would hide that the store lacks the last one
+                        reader.close();
+                        continue;
+                    }
                     self.shared.note_read(&page.events);
                     *self.live_at.lock() = Some(Instant::now());
                     self.shared.window.lock().push(&page);
@@ -110,6 +122,24 @@ impl Feeder {
                     }
                 }
             }
+        }
+    }
+
+    /// Returns the head, of a store that holds what was read: no older copy has replaced it.
+    async fn checked_head(&self, poller: &mut FeedPoller, watch: &mut RestoreWatch) -> Result<Position, ReadError> {
+        loop {
+            let head = poller.head().await?;
+            if poller.take_failure() {
+                watch.note_failure();
+            }
+            watch.note_head(head);
+            watch.note_restores(&**self.shared.store());
+            if !watch.is_check_due() {
+                return Ok(head);
+            }
+            // the head may be of the store before
+            self.saver.check_store().await.map_err(|error| ReadError::Unavailable(error.into()))?;
+            watch.mark_checked();
         }
     }
 

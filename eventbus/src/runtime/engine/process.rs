@@ -58,7 +58,7 @@ impl Engine {
         let shared = Arc::new(Shared::new(feed_head, member, settings, queues, counters));
         let saver = Arc::new(Saver::new(Arc::clone(&shared)));
         let workers = Arc::new(Workers::new(Arc::clone(&shared)));
-        let feeder = Feeder::new(Arc::clone(&shared), Arc::clone(&workers));
+        let feeder = Feeder::new(Arc::clone(&shared), Arc::clone(&workers), Arc::clone(&saver));
         let heartbeats = Heartbeats::new(Arc::clone(&shared), Arc::clone(&saver), Arc::clone(&workers));
         Arc::new(Self { shared, saver, workers, feeder, heartbeats })
     }

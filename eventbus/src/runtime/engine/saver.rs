@@ -89,12 +89,26 @@ impl Saver {
     /// # Errors
     /// The error of the store; the changes are part of the next save.
     pub(super) async fn save(&self, is_lazy: bool) -> Result<(), HandlerProgressError> {
-        let shared = &*self.shared;
         let _saving = self.saving.lock().await;
-        let saves: Vec<ShardSave> = shared.queues().iter().flat_map(|queue| queue.save(is_lazy)).collect();
+        let saves: Vec<ShardSave> = self.shared.queues().iter().flat_map(|queue| queue.save(is_lazy)).collect();
         if saves.is_empty() {
             return Ok(());
         }
+        self.save_all(saves).await
+    }
+
+    /// Forgets all shards if the store lacks the last event that was read: an older copy has replaced it.
+    ///
+    /// # Errors
+    /// The error of the store.
+    pub(super) async fn check_store(&self) -> Result<(), HandlerProgressError> {
+        // no save is under way, which could take the place that is forgotten here for none
+        let _saving = self.saving.lock().await;
+        self.save_all(Vec::new()).await
+    }
+
+    async fn save_all(&self, saves: Vec<ShardSave>) -> Result<(), HandlerProgressError> {
+        let shared = &*self.shared;
         let unsaved = UnsavedOnDrop { shared, saves: Some(saves) };
         let answer = shared.progress()?.save_shards(&shared.member, shared.last_read(), unsaved.saves()).await;
         self.note_answer(answer.as_ref().err());
