@@ -39,6 +39,8 @@ struct Unpublishable {
 
 /// The entries of a page that are searched for events of a store.
 const PUBLISHED_PAGE_LEN: usize = 256;
+/// The most pages in a row without one: the stream may be shared, and mostly of other stores.
+const PUBLISHED_PAGES_MAX: usize = 1_000;
 
 /// Index of the field with the store: after the fields of the shared wire format.
 const STORE_FIELD_INDEX: usize = 7;
@@ -99,7 +101,8 @@ pub(crate) async fn set_position(
     parse_record(bus, &record)
 }
 
-/// Returns events of a store that the stream has before an entry, newest first; none at its beginning.
+/// Returns events of a store that the stream has before an entry, newest first; none at its beginning, or if the last 256,000
+/// entries are of other stores.
 pub(crate) async fn published_before(
     bus: &BusInner,
     store: Uuid,
@@ -107,7 +110,7 @@ pub(crate) async fn published_before(
 ) -> Result<Vec<(MessageId, PublishedPosition)>, PublishError> {
     publish::ensure_publishing(bus)?;
     let (store, mut before) = (store.to_string(), before.map(ToString::to_string));
-    loop {
+    for _ in 0..PUBLISHED_PAGES_MAX {
         let page = pages::newest_before(bus.stream(), before.as_deref(), PUBLISHED_PAGE_LEN);
         let page: EntryPage =
             bus.connection().run_idempotent(&page).await.map_err(|error| publish::publish_error(bus, error))?;
@@ -125,6 +128,7 @@ pub(crate) async fn published_before(
             return Ok(published);
         }
     }
+    Ok(Vec::new())
 }
 
 /// Returns a store that has a record, unless `own` has one too.

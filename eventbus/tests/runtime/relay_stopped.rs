@@ -40,14 +40,14 @@ async fn a_store_that_went_back_stops_the_relay_until_somebody_says_from_where()
     };
     assert_eq!((published.get(), fork.get()), (10, 3));
     assert!(
-        error.to_string().contains("has the published events up to 3 only; run `eventbus relay republish`"),
+        error.to_string().contains("the store has these events up to 3 only; run `eventbus relay republish`"),
         "{error}"
     );
     assert_eq!(first.relay_status().await.unwrap().stopped.as_ref(), Some(stopped));
     let health = first.health().await;
     assert!(!health.is_healthy());
     let alerts = health.alerts(&HealthThresholds::default()).join("; ");
-    assert!(alerts.contains("the relay does not publish: `memory` was published up to position 10"), "{alerts}");
+    assert!(alerts.contains("the relay does not publish: the store was restored from an older copy: `memory` was published up to position 10"), "{alerts}");
 
     append(&store, 20).await;
     tokio::time::sleep(Duration::from_secs(10)).await;

@@ -392,6 +392,7 @@ impl HandlerQueue {
         let started: BTreeSet<_> = acquired.started.iter().copied().collect();
         for restored in restored {
             if !self.spec.events.matches(restored.event.event_type()) {
+                shard.note_unfinished();
                 if restored.row.is_none() {
                     shard.leave_row(restored.position);
                 }

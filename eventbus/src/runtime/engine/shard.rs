@@ -360,6 +360,11 @@ impl Shard {
         self.unsaved.is_changed = true;
     }
 
+    /// Notes an unfinished event that this owner does not take: the shard is not idle.
+    pub(super) const fn note_unfinished(&mut self) {
+        self.idle_through = None;
+    }
+
     /// Records in the next save from where on the checkpoint counts for a type, or that it counts for all of it.
     pub(super) fn set_left(&mut self, name: Name, from: Option<Position>) {
         self.unsaved.left.insert(name, from);

@@ -27,10 +27,11 @@ use super::{
     event_handling::{BATCH_EVENTS_MAX, FeedStop, count_of_next_call, feed_delivery},
     failure::{Failure, position_of},
     fed_projection::FedProjection,
+    memory_check::{Compared, MemoryCheck},
     note::record_rebuild,
 };
 use crate::{
-    domain::{error::BoxError, metadata::EventId, record::RecordedEvent, stream::Position},
+    domain::{error::BoxError, record::RecordedEvent, stream::Position},
     port::{
         ReadError, RecordStream, Shadow, Transaction, Transactions,
         delivery::{Delivery, HandlerError},
@@ -41,7 +42,6 @@ use crate::{
         feed_poller::{EndCheck, FeedPoller},
         handler_inbox::classify_error,
         held_lease::HeldLease,
-        restore_watch::{RestoreWatch, holds_event},
     },
     support::{
         PAGE_BYTES, read_around, read_batch,
@@ -58,8 +58,6 @@ const TRANSACTIONS_PER_LEASE: u32 = 8;
 
 /// Interval at which the feeder saves a checkpoint past events of other types.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
-/// State in memory reads at most about so many positions again after a new connection to the store.
-const READ_AGAIN_MAX: u64 = 10_000;
 /// A checkpoint of rows that a projection keeps itself is saved at least this often, in events.
 const CHECKPOINT_EVENTS_MAX: u64 = 256;
 
@@ -86,21 +84,12 @@ pub(super) struct Feeder<'a> {
     has_tables: bool,
     /// The generation of the projection's progress when the last pass began.
     generation: u64,
-    /// Of state in memory.
-    last_known: LastKnown,
-    restore_watch: RestoreWatch,
+    /// `None` for rows.
+    memory: Option<&'a mut MemoryCheck>,
+    /// The number of possible restores of the store before its head was asked.
+    possible_restores: u64,
     /// State in memory is filled from the first event: the traces of events older than this have ended.
     traced_since: Option<OffsetDateTime>,
-}
-
-/// The last event that state in memory includes, or a later one of another type that its feed has passed.
-#[derive(Debug, Clone, Copy)]
-enum LastKnown {
-    /// It includes no event.
-    None,
-    Event(Position, EventId),
-    /// A rebuild has replaced the state, or a former feeder has filled it.
-    Unknown,
 }
 
 /// The transactions in which the methods write rows.
@@ -135,6 +124,7 @@ impl<'a> Feeder<'a> {
         inner: &'a dyn FedProjection,
         context: &'a RunnerContext,
         held_lease: Option<&'a HeldLease>,
+        memory: Option<&'a mut MemoryCheck>,
         stop: &'a CancellationToken,
     ) -> Self {
         let is_transactional = inner.definition().kind == ProjectionKind::Transactional;
@@ -157,11 +147,8 @@ impl<'a> Feeder<'a> {
             unsaved_events: 0,
             end_check: EndCheck::new(&*context.store),
             generation: 0,
-            last_known: match inner.progress().position() {
-                Position::START => LastKnown::None,
-                _ => LastKnown::Unknown,
-            },
-            restore_watch: RestoreWatch::new(&*context.store),
+            memory,
+            possible_restores: 0,
             traced_since: held_lease.is_none().then(|| context.clock.now()),
         }
     }
@@ -179,7 +166,7 @@ impl<'a> Feeder<'a> {
             position: saved,
             saved_checkpoint: Some(saved),
             has_tables: true,
-            ..Self::live(inner, context, Some(held_lease), held_lease.ended())
+            ..Self::live(inner, context, Some(held_lease), None, held_lease.ended())
         }
     }
 
@@ -203,10 +190,9 @@ impl<'a> Feeder<'a> {
 
     async fn try_feed_available(&mut self, feed: &mut FeedPoller) -> Result<bool, FeedStop> {
         self.begin_pass().await?;
+        self.possible_restores = self.context.store.appended().possible_restores();
         let head = feed.head().await?;
-        if self.inner.definition().kind == ProjectionKind::InMemory {
-            self.compare_with_store(head, feed.take_failure()).await?;
-        }
+        self.compare_with_store(head, feed.take_failure()).await?;
         let (inner, generation) = (self.inner, self.generation);
         inner.progress().note_head(head);
         let is_behind = head > self.position;
@@ -238,9 +224,6 @@ impl<'a> Feeder<'a> {
         }
         let is_set_back = {
             let progress = inner.progress().borrow();
-            if progress.generation != self.generation {
-                self.last_known = LastKnown::Unknown;
-            }
             (self.position, self.generation) = (progress.position, progress.generation);
             progress.must_reset_checkpoint
         };
@@ -254,48 +237,21 @@ impl<'a> Feeder<'a> {
         Ok(())
     }
 
-    /// Returns `true` if reading the feed again from the last known event would take long.
-    fn is_far_from_known(&self) -> bool {
-        let known = match self.last_known {
-            LastKnown::None => Position::START,
-            LastKnown::Event(position, _) => position,
-            LastKnown::Unknown => return true,
-        };
-        self.position.get().saturating_sub(known.get()) > READ_AGAIN_MAX
-    }
-
-    /// Compares state in memory with the store if an older copy may have replaced it: the store must hold the last known
-    /// event. Then the feed is read again from that event on, since the copy may have others of the state's types at the
-    /// positions that were passed.
+    /// Compares state in memory with the store, if an older copy may have replaced it. The feed is read again from the last
+    /// event on that both have: the copy may have others of the state's types at the positions that were passed.
     async fn compare_with_store(&mut self, head: Position, has_failed: bool) -> Result<(), FeedStop> {
-        let store = &*self.context.store;
-        if has_failed {
-            self.restore_watch.note_failure();
-        }
-        self.restore_watch.note_head(head);
-        self.restore_watch.note_restores(store);
-        if !self.restore_watch.is_check_due() && self.is_far_from_known() {
-            let event = store.read_events_at(&[self.position]).await.into_iter().next().transpose()?.flatten();
-            self.restore_watch.note_restores(store);
-            if let Some(event) = event.filter(|_| !self.restore_watch.is_check_due()) {
-                self.last_known = LastKnown::Event(self.position, event.metadata().event_id());
+        let at = (self.position, self.generation);
+        let Some(memory) = &mut self.memory else { return Ok(()) };
+        match memory.compare(&*self.context.store, at, (head, has_failed)).await? {
+            Compared::Same => Ok(()),
+            Compared::WentBack => Err(FeedStop::WentBack(head)),
+            Compared::SameUpTo(shared) => {
+                let set_back = self.inner.progress().set_back(shared, self.generation).ok_or(FeedStop::Interrupted)?;
+                (self.position, self.generation) = set_back;
+                memory.keep_for(self.generation);
+                Ok(())
             }
         }
-        if !self.restore_watch.is_check_due() {
-            return Ok(());
-        }
-        let shared = match self.last_known {
-            LastKnown::None => Some(Position::START),
-            LastKnown::Event(position, event_id) => holds_event(store, position, event_id).await?.then_some(position),
-            LastKnown::Unknown => None,
-        };
-        self.restore_watch.mark_checked();
-        let Some(shared) = shared else { return Err(FeedStop::WentBack(head)) };
-        let progress = self.inner.progress();
-        progress.follow_checkpoint(shared);
-        let progress = progress.borrow();
-        (self.position, self.generation) = (progress.position, progress.generation);
-        Ok(())
     }
 
     /// Handles all events up to `target`, which was the head of the store; calls `report` after each step.
@@ -358,7 +314,10 @@ impl<'a> Feeder<'a> {
         let mut rest = &*batch.events;
         let mut failure: Option<Failure> = None;
         while let Some(first) = rest.first() {
-            if self.stop.is_cancelled() {
+            // events of an older copy would hide that the store lacks those before
+            let may_have_gone_back =
+                self.memory.is_some() && self.context.store.appended().possible_restores() != self.possible_restores;
+            if self.stop.is_cancelled() || may_have_gone_back {
                 return Err(FeedStop::Interrupted);
             }
             let (count, attempts) = match failure.as_ref().map(|failure| failure.count_of_next_transaction(rest)) {
@@ -450,7 +409,9 @@ impl<'a> Feeder<'a> {
             Err(error) => return Ok(Outcome::Failed(0..1, error)),
         }
         self.position = delivery.record().position().unwrap_or(self.position);
-        self.last_known = LastKnown::Event(self.position, delivery.record().metadata().event_id());
+        if let Some(memory) = &mut self.memory {
+            memory.note_folded(self.position, delivery.record().metadata().event_id());
+        }
         self.unsaved_events += 1;
         if self.unsaved_events >= CHECKPOINT_EVENTS_MAX {
             self.save_checkpoint(true).await?;
@@ -753,7 +714,7 @@ pub(super) mod tests {
         let lease_request = context.lease_request(projection_role("rows"));
         let stop = CancellationToken::new();
         let held_lease = lease_request.acquire(&stop).await.unwrap().unwrap();
-        let mut feeder = Feeder::live(&projected, &context, Some(&held_lease), held_lease.ended());
+        let mut feeder = Feeder::live(&projected, &context, Some(&held_lease), None, held_lease.ended());
         assert!(matches!(feeder.feed_available(&mut feed).await, Ok(true)));
         assert_eq!(feeder.saved_checkpoint, Some(Position::new(1)));
 

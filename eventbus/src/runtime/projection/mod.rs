@@ -12,6 +12,7 @@ mod feeder;
 mod guard;
 mod handle;
 mod inner;
+mod memory_check;
 mod memory_rebuild;
 mod meter;
 mod note;

@@ -223,6 +223,22 @@ impl ProgressCell {
         })
     }
 
+    /// Sets the position back to `position`, if it is higher, and returns position and generation; `None` if it was set back,
+    /// or the state replaced, since `generation`.
+    pub(super) fn set_back(&self, position: Position, generation: u64) -> Option<(Position, u64)> {
+        let mut set_back = None;
+        self.update(|progress| {
+            let is_current = progress.generation == generation;
+            let moves = is_current && position < progress.position;
+            if moves {
+                (progress.position, progress.generation) = (position, generation + 1);
+            }
+            set_back = is_current.then_some((progress.position, progress.generation));
+            moves
+        });
+        set_back
+    }
+
     /// Records that the checkpoint was set back too, unless the position was set back again meanwhile.
     pub(super) fn confirm_checkpoint_reset(&self, generation: u64) {
         self.progress.send_if_modified(|progress| {
@@ -355,17 +371,24 @@ impl ProgressCell {
     }
 
     /// Stops state in memory until it is folded anew, from the start: an older copy, which ends at `head`, has replaced the
-    /// store.
+    /// store. Not if a rebuild has replaced the state since `generation`.
     pub(super) fn stop_behind(&self, head: Position, generation: u64) {
         tracing::error!(
             projection = self.projection,
             "an older copy has replaced the store, which lacks events that the state in memory includes: it is folded anew"
         );
-        self.stop(ProjectionError::WentBack { name: self.projection }, generation);
-        self.progress.send_modify(|progress| {
-            (progress.position, progress.stopped_at) = (Position::START, head);
-            progress.generation += 1;
-            (progress.has_caught_up, progress.first_head) = (false, Some(head));
+        // the store has answered
+        self.set_problem(None);
+        let now = self.clock().now();
+        self.progress.send_if_modified(|progress| {
+            let is_current = progress.generation == generation;
+            if is_current {
+                progress.stopped = Some(ProjectionError::WentBack { name: self.projection });
+                (progress.stopped_since, progress.stopped_at) = (Some(now), head);
+                (progress.position, progress.generation) = (Position::START, generation + 1);
+                (progress.has_caught_up, progress.first_head) = (false, Some(head));
+            }
+            is_current
         });
     }
 

@@ -16,6 +16,7 @@ use super::{
     event_handling::FeedStop,
     fed_projection::FedProjection,
     feeder::Feeder,
+    memory_check::MemoryCheck,
     note::{TypeCheck, check_types, record_stop},
     rebuild::rebuild_when_needed,
     standby::{wait_for_lease, wait_for_retry, wait_for_retry_in_memory},
@@ -85,10 +86,11 @@ impl ProjectionRunner {
         let mut feed = FeedPoller::new(&self.context.feed_head);
         if self.inner.definition().kind == ProjectionKind::InMemory {
             self.inner.progress().set_owner(true);
+            let mut memory = MemoryCheck::new(&*self.context.store, self.inner.progress().position());
             // waits first: if it was restarted after a panic of its factory, it has stopped, and its state may hold
             // half an event
             while wait_for_retry_in_memory(&*self.inner, &self.context, &cancel).await {
-                if let FeedingEnd::Ended = self.feed_until_end(None, &mut feed, &cancel).await {
+                if let FeedingEnd::Ended = self.feed_until_end(None, Some(&mut memory), &mut feed, &cancel).await {
                     return;
                 }
             }
@@ -128,10 +130,10 @@ impl ProjectionRunner {
                 self.inner.progress().resume_if(|stopped| matches!(stopped, ProjectionError::MissedEvents { .. }));
             }
             let feeding_end = match type_check {
-                Ok(TypeCheck::Complete) => self.feed_until_end(Some(&held_lease), feed, held_lease.ended()).await,
+                Ok(TypeCheck::Complete) => self.feed_until_end(Some(&held_lease), None, feed, held_lease.ended()).await,
                 Ok(TypeCheck::NeedsRebuild) => {
                     needs_rebuild.notify_one();
-                    self.feed_until_end(Some(&held_lease), feed, held_lease.ended()).await
+                    self.feed_until_end(Some(&held_lease), None, feed, held_lease.ended()).await
                 }
                 Ok(TypeCheck::Stopped) => FeedingEnd::Stopped,
                 Ok(TypeCheck::Interrupted) => FeedingEnd::Ended,
@@ -157,10 +159,11 @@ impl ProjectionRunner {
     async fn feed_until_end(
         &self,
         held_lease: Option<&HeldLease>,
+        memory: Option<&mut MemoryCheck>,
         feed: &mut FeedPoller,
         stop: &CancellationToken,
     ) -> FeedingEnd {
-        let mut feeder = Feeder::live(&*self.inner, &self.context, held_lease, stop);
+        let mut feeder = Feeder::live(&*self.inner, &self.context, held_lease, memory, stop);
         while !stop.is_cancelled() {
             let step = feeder.feed_available(feed).await;
             let Some(feeding_end) = self.after_step(step, &feeder, held_lease, feed, stop).await else { continue };

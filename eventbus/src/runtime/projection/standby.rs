@@ -41,6 +41,8 @@ const FREE_LEASE_WAIT: Duration = Duration::from_secs(60);
 
 /// Delay until a stopped projection retries by itself.
 const STOPPED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// The same for state in memory beside a store that went back: its process is not ready meanwhile.
+const WENT_BACK_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// Time limit for guards of its state to be dropped before such a retry.
 const GUARD_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -235,6 +237,9 @@ pub(super) async fn wait_for_retry_in_memory(
             }
         }
         // a projection with a long history spends at most a tenth of its time on retries
-        pause = STOPPED_RETRY_INTERVAL.max(clock.elapsed(began).saturating_mul(10));
+        pause = match has_gone_back {
+            true => WENT_BACK_RETRY_INTERVAL,
+            false => STOPPED_RETRY_INTERVAL.max(clock.elapsed(began).saturating_mul(10)),
+        };
     }
 }

@@ -20,9 +20,8 @@ pub enum RelayError {
     /// The bus is ahead of the store: the store was restored from an older copy. Events that it appends now would get
     /// published positions, and never reach the bus. Resolved by [`App::republish`](crate::App::republish).
     #[error(
-        "`{destination}` was published up to position {published} by a newer copy of this store, which was restored and has \
-         the published events up to {fork} only; run `eventbus relay republish`, or call `app.republish(None)`, to publish \
-         the later ones"
+        "the store was restored from an older copy: `{destination}` was published up to position {published} while the store has \
+         these events up to {fork} only; run `eventbus relay republish`, or call `app.republish(None)`, to publish its later ones"
     )]
     StoreBehindBus {
         /// The bus.

@@ -10,8 +10,8 @@ use crate::{
 /// The most events of the bus that are compared with the store.
 const COMPARED_MAX: usize = 10_000;
 
-/// Returns the position of the newest event of the bus that the store holds. Without one among the last 10,000, or on a bus
-/// that keeps none, the position up to which the relay last noted in the store that it had published.
+/// Returns the position of the newest event of the bus that the store holds. Without one among the last 10,000, or if the bus
+/// is away or keeps none, the position up to which the relay last noted in the store that it had published.
 pub(super) async fn find_fork(
     store: &dyn EventStore,
     destination: &Name,
@@ -20,7 +20,8 @@ pub(super) async fn find_fork(
     let (own, newest) = (store.store_id().await?, store.head().await?);
     let (mut before, mut compared) = (None, 0);
     while compared < COMPARED_MAX {
-        let published = target.published_before(own, before.as_ref()).await?;
+        // a stop does not wait for a bus that is away
+        let Ok(published) = target.published_before(own, before.as_ref()).await else { break };
         let Some((last, _)) = published.last() else { break };
         before = Some(last.clone());
         compared += published.len();

@@ -24,6 +24,14 @@ fn a_shard_at_the_end_of_the_feed_counts_no_death() {
 }
 
 #[test]
+fn a_shard_with_an_unfinished_event_that_its_owner_does_not_take_counts_deaths() {
+    let mut shard = new_shard(UNCLEAN, 7);
+    shard.note_unfinished();
+    shard.note_read(7.into());
+    assert!(!shard.save(false, false).unwrap().has_progressed);
+}
+
+#[test]
 fn a_shard_with_an_event_that_former_owners_may_have_run_counts_their_deaths() {
     let mut shard = new_shard(UNCLEAN, 7);
     shard.add(event_at(5, 1), 0);
