@@ -168,6 +168,9 @@ impl RelayTarget for LossyBus {
         _store: Uuid,
         before: Option<&MessageId>,
     ) -> Result<Vec<(MessageId, PublishedPosition)>, PublishError> {
+        if self.ranges.take().is_some() {
+            return Err(self.error(false));
+        }
         let data = self.data.lock();
         let entries = data.losable.entries.iter().rev().map(|(id, event)| (MessageId::new(id.to_string()), event));
         let published = |event: &RecordedEvent| PublishedPosition {

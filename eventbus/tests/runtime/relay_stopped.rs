@@ -135,6 +135,20 @@ async fn a_relay_goes_on_from_the_last_event_that_the_restored_store_and_the_bus
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_relay_beside_a_restored_store_stops_while_the_bus_is_away() {
+    let (store, bus) = restored().await;
+    let first = app(&store, &bus).await;
+    first.published(Position::new(4)).await.unwrap_err();
+    first.shutdown(LEASE).await.unwrap();
+    store.save_checkpoint(&ROLE, 2.into()).await.unwrap();
+    bus.ranges.fail_next(Fault::Unavailable, 1_000);
+    let second = app(&store, &bus).await;
+    let error = second.published(Position::new(4)).await.unwrap_err();
+    let PublishedError::Relay(RelayError::StoreBehindBus { fork, .. }) = error else { panic!("{error}") };
+    assert_eq!(fork, 2, "the position that the relay noted in the store");
+}
+
+#[tokio::test(start_paused = true)]
 async fn beside_a_bus_that_keeps_no_events_a_relay_goes_on_from_what_it_noted_in_the_restored_store() {
     let (store, copy, bus) = (GatedStore::open(), InMemoryEventStore::new(), InMemoryEventBus::new());
     let app = App::builder().store(store.clone()).bus(bus).lease(LEASE).start().await.unwrap();

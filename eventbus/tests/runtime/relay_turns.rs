@@ -182,13 +182,13 @@ async fn a_new_leader_saves_no_position_before_the_bus_has_told_it() {
 }
 
 #[handler(manual, stream = "orders")]
-async fn of_orders(_event: &RecordedEvent) {}
+async fn handle_order(_event: &RecordedEvent) {}
 
 #[tokio::test(start_paused = true)]
 async fn without_a_relay_of_its_own_an_app_waits_for_that_of_another() {
     let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
     let saving = builder(&store, &bus.connection()).consume("orders", InMemoryEventBus::new()).without_relay();
-    let saving = saving.handler::<of_orders>().start().await.unwrap();
+    let saving = saving.handler::<handle_order>().start().await.unwrap();
     let last = append(&store, 5).await;
     let error = saving.published(last).await.unwrap_err().to_string();
     assert!(error.contains("another process relays, or is to relay"), "{error}");

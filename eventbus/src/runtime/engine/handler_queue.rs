@@ -375,7 +375,7 @@ impl HandlerQueue {
     }
 
     /// Owns a shard from now on, with the events that the former owner did not finish, in order. Those of types that
-    /// the handler does not take wait for another owner. The feed ends at `head`.
+    /// the handler does not take wait for another owner. `head` as for [`Shard::new`].
     pub(super) fn acquire(
         &self,
         acquired: &AcquiredShard,

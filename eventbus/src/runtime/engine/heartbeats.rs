@@ -261,7 +261,10 @@ impl Heartbeats {
     ) -> Result<(), HandlerProgressError> {
         let shards: Vec<_> = acquired.iter().map(|acquired| acquired.shard.clone()).collect();
         let mut rows = self.shared.progress()?.live_rows(&shards).await?;
-        let head = self.shared.store().head().await.map_err(HandlerProgressError::new)?;
+        let head = match acquired.iter().any(|acquired| acquired.unclean > 0) {
+            true => self.shared.store().head().await.map_err(HandlerProgressError::new)?,
+            false => Position::START,
+        };
         for acquired in acquired {
             let Some(queue) = self.shared.queue(&acquired.shard.handler) else { continue };
             let Some(noted) = self.shared.noted(&acquired.shard.handler) else { continue };

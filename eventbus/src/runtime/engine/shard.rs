@@ -200,7 +200,7 @@ pub(super) struct Restored {
 }
 
 impl Shard {
-    /// Owns an acquired shard; the feed ends at `head`.
+    /// Owns an acquired shard. `head` is the end of the feed, if the shard had owners without progress.
     pub(super) fn new(acquired: &AcquiredShard, head: Position) -> Self {
         let alone_left = if acquired.unclean >= OWNERS_WITHOUT_PROGRESS { ALONE_AFTER_UNCLEAN } else { 0 };
         Self {

@@ -49,6 +49,8 @@ const FINAL_SAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// | live | a method fails for good, or an event cannot be read | stopped before the event; releases the lease |
 /// | live, and rebuilds beside | any | as live; the rebuild goes on, and is retried while this process is live |
 /// | live | a rebuild of rows that are kept outside the store restarts the feed | live from the first event |
+/// | live, in memory | an older copy has replaced the store, which lacks an event that the state includes | stopped: `WentBack` |
+/// | stopped: `WentBack` | at once, then each two seconds | live, in a new instance; stopped without a factory |
 /// | stopped | a minute has passed, or a rebuild or an operator resumes it | standby |
 /// | stopped | another process has passed the event, or an operator has skipped it | standby |
 /// | any | cancelled | ended; an owner releases the lease |

@@ -1,6 +1,14 @@
 //! Which deaths of owners a shard counts.
 
-use super::{event_at, new_shard};
+use std::collections::BTreeMap;
+
+use super::{
+    super::shard::Restored,
+    acquired, event_at,
+    model::{Release, new_queue},
+    new_shard,
+};
+use crate::{domain::clock::SharedClock, testkit::ManualClock};
 
 /// The number of owners in a row without progress after which events run alone.
 const UNCLEAN: u32 = 3;
@@ -25,10 +33,16 @@ fn a_shard_at_the_end_of_the_feed_counts_no_death() {
 
 #[test]
 fn a_shard_with_an_unfinished_event_that_its_owner_does_not_take_counts_deaths() {
-    let mut shard = new_shard(UNCLEAN, 7);
-    shard.note_unfinished();
-    shard.note_read(7.into());
-    assert!(!shard.save(false, false).unwrap().has_progressed);
+    let clock = ManualClock::new();
+    let has_progressed = |restored: Vec<Restored>| {
+        let queue = new_queue(Release::Placed, &clock);
+        queue.set_shard_count(1);
+        let (noted, shared) = (BTreeMap::new(), SharedClock::new(clock.clone()));
+        queue.acquire(&acquired(UNCLEAN), restored, (&noted, 0.into()), None, &shared);
+        queue.save(false)[0].has_progressed
+    };
+    assert!(has_progressed(Vec::new()), "without the event");
+    assert!(!has_progressed(vec![Restored { position: 1.into(), event: event_at(1, 1), row: None }]));
 }
 
 #[test]

@@ -16,9 +16,9 @@ use crate::{
     port::handler_progress::{AcquiredShard, ShardId},
 };
 
-/// Returns a shard that has read nothing, after so many owners without progress, of a feed that ends at `head`.
-fn new_shard(unclean: u32, head: u64) -> Shard {
-    let acquired = AcquiredShard {
+/// Returns a shard at the start of the feed, as its owner finds it after so many owners without progress.
+fn acquired(unclean: u32) -> AcquiredShard {
+    AcquiredShard {
         shard: ShardId { handler: Name::from_static("mail"), number: 0 },
         epoch: 1,
         has_crashed: unclean > 0,
@@ -28,8 +28,12 @@ fn new_shard(unclean: u32, head: u64) -> Shard {
         waiting: Vec::new(),
         started: Vec::new(),
         left: BTreeMap::new(),
-    };
-    Shard::new(&acquired, head.into())
+    }
+}
+
+/// Returns a shard that has read nothing, after so many owners without progress, of a feed that ends at `head`.
+fn new_shard(unclean: u32, head: u64) -> Shard {
+    Shard::new(&acquired(unclean), head.into())
 }
 
 /// Returns the event at a position, of a stream.

@@ -50,7 +50,7 @@ const TYPES: [&str; 2] = ["Placed", "Paid"];
 
 /// A release of the program: the types that its handler takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Release {
+pub(super) enum Release {
     Placed,
     Both,
     All,
@@ -441,7 +441,7 @@ impl World {
     }
 }
 
-fn new_queue(release: Release, clock: &ManualClock) -> HandlerQueue {
+pub(super) fn new_queue(release: Release, clock: &ManualClock) -> HandlerQueue {
     let spec = HandlerSpec {
         name: HANDLER,
         group: HANDLER,
